@@ -1,0 +1,18 @@
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/simd.h"
+#include "launch.h"
+#include "portable.h"
+
+#if FR_X86
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns about its own intrinsics
+#endif
+FR_BEGIN_AVX512
+#define FR_DOUBLES 8
+#define FR_SWEEP lncc_avx512
+#include "cpu/lncc_tile.h"
+#include "cpu/lncc_sweep.h"
+FR_END_TARGET
+#endif

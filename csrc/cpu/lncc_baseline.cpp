@@ -1,0 +1,4 @@
+#define FR_DOUBLES 2
+#define FR_SWEEP lncc_baseline
+#include "cpu/lncc_tile.h"
+#include "cpu/lncc_sweep.h"

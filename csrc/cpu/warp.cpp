@@ -1,0 +1,268 @@
+// Rows and threads of the warp. A thread owns planes of the target, so that the gradient of the volume is summed in one
+// order whatever the number of threads.
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "cpu/memory.h"
+#include "cpu/simd.h"
+#include "cpu/warp_rows.h"
+#include "warp.h"
+
+namespace fastreg::cpu {
+namespace {
+
+// ---- portable rows
+
+template <class T, Padding P, int NDIM>
+void linear_forward(const Row<T>& row) {
+  for (int64_t i = 0; i < row.n; ++i) forward_point<T, P, NDIM>(row, i);
+}
+
+template <class T, Padding P, int NDIM>
+void linear_backward(const Row<T>& row) {
+  for (int64_t i = 0; i < row.n; ++i) backward_point<T, P, NDIM>(row, i);
+}
+
+// Offset in the volume of the voxel that a point reads, -1 where it reads zero, -2 where its coordinate is NaN.
+template <class T, Padding P, int NDIM>
+int64_t nearest_offset(const Row<T>& row, int64_t i, int64_t& plane) {
+  T u[3] = {0, 0, 0};
+  bool lost = false;
+  for (int axis = 3 - NDIM; axis < 3; ++axis) {
+    u[axis] = row.flow[axis][i * row.flow_stride];
+    lost |= is_nan(u[axis]);
+  }
+  if (lost) return -2;
+  const int64_t z = NDIM == 3 ? nearest_index<T, P>(u[0], row.z, row.size.d) : 0;
+  const int64_t y = nearest_index<T, P>(u[1], row.y, row.size.h);
+  const int64_t x = nearest_index<T, P>(u[2], row.x + i, row.size.w);
+  plane = NDIM == 3 ? z : y;
+  return z < 0 || y < 0 || x < 0 ? -1 : row.size.at(z, y, x);
+}
+
+template <class T, Padding P, int NDIM>
+void nearest_forward(const Row<T>& row) {
+  for (int64_t i = 0; i < row.n; ++i) {
+    int64_t plane;
+    const int64_t offset = nearest_offset<T, P, NDIM>(row, i, plane);
+    for (int64_t c = 0; c < row.channels; ++c)
+      row.out[c * row.out_stride + i] = offset >= 0    ? row.vol[c * row.size.count() + offset]
+                                        : offset == -1 ? T(0)
+                                                       : std::numeric_limits<T>::quiet_NaN();
+  }
+}
+
+template <class T, Padding P, int NDIM>
+void nearest_backward(const Row<T>& row) {
+  for (int64_t i = 0; i < row.n; ++i) {
+    if (row.grad_flow[2])
+      for (int axis = 3 - NDIM; axis < 3; ++axis) row.grad_flow[axis][i * row.flow_stride] = 0;
+    int64_t plane;
+    if (!row.grad_vol) continue;
+    const int64_t offset = nearest_offset<T, P, NDIM>(row, i, plane);
+    if (offset < 0 || plane < row.first || plane >= row.last) continue;
+    for (int64_t c = 0; c < row.channels; ++c)
+      row.grad_vol[c * row.size.count() + offset] += row.grad_out[c * row.out_stride + i];
+  }
+}
+
+template <class T, Padding P, int NDIM>
+RowKernels<T> portable_rows(Mode mode) {
+  if (mode == Mode::nearest) return {nearest_forward<T, P, NDIM>, nearest_backward<T, P, NDIM>};
+  return {linear_forward<T, P, NDIM>, linear_backward<T, P, NDIM>};
+}
+
+template <class T, Padding P>
+RowKernels<T> portable_rows(Mode mode, int ndim) {
+  return ndim == 3 ? portable_rows<T, P, 3>(mode) : portable_rows<T, P, 2>(mode);
+}
+
+// Offsets are int32 there, and coordinates sums of whole numbers in float32.
+bool fits_lanes(const WarpArgs& args) {
+  const int64_t longest = int64_t{1} << 23, most = int64_t{1} << 31;
+  const Shape size = shape_of(args.size), grid = shape_of(args.grid);
+  for (int axis = 0; axis < 3; ++axis)
+    if (size[axis] > longest || grid[axis] > longest) return false;
+  return size.w > 1 && size.count() < most;
+}
+
+template <class T>
+RowKernels<T> choose_rows(const WarpArgs& args) {
+#if FR_X86
+  if constexpr (std::is_same_v<T, float>)
+    if (args.mode == Mode::linear && fits_lanes(args)) {
+      if (isa_level() >= Isa::avx512) return avx512_rows(args.ndim, args.padding);
+      if (isa_level() >= Isa::avx2) return avx2_rows(args.ndim, args.padding);
+    }
+#endif
+  switch (args.padding) {
+    case Padding::border: return portable_rows<T, Padding::border>(args.mode, args.ndim);
+    case Padding::reflection: return portable_rows<T, Padding::reflection>(args.mode, args.ndim);
+    default: return portable_rows<T, Padding::zeros>(args.mode, args.ndim);
+  }
+}
+
+// ---- rows of a problem
+
+template <class T>
+struct Sweep {
+  const WarpArgs& args;
+  bool squaring;
+  Shape size, grid;
+  RowKernels<T> kernels;
+
+  Sweep(const WarpArgs& args, bool squaring)
+      : args(args), squaring(squaring), size(shape_of(args.size)), grid(shape_of(args.grid)),
+        kernels(choose_rows<T>(args)) {}
+
+  int64_t planes(const Shape& shape) const { return args.ndim == 3 ? shape.d : shape.h; }
+  int64_t plane_of(int64_t row) const { return args.ndim == 3 ? row / grid.h : row; }
+
+  // Without the gradients, which not every call wants.
+  Row<T> row(int64_t batch, int64_t index) const {
+    Row<T> row{};
+    row.size = size;
+    row.channels = args.channels;
+    row.z = index / grid.h;
+    row.y = index % grid.h;
+    row.n = grid.w;
+    row.flow_stride = args.channels_last ? args.ndim : 1;
+    row.out_stride = grid.count();
+    row.squaring = squaring;
+    for (int axis = 3 - args.ndim; axis < 3; ++axis)
+      row.flow[axis] = static_cast<const T*>(args.flow) + flow_offset(batch, index, axis);
+    row.vol = static_cast<const T*>(args.vol) + batch * args.channels * size.count();
+    const int64_t out = batch * args.channels * grid.count() + index * grid.w;
+    if (args.out) row.out = static_cast<T*>(args.out) + out;
+    if (args.grad_out) row.grad_out = static_cast<const T*>(args.grad_out) + out;
+    return row;
+  }
+
+  void want_grad_flow(Row<T>& row, int64_t batch, int64_t index) const {
+    for (int axis = 3 - args.ndim; axis < 3; ++axis)
+      row.grad_flow[axis] = static_cast<T*>(args.grad_flow) + flow_offset(batch, index, axis);
+  }
+
+  int64_t flow_offset(int64_t batch, int64_t index, int axis) const {
+    const int64_t channel = axis - (3 - args.ndim);
+    const int64_t item = batch * args.ndim * grid.count();
+    return args.channels_last ? item + index * grid.w * args.ndim + channel
+                              : item + channel * grid.count() + index * grid.w;
+  }
+
+  int64_t bytes(const Shape& shape, int64_t channels) const {
+    return args.batch * channels * shape.count() * sizeof(T);
+  }
+
+  void forward() const {
+    prefer_huge_pages(args.out, bytes(grid, args.channels));
+    const int64_t rows = args.batch * grid.rows();
+#pragma omp parallel for num_threads(args.threads) schedule(static)
+    for (int64_t r = 0; r < rows; ++r) kernels.forward(row(r / grid.rows(), r % grid.rows()));
+  }
+
+  void backward() const {
+    prefer_huge_pages(args.grad_vol, bytes(size, args.channels));
+    prefer_huge_pages(args.grad_flow, bytes(grid, args.ndim));
+    if (args.grad_vol) return backward_slabs();
+    const int64_t rows = args.batch * grid.rows();
+#pragma omp parallel for num_threads(args.threads) schedule(static)
+    for (int64_t r = 0; r < rows; ++r) {
+      Row<T> row = this->row(r / grid.rows(), r % grid.rows());
+      want_grad_flow(row, r / grid.rows(), r % grid.rows());
+      kernels.backward(row);
+    }
+  }
+
+  // Planes of the volume that a row may read.
+  struct Reach {
+    int64_t low, high;
+  };
+
+  Reach reach(int64_t batch, int64_t index) const {
+    const int axis = 3 - args.ndim;
+    const T* u = static_cast<const T*>(args.flow) + flow_offset(batch, index, axis);
+    const int64_t stride = args.channels_last ? args.ndim : 1;
+    T least = std::numeric_limits<T>::infinity(), most = -least;
+    for (int64_t x = 0; x < grid.w; ++x) {  // NaN passes by
+      const T value = u[x * stride];
+      least = value < least ? value : least;
+      most = value > most ? value : most;
+    }
+    if (least > most) return {0, -1};
+    const T far = static_cast<T>(kFar);
+    const int64_t last = planes(size) - 1, at = plane_of(index);
+    Reach reach{at + floor_index(std::clamp(least, -far, far)), at + floor_index(std::clamp(most, -far, far)) + 1};
+    if (args.padding == Padding::border)
+      return {std::clamp<int64_t>(reach.low, 0, last), std::clamp<int64_t>(reach.high, 0, last)};
+    if (args.padding == Padding::reflection && (reach.low < 0 || reach.high > last)) return {0, last};
+    return reach;
+  }
+
+  // Each slab of target planes is summed by one thread from all rows that reach it, in the order of the rows.
+  void backward_slabs() const {
+    const int64_t rows = grid.rows();
+    const int64_t threads = std::max(args.threads, 1);
+    const int64_t slabs = args.batch >= threads ? 1 : std::min(threads, planes(size));
+    std::vector<Reach> reaches(slabs > 1 ? args.batch * rows : 0);
+#pragma omp parallel num_threads(args.threads)
+    {
+#pragma omp for schedule(static)
+      for (int64_t r = 0; r < static_cast<int64_t>(reaches.size()); ++r) reaches[r] = reach(r / rows, r % rows);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t task = 0; task < args.batch * slabs; ++task) {
+        const int64_t batch = task / slabs, slab = task % slabs;
+        const int64_t first = slab * planes(size) / slabs, last = (slab + 1) * planes(size) / slabs;
+        const int64_t first_own = slab * planes(grid) / slabs, last_own = (slab + 1) * planes(grid) / slabs;
+        prepare(batch, first, last);
+        for (int64_t index = 0; index < rows; ++index) {
+          Row<T> row = this->row(batch, index);
+          const int64_t plane = plane_of(index);
+          const bool own = args.grad_flow && plane >= first_own && plane < last_own;
+          const Reach all{first, last}, reach = slabs == 1 ? all : reaches[batch * rows + index];
+          const bool reached = reach.high >= first && reach.low < last;
+          if (!own && !reached) continue;
+          if (own) want_grad_flow(row, batch, index);
+          if (reached) row.grad_vol = static_cast<T*>(args.grad_vol) + batch * args.channels * size.count();
+          row.first = first;
+          row.last = last;
+          kernels.backward(row);
+        }
+      }
+    }
+  }
+
+  // What the planes of grad_vol hold before anything is added.
+  void prepare(int64_t batch, int64_t first, int64_t last) const {
+    const int64_t plane = size.count() / planes(size);
+    for (int64_t c = 0; c < args.channels; ++c) {
+      const int64_t channel = (batch * args.channels + c) * size.count();
+      T* target = static_cast<T*>(args.grad_vol) + channel;
+      const T* upstream = static_cast<const T*>(args.grad_out) + channel;
+      if (squaring)
+        std::copy(upstream + first * plane, upstream + last * plane, target + first * plane);
+      else
+        std::fill(target + first * plane, target + last * plane, T(0));
+    }
+  }
+};
+
+}  // namespace
+
+void sweep_forward(const WarpArgs& args, bool squaring) {
+  if (args.dtype == DType::f64) return Sweep<double>(args, squaring).forward();
+  Sweep<float>(args, squaring).forward();
+}
+
+void sweep_backward(const WarpArgs& args, bool squaring) {
+  if (args.dtype == DType::f64) return Sweep<double>(args, squaring).backward();
+  Sweep<float>(args, squaring).backward();
+}
+
+void warp_forward(const WarpArgs& args) { sweep_forward(args, false); }
+
+void warp_backward(const WarpArgs& args) { sweep_backward(args, false); }
+
+}  // namespace fastreg::cpu

@@ -1,0 +1,16 @@
+// The rows of warp_lanes.h for AVX2.
+#include "cpu/simd.h"
+#include "cpu/warp_rows.h"
+
+#if FR_X86
+FR_BEGIN_AVX2
+#include "cpu/vec_avx2.h"
+#include "cpu/warp_lanes.h"
+
+namespace fastreg::cpu {
+RowKernels<float> avx2_rows(int ndim, Padding padding) {
+  return ndim == 3 ? lane_rows<Avx2, 3>(padding) : lane_rows<Avx2, 2>(padding);
+}
+}  // namespace fastreg::cpu
+FR_END_TARGET
+#endif

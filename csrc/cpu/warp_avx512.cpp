@@ -1,0 +1,16 @@
+// The rows of warp_lanes.h for AVX-512.
+#include "cpu/simd.h"
+#include "cpu/warp_rows.h"
+
+#if FR_X86
+FR_BEGIN_AVX512
+#include "cpu/vec_avx512.h"
+#include "cpu/warp_lanes.h"
+
+namespace fastreg::cpu {
+RowKernels<float> avx512_rows(int ndim, Padding padding) {
+  return ndim == 3 ? lane_rows<Avx512, 3>(padding) : lane_rows<Avx512, 2>(padding);
+}
+}  // namespace fastreg::cpu
+FR_END_TARGET
+#endif

@@ -1,0 +1,160 @@
+"""The Triton backend (kernels/): allocates, checks nothing, launches on the current stream.
+
+A fallback for GPUs without the compiled CUDA kernels. `import fastreg` does not import triton: the functions that
+run do. Under TRITON_INTERPRET=1 the same kernels run on the CPU, thousands of times slower, for tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+
+from fastreg.backends import reference
+from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
+def refuse(*tensors: torch.Tensor) -> str | None:
+    """Why Triton cannot take `tensors`, or None if it can."""
+    if not _INSTALLED:
+        return "triton is not installed"
+    if INTERPRETED:
+        return None
+    for tensor in tensors:
+        if tensor.device.type != "cuda":
+            return f"it runs on a GPU, and a tensor is on {tensor.device}"
+    if not torch.cuda.is_available():
+        return "no GPU is visible"
+    return None
+
+
+def _work_dtype(*tensors: torch.Tensor) -> torch.dtype:
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def _on_device(tensor: torch.Tensor) -> Any:
+    """Triton launches on the current device; inside this context that is the tensor's."""
+    device_of: Any = torch.cuda.device_of  # untyped
+    return device_of(tensor)
+
+
+def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> Volume:
+    """See `reference.warp_forward`."""
+    from fastreg.kernels import warp
+
+    vol, flow = vol.contiguous(), flow.contiguous()
+    grid = flow.shape[1:-1] if channels_last else flow.shape[2:]
+    out = vol.new_empty(*vol.shape[:2], *grid)
+    if out.numel():
+        with _on_device(vol):
+            warp.warp_forward(vol, flow, out, mode, padding, channels_last)
+    return out
+
+
+def warp_backward(
+    grad: Volume, vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool, need_vol: bool, need_flow: bool
+) -> tuple[Volume | None, Flow | None]:
+    """See `reference.warp_backward`.
+
+    The volume's gradient is a race of float additions; under `torch.use_deterministic_algorithms(True)` it is counted
+    in integers instead, with at least 2^-39 of the largest upstream value a step for images up to 2^23 voxels, and is
+    NaN throughout if an upstream value is not finite.
+    """
+    from fastreg.kernels import warp
+
+    vol, flow, grad = vol.contiguous(), flow.contiguous(), grad.contiguous()
+    work = _work_dtype(vol, flow)
+    slopes = need_flow and mode == "linear"
+    grad_flow = (torch.empty_like if slopes else torch.zeros_like)(flow) if need_flow else None
+    unit = _fixed_point_unit(grad) if need_vol and torch.are_deterministic_algorithms_enabled() else None
+    grad_vol = torch.zeros_like(vol, dtype=work if unit is None else torch.int64) if need_vol else None
+    if grad.numel() and (need_vol or slopes):
+        with _on_device(vol):
+            warp.warp_backward(
+                grad, vol, flow, grad_vol, grad_flow if slopes else None, unit, mode, padding, channels_last
+            )
+    if grad_vol is not None and unit is not None:
+        grad_vol = grad_vol.double() / unit
+    return None if grad_vol is None else grad_vol.to(vol.dtype), grad_flow
+
+
+def _fixed_point_unit(grad: Volume) -> torch.Tensor:
+    """[1] float64, a power of two: no sum of `grad` over its points leaves 62 bits. NaN if `grad` is not finite."""
+    if grad.numel() == 0:
+        return grad.new_ones(1, dtype=torch.float64)
+    largest = grad.abs().amax().double().clamp_min(torch.finfo(torch.float64).tiny)
+    bits = torch.floor(61 - torch.log2(largest)) - grad[0, 0].numel().bit_length()
+    return torch.where(largest.isfinite(), torch.exp2(bits.clamp_max(1000)), float("nan")).reshape(1)
+
+
+def lncc(
+    a: Volume, b: Volume, weight: Mask | None, form: LnccForm, scale: float, need_a: bool, need_b: bool, need_map: bool
+) -> tuple[Scalar, Volume | None, Volume | None, Volume | None]:
+    """See `reference.lncc`. The value stays on the device, and its sum has a fixed order."""
+    from fastreg.kernels import lncc
+
+    a, b = a.contiguous(), b.contiguous()
+    grad_a = torch.empty_like(a) if need_a else None
+    grad_b = torch.empty_like(b) if need_b else None
+    cc = torch.empty_like(a, dtype=torch.promote_types(a.dtype, b.dtype)) if need_map else None
+    if a.numel() == 0:
+        return a.new_zeros((), dtype=torch.float64), grad_a, grad_b, cc
+    with _on_device(a):
+        value = lncc.lncc(a, b, None if weight is None else weight.contiguous(), form, scale, grad_a, grad_b, cc)
+    return value, grad_a, grad_b, cc
+
+
+def integrate_saved_like(velocity: Flow, steps: int, need_grad: bool) -> torch.Tensor:
+    """See `reference.integrate_saved_like`."""
+    return reference.integrate_saved_like(velocity, steps, need_grad)
+
+
+def integrate_forward(velocity: Flow, steps: int, padding: str, need_grad: bool) -> tuple[Flow, torch.Tensor]:
+    """See `reference.integrate_forward`."""
+    from fastreg.kernels import integrate
+
+    saved = integrate_saved_like(velocity, steps, need_grad)
+    v = velocity.to(_work_dtype(velocity)).contiguous() / 2**steps
+    with _on_device(velocity):
+        for step in range(steps):
+            if need_grad:
+                saved[step] = v
+            if v.numel():
+                out = torch.empty_like(v)
+                integrate.square(v, out, padding)
+                v = out
+    return v.to(velocity.dtype), saved
+
+
+def integrate_backward(grad: Flow, velocity: Flow, saved: torch.Tensor, steps: int, padding: str) -> Flow:
+    """See `reference.integrate_backward`. Deterministic where PyTorch is asked to be, as `warp_backward` is."""
+    from fastreg.kernels import integrate
+
+    total = grad.to(_work_dtype(velocity)).contiguous()
+    with _on_device(velocity):
+        for step in reversed(range(steps if total.numel() else 0)):
+            if torch.are_deterministic_algorithms_enabled():
+                parts = warp_backward(total, saved[step], saved[step], "linear", padding, False, True, True)
+                total = torch.stack([total, *(part for part in parts if part is not None)]).sum(0)
+            else:
+                grad_v = torch.zeros_like(total)
+                integrate.square_adjoint(total, saved[step], grad_v, padding)
+                total = grad_v
+    return (total / 2**steps).to(velocity.dtype)
+
+
+def smoothness(flow: Flow, need_grad: bool) -> tuple[Scalar, Flow | None]:
+    """See `reference.smoothness`. The value stays on the device, and its sum has a fixed order."""
+    from fastreg.kernels import smoothness
+
+    flow = flow.contiguous()
+    grad = torch.empty_like(flow) if need_grad else None
+    if flow.numel() == 0:
+        return flow.new_zeros((), dtype=torch.float64), grad
+    with _on_device(flow):
+        return smoothness.smoothness(flow, grad), grad

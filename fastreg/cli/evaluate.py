@@ -1,0 +1,159 @@
+"""`fastreg evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class Evaluate:
+    """Score registrations: Dice and HD95 of structures, folds and SDlogJ of the warp, TRE of landmarks.
+
+    Example: `fastreg evaluate --fixed-labels fixed_seg.nii.gz --moving-labels moving_seg.nii.gz --warp warp.nii.gz`
+
+    What is not given is not scored. With a warp and the moving labels, the labels are warped here (nearest voxel).
+    """
+
+    fixed_labels: Path | None = None
+    """Label map of the fixed image."""
+    moved_labels: Path | None = None
+    """Label map of the moved image, on the fixed grid."""
+    moving_labels: Path | None = None
+    """Label map of the moving image: for the figures before registration, and for --warp to move."""
+    warp: Path | None = None
+    """Displacement field (ITK, FreeSurfer, FSL, Learn2Reg, .npz): folds and SDlogJ."""
+    fixed: Path | None = None
+    """The fixed image, if no labels of it are given."""
+    moving: Path | None = None
+    """The moving image, if no labels of it are given."""
+    mask: Path | None = None
+    """On the fixed grid: folds and SDlogJ are reported inside it too."""
+    points_fixed: Path | None = None
+    """CSV of landmarks in the fixed image (columns x, y, z)."""
+    points_moving: Path | None = None
+    """CSV of the same landmarks, in the same order, in the moving image."""
+    points_space: Literal["ras", "lps", "voxel"] = "ras"
+    """What the landmarks are: RAS mm, LPS mm (ITK, ANTs), or voxel indices of their own image."""
+    pairs: Path | None = None
+    """CSV of many pairs: a column `name`, and columns named like the options above."""
+    labels: str | None = None
+    """The structures: 1,2,3 or a JSON file (a list, or a table of names); all of the fixed image by default."""
+    learn2reg: bool = False
+    """Structures that the fixed or moving image lacks are left out, and HD95 is in voxels, as Learn2Reg has it."""
+    hd95: bool = True
+    """Compute HD95, the slowest of the figures (extra: eval)."""
+    csv: Path | None = None
+    """Write a CSV file: a row for each pair, a column for each figure."""
+    overwrite: bool = False
+    """Replace the CSV file if it exists."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+    def run(self) -> None:
+        """Scores, prints and writes."""
+        import contextlib
+        from collections.abc import Iterable
+        from dataclasses import fields
+
+        from fastreg.cli._output import print_json, progress
+        from fastreg.evaluation import Pair, average, evaluate, read_labels, read_pairs, save_csv
+        from fastreg.files import InputError, check_free
+
+        single = {f.name: getattr(self, f.name) for f in fields(Pair) if getattr(self, f.name) is not None}
+        if self.pairs is not None and single:
+            raise InputError(
+                f"--pairs names the files of every pair; leave out --{next(iter(single)).replace('_', '-')}"
+            )
+        if self.csv is not None:
+            check_free(self.csv, self.overwrite)
+        names = {} if self.labels is None else read_labels(self.labels)
+        options: dict[str, Any] = {
+            "labels": list(names) or None,
+            "learn2reg": self.learn2reg,
+            "hd95": self.hd95,
+            "points_space": self.points_space,
+        }
+        pairs = {"pair": Pair(**single)} if self.pairs is None else read_pairs(self.pairs)
+        scored: dict[str, dict[str, Any]] = {}
+        with contextlib.ExitStack() as stack:
+            rows: Iterable[tuple[str, Pair]] = pairs.items()
+            if len(pairs) > 1:
+                rows = stack.enter_context(progress()).track(rows, total=len(pairs), description="pairs")
+            for name, pair in rows:
+                try:
+                    scored[name] = evaluate(**options, **vars(pair))
+                except InputError as error:
+                    raise InputError(str(error) if self.pairs is None else f"pair {name}: {error}") from error
+        if self.csv is not None:
+            save_csv(scored, self.csv)
+        mean = average(scored.values())
+        if self.json:
+            print_json(scored["pair"] if self.pairs is None else {"pairs": scored, "mean": mean})
+            return
+        if len(scored) > 1:
+            _print_pairs(scored)
+        _print_structures(mean, names, f"mean of {len(scored)} pairs" if len(scored) > 1 else None)
+        _print_rest(mean)
+
+
+def _print_pairs(scored: dict[str, dict[str, Any]]) -> None:
+    from fastreg.cli._output import print_table
+    from fastreg.evaluation import flat
+
+    columns = ["dice_before_mean", "dice_mean", "hd95_mm_mean", "hd95_voxels_mean", "sdlogj", "folds_central"]
+    rows = {name: flat(figures) for name, figures in scored.items()}
+    kept = [c for c in (*columns, "tre_mm_before_mean", "tre_mm_mean") if any(c in row for row in rows.values())]
+    print_table(
+        ["pair", *(column.replace("_", " ") for column in kept)],
+        [[name, *(_shown(row.get(column)) for column in kept)] for name, row in rows.items()],
+    )
+
+
+def _print_structures(figures: dict[str, Any], names: dict[int, str], title: str | None) -> None:
+    from fastreg.cli._output import print_table
+
+    known = ("dice_before", "dice", "hd95_mm_before", "hd95_mm", "hd95_voxels_before", "hd95_voxels")
+    columns = [column for column in known if column in figures]
+    if columns:
+        labels = dict.fromkeys(label for column in columns for label in figures[column])
+        rows = [
+            [names.get(label, str(label)), *(_shown(figures[column].get(label)) for column in columns)]
+            for label in labels
+        ]
+        rows.append(["mean", *(_shown(figures[f"{column}_mean"]) for column in columns)])
+        print_table(["structure", *(column.replace("_", " ") for column in columns)], rows, title)
+
+
+def _print_rest(figures: dict[str, Any]) -> None:
+    from fastreg.cli._output import print_table
+
+    rows = []
+    for where, suffix in (("", ""), (" in the mask", "_mask")):
+        for scheme in ("central", "forward"):
+            if (key := f"folds_{scheme}{suffix}") in figures:
+                count, total = figures[key], figures[f"{key}_of"]
+                share = f" ({100 * count / total:.3g} %)" if total else ""
+                rows.append([f"folds, {scheme} differences{where}", f"{count:.10g} of {total:.10g}{share}"])
+        if (key := f"sdlogj{suffix}") in figures:
+            rows.append([f"SDlogJ{where}", _shown(figures[key])])
+    if "learn2reg_sdlogj" in figures:
+        rows.append(["SDlogJ, Learn2Reg's", _shown(figures["learn2reg_sdlogj"])])
+    for key, name in (("tre_mm_before", "TRE before, mm"), ("tre_mm", "TRE, mm")):
+        if key in figures:
+            tre = figures[key]
+            rows.append(
+                [name, f"{tre['mean']:.3f} ± {tre['sd']:.3f}, at most {tre['max']:.3f} ({tre['n']:.10g} points)"]
+            )
+    if rows:
+        print_table(["warp", ""], rows)
+
+
+def _shown(figure: float | None) -> str:
+    if figure is None or figure != figure:
+        return ""
+    return str(figure) if isinstance(figure, int) else f"{figure:.3f}"

@@ -1,0 +1,116 @@
+"""`fastreg info`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass
+class Info:
+    """What a file holds: an image or label map, a warp, an affine transform, or a trained model.
+
+    Example: `fastreg info warp.nii.gz`
+    """
+
+    file: Path
+    """.nii, .nii.gz, .mgz, .npz, .npy; .mat, .tfm, .txt; .safetensors."""
+    moving: Annotated[Path | None, Parameter(alias="-i")] = field(default=None, kw_only=True)
+    """The moving image of an FSL or Learn2Reg warp, without which its mm are not known."""
+    json: bool = field(default=False, kw_only=True)
+    """Print JSON instead of a table."""
+
+    def run(self) -> None:
+        """Prints the figures; InputError if the file is none of these."""
+        from fastreg.cli._output import print_json, print_table
+
+        figures = {"file": str(self.file), **self._figures()}
+        if self.json:
+            print_json(figures)
+        else:
+            print_table(["", ""], [[name.replace("_", " "), _shown(value)] for name, value in figures.items()])
+
+    def _figures(self) -> dict[str, Any]:
+        from fastreg.files import check_exists
+        from fastreg.transforms import AFFINE_ENDINGS, detect_format
+
+        path = check_exists(self.file, "file")
+        if path.suffix == ".safetensors":
+            from fastreg.checkpoint import read_header
+
+            return {"kind": "model", **read_header(path)}
+        if path.suffix in AFFINE_ENDINGS:
+            return _affine_figures(path)
+        format = detect_format(path)
+        return _image_figures(path) if format is None else _warp_figures(path, format, self.moving)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, list | tuple):
+        return ("\n" if value and isinstance(value[0], list) else " ").join(_shown(item) for item in value)
+    if isinstance(value, dict):
+        return "\n".join(f"{name} {_shown(item)}" for name, item in value.items())
+    return "" if value is None else str(value)
+
+
+def _affine_figures(path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from fastreg.transforms import load_affine
+
+    matrix = load_affine(path).matrix
+    volume = float(np.linalg.det(matrix[:3, :3]))
+    return {"kind": "affine", "fixed_to_moving_ras_mm": matrix.tolist(), "volume_change": volume}
+
+
+def _image_figures(path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from fastreg.images import forms_distance_mm, load_image, open_nibabel, orientation
+
+    image = load_image(path, integers=True)
+    header = None if path.suffix in (".npz", ".npy") else open_nibabel(path, "image")
+    finite = image.data[np.isfinite(image.data)]
+    labels = np.unique(image.data) if image.is_labels else None
+    return {
+        "kind": "label map or integer image" if image.is_labels else "image",
+        "shape": list(image.shape),
+        "spacing_mm": list(image.spacing_mm),
+        "orientation": orientation(image.affine)[: image.ndim],
+        "stored_as": str(image.data.dtype if header is None else header.get_data_dtype()),
+        "minimum": finite.min().item() if finite.size else None,
+        "maximum": finite.max().item() if finite.size else None,
+        "not_finite_voxels": int(image.data.size - finite.size),
+        "different_values": None if labels is None else len(labels),
+        "q_and_s_form_differ_by_mm": forms_distance_mm(header),
+        "affine": image.affine.tolist(),
+    }
+
+
+def _warp_figures(path: Path, format: str, moving: Path | None) -> dict[str, Any]:
+    import numpy as np
+
+    from fastreg.images import load_image, orientation, spacing_mm
+    from fastreg.transforms import load_warp
+
+    warp = load_warp(path, moving=None if moving is None else load_image(moving, what="moving image"), format=format)
+    length = np.linalg.norm(warp.displacement_mm(), axis=-1)
+    jacobian = warp.jacobian()
+    return {
+        "kind": "warp",
+        "format": format,
+        "shape": list(warp.fixed_shape),
+        "spacing_mm": list(spacing_mm(warp.fixed_affine)[: warp.ndim]),
+        "orientation": orientation(warp.fixed_affine)[: warp.ndim],
+        "moving_shape": None if warp.moving_shape is None else list(warp.moving_shape),
+        "displacement_mm": {"min": float(length.min()), "mean": float(length.mean()), "max": float(length.max())},
+        "jacobian": {"min": float(jacobian.min()), "mean": float(jacobian.mean()), "max": float(jacobian.max())},
+        "folds": int((jacobian <= 0).sum()),
+        "voxels": int(jacobian.size),
+    }

@@ -1,0 +1,159 @@
+"""`fastreg warp`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fastreg.images import Image
+    from fastreg.transforms import Transform
+    from fastreg.transforms.points import Table
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class Warp:
+    """Apply warps and affine transforms to an image or to points; join and convert them.
+
+    Example: `fastreg warp -i moving.nii.gz -r fixed.nii.gz -t warp.nii.gz -t affine.mat -o moved.nii.gz`
+
+    Transforms are given as to antsApplyTransforms: each leads from the fixed image towards the moving one, and the
+    last is applied to the moving image first. [FILE,1] is the inverse of an affine; a warp's inverse is a file of its
+    own. Nothing is written unless everything could be.
+    """
+
+    moving: Annotated[Path | None, Parameter(alias="-i")] = None
+    """The image or label map to move. FSL's and Learn2Reg's warps cannot be read without it."""
+    reference: Annotated[Path | None, Parameter(alias="-r")] = None
+    """The image whose grid the result has; the first warp's grid if not given."""
+    transform: Annotated[list[str], Parameter(alias="-t", negative=())] = field(default_factory=list)
+    """A warp (.nii.gz, .npz), or an affine (.mat, .tfm, .txt). Repeat for several."""
+    output: Annotated[Path | None, Parameter(alias="-o")] = None
+    """Write the moved image here."""
+    interpolation: Annotated[Literal["linear", "nearest", "genericlabel"], Parameter(alias="-n")] = "linear"
+    """For label maps: nearest, or genericlabel (the label with the largest linear weight)."""
+    points: Path | None = None
+    """CSV of points of the fixed image (columns x, y, z): where they are in the moving image. For the other way give
+    the inverse warp."""
+    points_output: Path | None = None
+    """Write the moving points here; printed if not given."""
+    points_space: Literal["ras", "lps", "voxel"] = "ras"
+    """RAS mm, LPS mm (ITK, ANTs), or voxel indices (what comes in: of the fixed image; goes out: of the moving one)."""
+    jacobian: Path | None = None
+    """Write the local change of volume on the fixed grid here; <= 0 where the deformation folds."""
+    compose: Path | None = None
+    """Write all transforms as one warp here."""
+    convert_to: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
+    """Format of --compose; otherwise npz for .npz and itk for .nii.gz."""
+    warp_format: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
+    """Format of the warps that are read, where their headers do not say it."""
+    overwrite: bool = False
+    """Replace outputs that exist."""
+
+    def run(self) -> None:
+        """Reads everything, computes everything, then writes."""
+        from fastreg.files import InputError
+        from fastreg.images import load_image, sample, save_image
+        from fastreg.transforms import compose, save_warp
+        from fastreg.transforms.points import load_points, save_text
+
+        self._check()
+        moving = None if self.moving is None else self._load_moving(self.moving)
+        reference = None if self.reference is None else load_image(self.reference, what="reference image")
+        table = None if self.points is None else load_points(self.points)
+        transforms = [self._load(name, moving) for name in self.transform]
+        lines = None if table is None else self._moved_points(table, transforms, moving, reference)
+        if self.output or self.jacobian or self.compose:
+            affine, shape = _grid(transforms, reference)
+            if moving is not None and moving.ndim != len(shape):
+                raise InputError(f"moving image {self.moving}: {moving.ndim}-D, but the fixed grid is {len(shape)}-D")
+            into = (affine, None) if moving is None else (moving.affine, moving.shape)
+            warp = compose(transforms, affine, shape, *into)
+            moved = None if moving is None else sample(moving, warp.tensor(), self.interpolation)
+            jacobian = warp.jacobian() if self.jacobian else None
+            if self.compose:
+                save_warp(self.compose, warp, format=self.convert_to)
+            if self.output and moved is not None:
+                save_image(self.output, moved, affine)
+            if self.jacobian and jacobian is not None:
+                save_image(self.jacobian, jacobian, affine)
+        if lines is not None and self.points_output:
+            save_text(self.points_output, lines)
+        elif lines is not None:
+            print(lines, end="")
+
+    def _check(self) -> None:
+        """What can be known before anything is read."""
+        from fastreg.files import InputError, check_free
+        from fastreg.images import check_ending
+
+        if not (self.output or self.points or self.jacobian or self.compose):
+            raise InputError("nothing to do: give --output, --points, --jacobian or --compose")
+        for wanted, given, why in (
+            (self.output, self.moving, "--output needs --moving, the image to move"),
+            (self.convert_to, self.compose, "--convert-to needs --compose, the file to write"),
+            (self.points_output, self.points, "--points-output needs --points"),
+            (self.convert_to in ("fsl", "freesurfer", "learn2reg"), self.moving, "--convert-to {} needs --moving"),
+        ):
+            if wanted and not given:
+                raise InputError(why.format(self.convert_to))
+        for path in (self.output, self.jacobian, self.compose):
+            if path is not None:
+                check_ending(path)
+        for path in (self.output, self.jacobian, self.compose, self.points_output):
+            if path is not None:
+                check_free(path, self.overwrite)
+
+    def _load_moving(self, path: Path) -> Image:
+        from fastreg.images import load_image, load_labels
+
+        if self.interpolation == "genericlabel":
+            return load_labels(path, what="moving image")
+        return load_image(path, what="moving image", integers=self.interpolation == "nearest")
+
+    def _load(self, name: str, moving: Image | None) -> Transform:
+        """A transform's file, or [FILE,1]."""
+        from fastreg.files import InputError
+        from fastreg.transforms import Affine, load_transform
+
+        path, _, inverted = (
+            name[1:-1].rpartition(",") if name.startswith("[") and name.endswith("]") else (name, "", "0")
+        )
+        if inverted.strip() not in ("0", "1"):
+            raise InputError(f"transform {name}: expected FILE or [FILE,1]")
+        transform = load_transform(path, moving=moving, format=self.warp_format)
+        if inverted.strip() == "0":
+            return transform
+        if not isinstance(transform, Affine):
+            raise InputError(f"transform {name}: only an affine is inverted here; give the warp's own inverse file")
+        return transform.inverse()
+
+    def _moved_points(
+        self, table: Table, transforms: list[Transform], moving: Image | None, reference: Image | None
+    ) -> str:
+        from fastreg.transforms import map_places
+        from fastreg.transforms.points import from_ras, to_ras
+
+        voxels = self.points_space == "voxel"
+        fixed = _grid(transforms, reference)[0] if voxels else None
+        places = map_places(transforms, to_ras(table.points, self.points_space, fixed))
+        into = moving.affine if voxels and moving is not None else None
+        return table.text(from_ras(places, self.points_space, into, table.points.shape[1]))
+
+
+def _grid(transforms: list[Transform], reference: Image | None) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Affine and shape of the fixed grid."""
+    from fastreg.files import InputError
+    from fastreg.transforms import Affine
+
+    if reference is not None:
+        return reference.affine, reference.shape
+    if not transforms or isinstance(transforms[0], Affine):
+        raise InputError("the fixed grid is not known: give --reference, or a warp as the first --transform")
+    return transforms[0].fixed_affine, transforms[0].fixed_shape

@@ -1,0 +1,112 @@
+"""What a training run is told: the command line's options, the config file's keys and the checkpoint's record in one.
+
+Light on purpose: no torch, so that `fastreg train --help` answers at once. The annotations
+are real ones: the command's class inherits them into another module.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Options of a training run. Names that VoxelMorph has mean what they mean there."""
+
+    images: Annotated[str, Parameter(alias=["--img-list"])]
+    """The cohort: a folder, a quoted glob, a list file (.txt: image [label] a line), a CSV with a header (image, label,
+    id; or moving, fixed for pairs), a Learn2Reg dataset .json, or VoxelMorph .npz files by glob."""
+    output: Annotated[Path, Parameter(alias=["--model-dir", "-o"])]
+    """Folder for checkpoints, metrics.csv, config.json and the cache of decoded volumes."""
+    labels: str | None = None
+    """A quoted glob of label maps that pairs with the glob of images by what the `*` stands for."""
+    img_prefix: str = ""
+    """Put before every path of a list file."""
+    img_suffix: str = ""
+    """Put after every path of a list file."""
+    val: str | None = None
+    """Validation: ids of subjects of the cohort, separated by commas, that are then not trained on; or another cohort
+    in any of the forms of --images."""
+    pairs: Path | None = None
+    """Train on these pairs only: a text file or CSV of moving and fixed, paths or ids."""
+    atlas: Path | None = None
+    """Atlas-based: this image is always the fixed one. Without it any two subjects make a pair."""
+    atlas_labels: Path | None = None
+    """The atlas' label map, for validation."""
+
+    spacing: float | None = None
+    """Working resolution in mm; the atlas' or first image's own if not given."""
+    shape: tuple[int, int, int] | None = None
+    """Working grid in voxels, centred; what the spacing gives if not given."""
+    normalise: Literal["percentile", "none"] = "percentile"
+    """Intensities to [0, 1] by the 0.1st and 99.9th percentile, or as they are."""
+    flip: bool = False
+    """Mirror every other pair left to right: twice the data, if left and right may be exchanged."""
+
+    model: Literal["vm1", "vm2", "vxm"] = "vm2"
+    """The network: vm1 and vm2 of CVPR 2018, or vxm (VxmDense)."""
+    width: float = 1.0
+    """Factor on the number of features of every layer."""
+    diffeomorphic: bool = False
+    """The network predicts a velocity field, which is integrated."""
+    int_steps: int = 7
+    """Squarings of the velocity field."""
+    int_downsize: int = 2
+    """The velocity lives on a grid this many times coarser."""
+    bidir: bool = False
+    """Also compare the fixed image with the moving one (needs --diffeomorphic)."""
+
+    loss: Annotated[Literal["lncc", "mse"], Parameter(alias=["--image-loss"])] = "lncc"
+    """Image loss."""
+    window: int = 9
+    """Edge of the LNCC's window in voxels, odd."""
+    lambda_: Annotated[float | None, Parameter(name=["--lambda", "--smoothness"])] = None
+    """Weight of the smoothness. The papers' if not given: LNCC 1 (vm2 1.5), MSE 0.01."""
+    penalty: Literal["l2", "l1", "bending"] = "l2"
+    """Smoothness penalty, on the velocity if there is one."""
+
+    steps: int = 10000
+    """Training steps."""
+    minutes: float | None = None
+    """Stop after this long, if the steps are not done by then; the schedule follows whichever is closer to its end."""
+    batch_size: int = 1
+    """Pairs per step and process."""
+    lr: float = 1e-4
+    """Adam's learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over the run: constant, or a cosine down to zero."""
+    amp: bool = False
+    """Convolutions in bfloat16."""
+    channels_last: bool = False
+    """Convolutions in channels-last memory format."""
+    compile: bool = False
+    """torch.compile the network."""
+    device: str | None = None
+    """"cpu", "cuda", "cuda:1" ...; a GPU if there is one."""
+    workers: int = 2
+    """Processes that load data; 0: none."""
+    threads: int | None = None
+    """Threads of the computation; as many as there are cores if not given."""
+    seed: int = 0
+    """Chance of weights, pairs and augmentation."""
+
+    val_every: int = 500
+    """Steps between validations; 0: none."""
+    val_pairs: int = 8
+    """Pairs of a validation, at most."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    log_every: int = 1
+    """Steps between rows of metrics.csv."""
+    cache: Path | None = None
+    """Folder of decoded volumes; `cache` in --output if not given."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (extra: tensorboard)."""
+    resume: bool = False
+    """Continue the run in --output where its last checkpoint was."""
+    load_model: Path | None = None
+    """Start from the weights of this checkpoint."""
+    overwrite: bool = False
+    """Replace a run that is already in --output."""

@@ -1,0 +1,236 @@
+"""The U-Net family of VoxelMorph and its registration head.
+
+`vm1` and `vm2` are the networks of CVPR 2018 layer by layer, with TensorFlow's padding of stride-2 convolutions;
+`vxm` is the later package's VxmDense. Channels and order follow the published code and weight files.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastreg import fields
+from fastreg.ops._checks import check_volume, shape
+from fastreg.ops.warp import warp
+from fastreg.types import Registration, Volume
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Numbers of channels. The encoder halves the grid after each level; the decoder comes back."""
+
+    encoder: tuple[int, ...]
+    decoder: tuple[int, ...]
+    """One convolution per level, from the coarsest grid up."""
+    tail_half: tuple[int, ...]
+    """Further convolutions on the last decoder grid, before the tail."""
+    tail: tuple[int, ...]
+    """Convolutions on the full grid, before the flow layer."""
+    pooled: bool
+    """Full-resolution first convolution and max-pooling (VxmDense) instead of stride-2 convolutions (2018)."""
+
+
+ARCHITECTURES = {
+    "vm1": Architecture((16, 32, 32, 32), (32, 32, 32, 32), (8,), (8,), pooled=False),
+    "vm2": Architecture((16, 32, 32, 32), (32, 32, 32, 32), (32,), (16, 16), pooled=False),
+    "vxm": Architecture((16, 32, 32, 32), (32, 32, 32, 32), (), (32, 16, 16), pooled=True),
+}
+
+DIVISOR = 16  # four halvings
+
+
+def _convolution(ndim: int, inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d | nn.Conv3d:
+    layer: nn.Conv2d | nn.Conv3d = (nn.Conv3d if ndim == 3 else nn.Conv2d)(
+        inputs, outputs, 3, stride=stride, padding=1 if stride == 1 else 0
+    )
+    nn.init.kaiming_normal_(layer.weight, a=0.0, nonlinearity="relu")  # Keras' he_normal
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class UNet(nn.Module):
+    """[batch, inputs, D, H, W] with axes divisible by 16 -> features [batch, tail[-1], D, H, W]."""
+
+    def __init__(self, architecture: Architecture, inputs: int, ndim: int) -> None:
+        super().__init__()
+        self.architecture, self.ndim = architecture, ndim
+        stride = 1 if architecture.pooled else 2
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        channels = inputs
+        for features in architecture.encoder:
+            self.encoder.append(_convolution(ndim, channels, features, stride))
+            channels = features
+        # Skips from the coarsest to the finest; the 2018 networks end with the raw input, VxmDense has no such skip.
+        skips = list(reversed(architecture.encoder))
+        if not architecture.pooled:
+            skips = [*skips[1:], inputs]
+        for k, features in enumerate(architecture.decoder):
+            self.decoder.append(_convolution(ndim, channels, features))
+            channels = features + (skips[k] if k + 1 < len(architecture.decoder) or architecture.pooled else 0)
+        self.tail_half, self.tail = nn.ModuleList(), nn.ModuleList()
+        for features in architecture.tail_half:
+            self.tail_half.append(_convolution(ndim, channels, features))
+            channels = features
+        channels += 0 if architecture.pooled else skips[-1]
+        for features in architecture.tail:
+            self.tail.append(_convolution(ndim, channels, features))
+            channels = features
+        self.outputs = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features on the full grid."""
+        skips = [] if self.architecture.pooled else [x]
+        for layer in self.encoder:
+            if self.architecture.pooled:
+                x = _activate(layer(x))
+                skips.append(x)
+                x = (F.max_pool3d if self.ndim == 3 else F.max_pool2d)(x, 2)
+            else:
+                # TensorFlow's SAME padding of a stride-2 convolution of an even axis is (0, 1), not (1, 1).
+                x = _activate(layer(F.pad(x, (0, 1) * self.ndim)))
+                skips.append(x)
+        if not self.architecture.pooled:
+            skips.pop()  # the coarsest features are the decoder's input
+        last = len(self.decoder) - 1
+        for k, layer in enumerate(self.decoder):
+            x = _activate(layer(x))
+            if k < last or self.architecture.pooled:
+                x = _join(x, skips.pop())
+        for layer in self.tail_half:
+            x = _activate(layer(x))
+        if not self.architecture.pooled:
+            x = _join(x, skips.pop())
+        for layer in self.tail:
+            x = _activate(layer(x))
+        return x
+
+
+def _activate(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.2)
+
+
+def _join(x: Tensor, skip: Tensor) -> Tensor:
+    return torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skip], 1)
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """What it takes to build a `RegistrationNet` again; stored in every checkpoint."""
+
+    name: str = "vm2"
+    ndim: int = 3
+    channels: int = 1
+    """Channels of one image."""
+    width: float = 1.0
+    """Factor on the features of every layer; 2 is the "doubled features" of TMI 2019."""
+    diffeomorphic: bool = False
+    steps: int = 7
+    """Squarings of the velocity field."""
+    downsize: int = 2
+    """The velocity lives on a grid this many times coarser."""
+    channels_last: bool = False
+    amp: bool = False
+    """The network (not the warp) runs in bfloat16 autocast."""
+
+
+class RegistrationNet(nn.Module):
+    """From two images to the displacement field that brings the moving one onto the fixed one.
+
+    Args:
+        name: "vm1" (259,675 parameters in 3-D), "vm2" (300,547) or "vxm" (327,331).
+        ndim: 3 or 2.
+        options: Further fields of `NetConfig`: channels, width, diffeomorphic, steps, downsize, channels_last, amp.
+
+    Raises:
+        ValueError: a name, number of axes or option that does not exist.
+
+    Any image shape will do: the input is padded with zeros at the far end to a multiple of 16, the field cropped.
+    Source: Balakrishnan et al., CVPR 2018 and TMI 2019; Dalca et al. 2018 for the diffeomorphic head.
+    """
+
+    def __init__(self, name: str = "vm2", ndim: int = 3, **options: Any) -> None:
+        super().__init__()
+        if name not in ARCHITECTURES:
+            raise ValueError(f"name must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
+        if ndim not in (2, 3):
+            raise ValueError(f"ndim must be 2 or 3, got {ndim}")
+        unknown = set(options) - set(NetConfig.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"unknown options {', '.join(sorted(unknown))}; RegistrationNet takes those of NetConfig")
+        self.config = NetConfig(name, ndim, **options)
+        architecture = _widened(ARCHITECTURES[name], self.config.width)
+        self.unet = UNet(architecture, 2 * self.config.channels, ndim)
+        self.flow = _convolution(ndim, self.unet.outputs, ndim)
+        nn.init.normal_(self.flow.weight, std=1e-5)  # starts at the identity, as the published code does
+        if self.config.channels_last:
+            module: Any = self  # memory_format is missing from the type of Module.to
+            module.to(memory_format=torch.channels_last_3d if ndim == 3 else torch.channels_last)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments that build this network again."""
+        return asdict(self.config)
+
+    def field(self, moving: Volume, fixed: Volume) -> Tensor:
+        """What the last layer says: [batch, ndim, D, H, W], a displacement, or a velocity of the diffeomorphic form."""
+        _check_pair(moving, fixed, self.config)
+        size = fixed.shape[2:]
+        x = torch.cat([moving, fixed], 1)
+        x = F.pad(x, [pad for length in reversed(size) for pad in (0, -length % DIVISOR)])
+        if self.config.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.amp):
+            field = self.flow(self.unet(x))
+        field = field.to(fixed.dtype)
+        for axis, length in enumerate(size):
+            field = field.narrow(2 + axis, 0, length)
+        return field.contiguous()
+
+    def forward(self, moving: Volume, fixed: Volume, inverse: bool = False) -> Registration:
+        """Registers `moving` to `fixed`, both [batch, channels, D, H, W] on one grid, intensities about [0, 1].
+
+        Args:
+            moving: The image that is warped.
+            fixed: The image that it should look like.
+            inverse: Also give the inverse field and the fixed image warped by it (diffeomorphic networks only).
+        """
+        if inverse and not self.config.diffeomorphic:
+            raise ValueError("inverse needs a diffeomorphic network; a displacement field has none in closed form")
+        field = self.field(moving, fixed)
+        if not self.config.diffeomorphic:
+            return Registration(moved=warp(moving, field), flow=field)
+        size = tuple(field.shape[2:])
+        velocity = fields.resize(field, tuple(math.ceil(length / self.config.downsize) for length in size))
+        flow = fields.resize(fields.integrate(velocity, steps=self.config.steps), size)
+        back = fields.resize(fields.integrate(-velocity, steps=self.config.steps), size) if inverse else None
+        return Registration(
+            moved=warp(moving, flow),
+            flow=flow,
+            velocity=velocity,
+            inverse_flow=back,
+            moved_back=None if back is None else warp(fixed, back),
+        )
+
+
+def _widened(architecture: Architecture, width: float) -> Architecture:
+    def wide(channels: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(max(1, round(width * features)) for features in channels)
+
+    a = architecture
+    return Architecture(wide(a.encoder), wide(a.decoder), wide(a.tail_half), wide(a.tail), a.pooled)
+
+
+def _check_pair(moving: Volume, fixed: Volume, config: NetConfig) -> None:
+    for name, image in (("moving", moving), ("fixed", fixed)):
+        check_volume(name, image)
+        if image.ndim != config.ndim + 2 or image.shape[1] != config.channels:
+            wanted = f"[batch, {config.channels}, {'D, H, W' if config.ndim == 3 else 'H, W'}]"
+            raise ValueError(f"{name} must be {wanted} for this network, got {shape(image)}")
+    if moving.shape != fixed.shape:
+        raise ValueError(f"moving must lie on the grid of fixed {shape(fixed)}, got {shape(moving)}")

@@ -1,0 +1,42 @@
+"""Where PyTorch's transforms cannot see into a custom op."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+
+def needs_plain(*tensors: torch.Tensor | None) -> bool:
+    """Whether a transform is at work that custom ops do not follow: torch.func (grad, vmap, jvp ...) or forward mode.
+
+    Those get the reference implementation, which is plain PyTorch and differentiable in every way.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return any(tensor is not None and _has_tangent(tensor) for tensor in tensors)
+
+
+def _has_tangent(tensor: torch.Tensor) -> bool:
+    unpack_dual: Any = forward_ad.unpack_dual
+    return unpack_dual(tensor).tangent is not None
+
+
+def wants_grad(tensor: torch.Tensor) -> bool:
+    """Whether somebody will ask for the gradient to `tensor`."""
+    return torch.is_grad_enabled() and tensor.requires_grad
+
+
+def no_double_backward(name: str) -> Any:
+    """A backward formula that says that there is none."""
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(
+            f"fastreg.{name} has no second derivative; for double backward use torch.func.grad, "
+            f"which runs the reference implementation"
+        )
+
+    return backward

@@ -1,0 +1,212 @@
+"""`fastreg.lncc`: the windowed squared local correlation of two images, with its gradient made in the same sweep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastreg import backends
+from fastreg.backends import reference
+from fastreg.ops._autograd import needs_plain, no_double_backward, wants_grad
+from fastreg.ops._checks import check_choice, check_floating, check_same_device, check_volume, check_whole, shape
+from fastreg.types import LNCC_DEFINITIONS, Mask, Scalar, Volume, lncc_form
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def lncc(
+    a: Volume,
+    b: Volume,
+    *,
+    window: int = 9,
+    eps: float = 1e-5,
+    definition: str = "fastreg",
+    reduction: str = "mean",
+    mask: Mask | None = None,
+    backend: str | None = None,
+) -> Scalar | Volume:
+    """Squared local correlation of `a` and `b` in a window around every voxel: 1 is identical, 0 unrelated.
+
+    Equal to float64 truth on unnormalised data (CT in Hounsfield units): sums are centred. A constant window counts 0
+    under the default definition. As a loss, use its negative (`fastreg.losses.LNCC`).
+
+    Args:
+        a: [batch, channels, D, H, W] or [batch, channels, H, W], any intensity unit.
+        b: Same shape as `a`.
+        window: Edge length in voxels, odd.
+        eps: Floor of the variances, in squared intensity units summed over the window (as the definition uses it).
+        definition: "fastreg", or whose number to reproduce: "voxelmorph", "voxelmorph-tf", "monai", "fused-lncc",
+            "ffdp", "fireants", "ants" (docs/math.md).
+        reduction: "mean" over windows, "sum", or "none": [batch, channels, D, H, W].
+        mask: [batch, 1 or channels, D, H, W] weights of the windows' centres; the mean is weighted by them. No
+            gradient goes to it. An empty mask gives 0.
+        backend: A name from `fastreg.backends.status()`; the fastest that fits if None.
+
+    Returns:
+        A scalar (float64 for float64 input, otherwise float32), or the map in the wider dtype of `a` and `b`.
+        Differentiable in both images; the sum has a fixed order, so it repeats bitwise.
+
+    Raises:
+        TypeError: an argument that is no floating-point tensor.
+        ValueError: shapes, devices, windows or names that do not fit, naming both sides.
+
+    Source: Avants et al. 2008; Balakrishnan et al. 2018, eq. 5.
+    """
+    ndim = check_volume("a", a)
+    check_floating("b", b)
+    if b.shape != a.shape:
+        raise ValueError(f"b must have the shape of a, {shape(a)}, got {shape(b)}")
+    check_whole("window", window, 1)
+    if window % 2 == 0:
+        raise ValueError(f"window must be odd, got {window}")
+    check_choice("definition", definition, LNCC_DEFINITIONS)
+    check_choice("reduction", reduction, REDUCTIONS)
+    if not eps >= 0:
+        raise ValueError(f"eps must be at least 0, got {eps}")
+    if mask is not None:
+        mask = _checked_mask(mask, a)
+    check_same_device(a=a, b=b, mask=mask)
+    plain = needs_plain(a, b, mask)
+    if reduction == "none" or plain:
+        name = "reference" if plain else backends.choose(backend, a, b, mask)
+        if plain:
+            cc = reference.lncc_map(a, b, lncc_form(definition, window, eps, ndim))
+        else:
+            cc = torch.ops.fastreg.lncc_map(a, b, window, eps, definition, name)
+        if mask is not None:
+            cc = cc * mask
+        if reduction == "none":
+            return cc
+        weights = cc.new_tensor(float(cc.numel())) if mask is None else mask.expand_as(cc).sum(dtype=cc.dtype)
+        return cc.sum() if reduction == "sum" else cc.sum() / weights.clamp_min(torch.finfo(cc.dtype).tiny)
+    name = backends.choose(backend, a, b, mask)
+    return torch.ops.fastreg.lncc(
+        a, b, mask, window, eps, definition, reduction == "mean", wants_grad(a), wants_grad(b), name
+    )[0]
+
+
+def _checked_mask(mask: Mask, a: Volume) -> Mask:
+    if not isinstance(mask, torch.Tensor):
+        raise TypeError(f"mask must be a torch.Tensor, got {type(mask).__name__}")
+    fits = mask.ndim == a.ndim and mask.shape[0] in (1, a.shape[0]) and mask.shape[1] in (1, a.shape[1])
+    if not fits or mask.shape[2:] != a.shape[2:]:
+        raise ValueError(f"mask must be [batch, 1 or channels, ...] to match a {shape(a)}, got {shape(mask)}")
+    mask = mask.detach().expand(a.shape[0], *[-1] * (mask.ndim - 1))
+    return mask if mask.is_floating_point() else mask.to(torch.float32)
+
+
+def _scalar_dtype(a: Tensor, b: Tensor) -> torch.dtype:
+    return torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
+
+
+@torch.library.custom_op("fastreg::lncc", mutates_args=())
+def _lncc(
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor | None,
+    window: int,
+    eps: float,
+    definition: str,
+    mean: bool,
+    need_a: bool,
+    need_b: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    form = lncc_form(definition, window, eps, a.ndim - 2)
+    scale = 1.0
+    if mean and a.numel():
+        # On a GPU the sum of a mask would wait for the device; the launchers there divide on the device instead.
+        weights = a.numel() if mask is None else float(mask.double().sum()) * a.shape[1] / mask.shape[1]
+        scale = 1.0 / weights if weights > 0 else 0.0
+    value, grad_a, grad_b, _ = backends.get(backend).lncc(a, b, mask, form, scale, need_a, need_b, False)
+    return (
+        (value * scale).to(_scalar_dtype(a, b)),
+        a.new_empty(0) if grad_a is None else grad_a,
+        b.new_empty(0) if grad_b is None else grad_b,
+    )
+
+
+@_lncc.register_fake
+def _(
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor | None,
+    window: int,
+    eps: float,
+    definition: str,
+    mean: bool,
+    need_a: bool,
+    need_b: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        a.new_empty((), dtype=_scalar_dtype(a, b)),
+        a.new_empty(a.shape if need_a else 0),
+        b.new_empty(b.shape if need_b else 0),
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1], output[2])
+    ctx.needs = inputs[7], inputs[8]
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx: Any, grad: Tensor | None, again_a: Tensor | None, again_b: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if again_a is not None or again_b is not None:
+        no_double_backward("lncc")(ctx)
+    grad_a, grad_b = ctx.saved_tensors
+    if grad is None:
+        return (None,) * 10
+    scaled = [
+        (kept * grad).to(kept.dtype) if need else None for kept, need in zip((grad_a, grad_b), ctx.needs, strict=True)
+    ]
+    return (*scaled, *[None] * 8)
+
+
+_lncc.register_autograd(_backward, setup_context=_setup)
+
+
+@torch.library.custom_op("fastreg::lncc_map", mutates_args=())
+def _lncc_map(a: Tensor, b: Tensor, window: int, eps: float, definition: str, backend: str) -> Tensor:
+    form = lncc_form(definition, window, eps, a.ndim - 2)
+    return backends.get(backend).lncc(a, b, None, form, 1.0, False, False, True)[3]
+
+
+@_lncc_map.register_fake
+def _(a: Tensor, b: Tensor, window: int, eps: float, definition: str, backend: str) -> Tensor:
+    return a.new_empty(a.shape, dtype=torch.promote_types(a.dtype, b.dtype))
+
+
+@torch.library.custom_op("fastreg::lncc_map_backward", mutates_args=())
+def _lncc_map_backward(
+    grad: Tensor, a: Tensor, b: Tensor, window: int, eps: float, definition: str, backend: str
+) -> tuple[Tensor, Tensor]:
+    """The weights of the windows are what comes from above."""
+    form = lncc_form(definition, window, eps, a.ndim - 2)
+    _, grad_a, grad_b, _ = backends.get(backend).lncc(a, b, grad, form, 1.0, True, True, False)
+    return grad_a, grad_b
+
+
+@_lncc_map_backward.register_fake
+def _(
+    grad: Tensor, a: Tensor, b: Tensor, window: int, eps: float, definition: str, backend: str
+) -> tuple[Tensor, Tensor]:
+    return a.new_empty(a.shape), b.new_empty(b.shape)
+
+
+def _map_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.options = inputs[2:]
+
+
+def _map_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*torch.ops.fastreg.lncc_map_backward(grad, *ctx.saved_tensors, *ctx.options), None, None, None, None)
+
+
+_lncc_map.register_autograd(_map_backward, setup_context=_map_setup)
+_lncc_map_backward.register_autograd(no_double_backward("lncc"))

@@ -1,0 +1,133 @@
+"""`fastreg.warp`: resample an image where a displacement field says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastreg import backends
+from fastreg.backends import reference
+from fastreg.ops._autograd import needs_plain, no_double_backward
+from fastreg.ops._checks import check_choice, check_floating, check_same_device, check_volume, shape, spatial
+from fastreg.types import MODES, PADDINGS, Flow, Volume
+
+
+def warp(
+    vol: Volume,
+    flow: Flow,
+    *,
+    mode: str = "linear",
+    padding: str = "zeros",
+    channels_last: bool = False,
+    backend: str | None = None,
+) -> Volume:
+    """Resample `vol` at `p + flow(p)` for every point p of the flow's grid.
+
+    Coordinates and weights are float32 (float64 for float64 input) whatever the dtype of the volume. At integer
+    coordinates the derivative is the right-hand difference. A NaN displacement gives NaN there and only there.
+
+    Args:
+        vol: [batch, channels, D, H, W] or [batch, channels, H, W], any intensity unit.
+        flow: [batch, 3, D', H', W'] or [batch, 2, H', W'], displacement in voxels of `vol`, channel c along array
+            axis c. Its grid may differ from the volume's.
+        mode: "linear", or "nearest" (ties to even; no gradient to the flow).
+        padding: What lies outside: "zeros", "border" (the nearest voxel) or "reflection" (about the centres of the
+            first and last voxel).
+        channels_last: The flow is [batch, D', H', W', 3] instead.
+        backend: A name from `fastreg.backends.status()`; the fastest that fits if None.
+
+    Returns:
+        [batch, channels, D', H', W'], dtype of `vol`. Differentiable in both arguments.
+
+    Raises:
+        TypeError: an argument that is no floating-point tensor.
+        ValueError: shapes, devices, modes or backends that do not fit, naming both sides.
+
+    Source: Jaderberg et al. 2015; Balakrishnan et al. 2018, eq. 3. docs/math.md has the exact definition.
+    """
+    ndim = check_volume("vol", vol)
+    check_floating("flow", flow)
+    grid = flow.shape[1:-1] if channels_last else flow.shape[2:]
+    channels = flow.shape[-1] if channels_last else (flow.shape[1] if flow.ndim > 1 else 0)
+    if flow.ndim != ndim + 2 or channels != ndim or flow.shape[0] != vol.shape[0] or 0 in grid:
+        axes = spatial(ndim)
+        wanted = f"[batch, {axes}, {ndim}]" if channels_last else f"[batch, {ndim}, {axes}]"
+        raise ValueError(f"flow must be {wanted} to match vol {shape(vol)}, got {shape(flow)}")
+    check_choice("mode", mode, MODES)
+    check_choice("padding", padding, PADDINGS)
+    check_same_device(vol=vol, flow=flow)
+    if needs_plain(vol, flow):
+        return reference.warp(vol, flow, mode, padding, channels_last)
+    return torch.ops.fastreg.warp(vol, flow, mode, padding, channels_last, backends.choose(backend, vol, flow))
+
+
+@torch.library.custom_op("fastreg::warp", mutates_args=())
+def _warp(vol: Tensor, flow: Tensor, mode: str, padding: str, channels_last: bool, backend: str) -> Tensor:
+    return backends.get(backend).warp_forward(vol, flow, mode, padding, channels_last)
+
+
+@_warp.register_fake
+def _(vol: Tensor, flow: Tensor, mode: str, padding: str, channels_last: bool, backend: str) -> Tensor:
+    grid = flow.shape[1:-1] if channels_last else flow.shape[2:]
+    return vol.new_empty((vol.shape[0], vol.shape[1], *grid))
+
+
+@torch.library.custom_op("fastreg::warp_backward", mutates_args=())
+def _warp_backward(
+    grad: Tensor,
+    vol: Tensor,
+    flow: Tensor,
+    mode: str,
+    padding: str,
+    channels_last: bool,
+    need_vol: bool,
+    need_flow: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    grad_vol, grad_flow = backends.get(backend).warp_backward(
+        grad, vol, flow, mode, padding, channels_last, need_vol, need_flow
+    )
+    return (
+        vol.new_empty(0) if grad_vol is None else grad_vol,
+        flow.new_empty(0) if grad_flow is None else grad_flow,
+    )
+
+
+@_warp_backward.register_fake
+def _(
+    grad: Tensor,
+    vol: Tensor,
+    flow: Tensor,
+    mode: str,
+    padding: str,
+    channels_last: bool,
+    need_vol: bool,
+    need_flow: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return (
+        vol.new_empty(vol.shape) if need_vol else vol.new_empty(0),
+        flow.new_empty(flow.shape) if need_flow else flow.new_empty(0),
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    vol, flow, *options = inputs
+    ctx.save_for_backward(vol, flow)
+    ctx.options = options
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    vol, flow = ctx.saved_tensors
+    mode, padding, channels_last, backend = ctx.options
+    need_vol, need_flow = ctx.needs_input_grad[:2]
+    grad_vol, grad_flow = torch.ops.fastreg.warp_backward(
+        grad, vol, flow, mode, padding, channels_last, need_vol, need_flow, backend
+    )
+    return grad_vol if need_vol else None, grad_flow if need_flow else None, None, None, None, None
+
+
+_warp.register_autograd(_backward, setup_context=_setup)
+_warp_backward.register_autograd(no_double_backward("warp"))

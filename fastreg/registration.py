@@ -1,0 +1,298 @@
+"""Registration of two images, top to bottom: read, align, network, optimisation, warp on the fixed grid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastreg import checkpoint, fields
+from fastreg.affine import KINDS, align
+from fastreg.checkpoint import Checkpoint
+from fastreg.data import Grid, normalised, on_grid, working_grid
+from fastreg.deform import METRICS, STAGES, Stage, deform
+from fastreg.devices import pick_device
+from fastreg.files import InputError
+from fastreg.images import Image, affine_field, affine_flow, load_image, reorient, sample, save_image, to_flow
+from fastreg.model import RegistrationNet
+from fastreg.ops.warp import warp as warp_op
+from fastreg.transforms import Affine, Warp, save_warp
+from fastreg.types import Flow, Registration, Volume
+
+
+@dataclass
+class Registered:
+    """Two images, and the warp that brings the moving one onto the fixed one's grid."""
+
+    fixed: Image
+    moving: Image
+    warp: Warp
+    inverse_warp: Warp | None = None
+    affine: Affine = field(default_factory=lambda: Affine(np.eye(4)))
+    """The linear part, fixed RAS mm -> moving RAS mm; `warp` contains it."""
+    log: dict[str, Any] = field(default_factory=dict)
+    """Seconds of every stage, and what was used."""
+
+    @property
+    def flow(self) -> Flow:
+        """[1, 3, X, Y, Z], displacement in moving voxels on the fixed grid."""
+        return self.warp.tensor()
+
+    @property
+    def inverse_flow(self) -> Flow | None:
+        """[1, 3, X, Y, Z] on the moving grid, in fixed voxels."""
+        return None if self.inverse_warp is None else self.inverse_warp.tensor()
+
+    @property
+    def moved(self) -> Volume:
+        """[1, 1, X, Y, Z], the moving image on the fixed grid."""
+        return torch.from_numpy(self.apply(self.moving).data)[None, None]
+
+    def apply(self, image: Image, mode: str | None = None) -> Image:
+        """Another image or label map on the moving image's grid or in its space, brought onto the fixed grid.
+
+        Args:
+            image: Intensities or labels.
+            mode: "linear", "nearest" or "genericlabel"; linear for intensities and nearest for labels if None.
+        """
+        warp = self.warp.onto(image.affine, image.shape)
+        data = sample(image, warp.tensor(), mode or ("nearest" if image.is_labels else "linear"))
+        return Image(data, self.fixed.affine)
+
+    def save_moved(self, path: str | Path) -> None:
+        """Writes the moved image, float32, on the fixed grid."""
+        save_image(path, self.apply(self.moving))
+
+    def save_warp(self, path: str | Path, format: str | None = None) -> None:
+        """Writes the displacement field; `format` as in `fastreg.transforms.save_warp`, ITK's if None."""
+        save_warp(path, self.warp, format=format)
+
+
+def register(
+    fixed: Any,
+    moving: Any,
+    *,
+    model: str | Path | tuple[RegistrationNet, Checkpoint] | None = None,
+    transform: str = "deformable",
+    affine: bool | None = None,
+    init: str | Affine = "auto",
+    refine: int | None = None,
+    stages: Sequence[Stage] = STAGES,
+    metric: str = "lncc",
+    smoothness: float = 1.5,
+    fixed_mask: Any = None,
+    moving_mask: Any = None,
+    device: str | torch.device | None = None,
+    inverse: bool = False,
+    told: Callable[[str, float], None] = lambda what, seconds: None,
+) -> Registered:
+    """Registers `moving` to `fixed`: linear alignment, then a network, an optimisation, or one after the other.
+
+    The images may differ in size, orientation and spacing; they start where their headers place them.
+
+    Args:
+        fixed: A path, nibabel image, array, tensor [X, Y, Z] (or [1, 1, X, Y, Z]) or `fastreg.images.Image`.
+        moving: Likewise.
+        model: A checkpoint of `fastreg train`, or what `fastreg.checkpoint.load` gave. None: by optimisation.
+        transform: Where to stop: "translation", "rigid", "similarity", "affine" or "deformable".
+        affine: Align linearly first; if None, only without a model (networks are trained on aligned images).
+        init: Start of the linear alignment: "auto", "header", "mass" or a `fastreg.transforms.Affine`, which without an
+            alignment is used as it is.
+        refine: Iterations of optimisation on the full grid after the network; None: 0 with a model, and the whole
+            pyramid without one.
+        stages: The pyramid of the optimisation, `fastreg.deform.Stage`s from coarse to fine.
+        metric: "lncc", "mse", or, for other contrasts, "mi" (linear transforms only).
+        smoothness: Weight of the field's roughness in the optimisation.
+        fixed_mask: Where the fixed image counts: as `fixed`, on any grid.
+        moving_mask: Likewise, for the linear alignment.
+        device: Where it is computed; a GPU if there is one.
+        inverse: Also find the inverse warp.
+        told: Called with what was done and its seconds after each stage.
+
+    Raises:
+        InputError: a file or option that cannot be used, or images of another number of axes than the network's.
+    """
+    if transform not in (*KINDS, "deformable"):
+        raise InputError(f"transform: expected one of {', '.join(KINDS)}, deformable, got {transform}")
+    if metric not in METRICS and (metric != "mi" or transform == "deformable"):
+        raise InputError(f"metric: expected one of {', '.join(METRICS)} (mi: linear transforms only), got {metric}")
+    clock = _Clock(told)
+    device = pick_device(device)
+    if isinstance(model, str | Path):
+        model = checkpoint.load(model, device)
+    ndim = None if model is None else model[0].config.ndim
+    fixed_image = load_image(_array(fixed), what="fixed image", ndim=ndim)
+    moving_image = load_image(_array(moving), what="moving image", ndim=ndim)
+    masks = [
+        None if mask is None else load_image(_array(mask), what=f"{what} mask", ndim=ndim)
+        for mask, what in ((fixed_mask, "fixed"), (moving_mask, "moving"))
+    ]
+    for image, name in ((moving_image, "moving"), (fixed_image, "fixed")):
+        if image.ndim != (ndim or fixed_image.ndim):
+            wanted = f"the network is {ndim}-D" if ndim else f"the fixed image is {fixed_image.ndim}-D"
+            raise InputError(f"{name} image: {wanted}, the image is {image.ndim}-D")
+    clock.lap("read")
+
+    world = init if isinstance(init, Affine) else Affine(np.eye(4))
+    if (model is None) if affine is None else affine:
+        kind = "affine" if transform == "deformable" else transform
+        world = align(
+            fixed_image, moving_image, kind=kind, metric=metric, fixed_mask=masks[0], moving_mask=masks[1], init=init,
+            device=device,
+        )  # fmt: skip
+        clock.lap("affine")
+    log: dict[str, Any] = {"device": str(device), "transform": transform, "metric": metric}
+    if transform != "deformable":
+        grid = Grid(fixed_image.shape, fixed_image.affine)
+        zero = torch.zeros(1, fixed_image.ndim, *grid.shape)
+        found = Registration(zero[:, :1], zero, inverse_flow=zero if inverse else None)
+    else:
+        grid = _network_grid(fixed_image, model[1].working) if model else _isotropic_grid(fixed_image)
+        if refine is not None or model is not None:
+            stages = (Stage(1, refine, 1),) if refine else ()
+        optimise = partial(deform, stages=stages, metric=metric, smoothness=smoothness) if stages else None
+        pair = fixed_image, moving_image, masks[0]
+        found = _deformable(grid, *pair, world, model, optimise, device, inverse, clock)
+        log |= {"network": model[0].config.name if model else None, "working_shape": list(grid.shape)}
+    warp = _on_image_grid(found.flow.cpu(), grid, fixed_image, moving_image, world)
+    inverse_warp = None
+    if found.inverse_flow is not None:
+        inverse_warp = _inverse_on_image_grid(found.inverse_flow.cpu(), grid, moving_image, fixed_image, world)
+    clock.lap("warp")
+    return Registered(fixed_image, moving_image, warp, inverse_warp, world, {**log, **clock.laps})
+
+
+def _deformable(
+    grid: Grid,
+    fixed: Image,
+    moving: Image,
+    mask: Image | None,
+    world: Affine,
+    model: tuple[RegistrationNet, Checkpoint] | None,
+    optimise: Callable[..., Registration] | None,
+    device: torch.device,
+    inverse: bool,
+    clock: _Clock,
+) -> Registration:
+    """The flow on the working grid: the network's, and what the optimisation makes of it."""
+    how = model[1].working["normalise"] if model else "percentile"
+    pair = [_working(moving, grid, how, world).to(device), _working(fixed, grid, how).to(device)]
+    clock.lap("prepare")
+    found = None
+    if model is not None:
+        net = model[0].to(device).eval()
+        with torch.inference_mode():
+            found = net(*pair, inverse=inverse and net.config.diffeomorphic)
+        if inverse and found.inverse_flow is None:
+            found = found._replace(inverse_flow=fields.invert(found.flow))
+        clock.lap("network")
+    if optimise is None:
+        zero = torch.zeros(1, fixed.ndim, *grid.shape)
+        return found or Registration(pair[0], zero, inverse_flow=zero if inverse else None)
+    if pair[0].max() == pair[0].min():
+        raise InputError(f"moving image: nothing of it lies in the fixed image{_named(fixed)}; check the headers")
+    weight = None
+    if mask is not None:
+        inside = on_grid(Image((mask.data > 0).astype(np.float32), mask.affine, mask.path), grid)
+        weight = torch.from_numpy(np.ascontiguousarray(inside))[None, None].to(device)
+        if not (weight > 0).any():
+            raise InputError("fixed mask: expected voxels above 0 within the fixed image, got none")
+    return optimise(
+        pair[1],
+        pair[0],
+        flow=None if found is None else found.flow.clone(),
+        mask=weight,
+        inverse=inverse,
+        told=lambda p: clock.lap(f"level_{p.factor}"),
+    )
+
+
+class _Clock:
+    """Seconds of each stage."""
+
+    def __init__(self, told: Callable[[str, float], None]) -> None:
+        self.laps: dict[str, float] = {}
+        self.last = time.perf_counter()
+        self.told = told
+
+    def lap(self, name: str) -> None:
+        """Ends a stage."""
+        now = time.perf_counter()
+        self.laps[f"{name}_seconds"] = now - self.last
+        self.told(name, now - self.last)
+        self.last = now
+
+
+def _array(source: Any) -> Any:
+    """A tensor as the array that `load_image` takes; anything else as it is."""
+    if not isinstance(source, Tensor):
+        return source
+    array = source.detach().cpu().numpy()
+    while array.ndim > 3 and array.shape[0] == 1:
+        array = array[0]
+    return array
+
+
+def _network_grid(fixed: Image, working: dict[str, Any]) -> Grid:
+    """The fixed image's extent, in the orientation and at the spacing of the training."""
+    turned = reorient(fixed, working["orientation"]) if fixed.ndim == 3 else fixed
+    return working_grid(turned, working["spacing_mm"])
+
+
+def _isotropic_grid(fixed: Image) -> Grid:
+    """The fixed image's own grid, or, if its voxels are far from cubes, one of cubes of the same volume."""
+    spacing = np.asarray(fixed.spacing_mm)
+    if spacing.max() <= 1.25 * spacing.min():
+        return Grid(fixed.shape, fixed.affine)
+    return working_grid(fixed, float(np.prod(spacing) ** (1 / len(spacing))))
+
+
+def _working(image: Image, grid: Grid, normalise: str, world: Affine | None = None) -> Tensor:
+    scaled = Image(normalised(image.data, normalise), image.affine, image.path)
+    if world is not None and not np.allclose(world.matrix, np.eye(4)):  # seen where the alignment puts it
+        scaled = Image(scaled.data, np.linalg.inv(world.matrix) @ scaled.affine, scaled.path)
+    return torch.from_numpy(np.ascontiguousarray(on_grid(scaled, grid)))[None, None]
+
+
+def _named(image: Image) -> str:
+    return f" {image.path}" if image.path else ""
+
+
+def _on_image_grid(flow: Flow, grid: Grid, onto: Image, other: Image, world: Affine) -> Warp:
+    """A flow in voxels of the working grid, then `world`, as a warp from the voxels of `onto` to those of `other`.
+
+    Between the working voxels the displacement, in mm, is linear; beyond them it goes on unchanged.
+    """
+    back = np.linalg.inv(other.affine) @ world.matrix
+    start = to_flow(affine_field((back @ onto.affine - np.eye(4))[: onto.ndim], onto.shape))
+    return _warp_from(start, _millimetres(flow, grid, onto.affine, onto.shape), back, onto, other)
+
+
+def _inverse_on_image_grid(flow: Flow, grid: Grid, onto: Image, other: Image, world: Affine) -> Warp:
+    """The same of the way back: `world` undone first, then the inverse flow of the working grid."""
+    first = np.linalg.inv(world.matrix) @ onto.affine  # voxels of `onto` where the alignment puts them
+    back = np.linalg.inv(other.affine)
+    start = to_flow(affine_field((back @ first - np.eye(4))[: onto.ndim], onto.shape))
+    return _warp_from(start, _millimetres(flow, grid, first, onto.shape), back, onto, other)
+
+
+def _millimetres(flow: Flow, grid: Grid, affine: np.ndarray, shape: tuple[int, ...]) -> Flow:
+    """The working grid's displacement in RAS mm at the voxels of another grid."""
+    ndim = len(shape)
+    displacement = torch.einsum("rc,bc...->br...", flow.new_tensor(grid.affine[:ndim, :ndim]), flow)
+    if shape == grid.shape and np.allclose(affine, grid.affine, atol=1e-4):
+        return displacement
+    return warp_op(displacement, affine_flow(affine, shape, grid.affine), padding="border")
+
+
+def _warp_from(start: Flow, displacement: Flow, back: np.ndarray, onto: Image, other: Image) -> Warp:
+    ndim = onto.ndim
+    total = start + torch.einsum("rc,bc...->br...", displacement.new_tensor(back[:ndim, :ndim]), displacement)
+    return Warp(np.moveaxis(total[0].numpy(), 0, -1), onto.affine, other.affine, other.shape)

@@ -1,0 +1,149 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import fastreg
+from fastreg import fields
+from fastreg.deform import Progress, Stage, deform
+from fastreg.fields import jacobian_determinant
+
+SMALL = (Stage(2, 40), Stage(1, 20, 1))
+
+
+def texture(size, seed=0):
+    """A smooth random image in about [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 1, *[max(3, n // 5) for n in size], generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=size, mode="trilinear" if len(size) == 3 else "bilinear")
+
+
+def known(size, amplitude, seed=1):
+    """A smooth diffeomorphism of some voxels and its inverse."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, len(size), *[4] * len(size), generator=generator)
+    mode = "trilinear" if len(size) == 3 else "bilinear"
+    velocity = torch.nn.functional.interpolate(coarse, size=size, mode=mode, align_corners=True)
+    velocity = amplitude * velocity / velocity.abs().max()
+    return fields.integrate(velocity, padding="border"), fields.integrate(-velocity, padding="border")
+
+
+@pytest.mark.parametrize("size", [(40, 36, 44), (64, 72)])
+@pytest.mark.parametrize("metric", ["lncc", "mse"])
+def test_finds_a_known_deformation(size, metric):
+    moving = texture(size)
+    truth, _ = known(size, 3.0)
+    fixed = fastreg.warp(moving, truth, padding="border")
+    smoothness = 0.3 if metric == "lncc" else 0.003
+    found = deform(fixed, moving, stages=SMALL, metric=metric, smoothness=smoothness)
+    inner = (..., *[slice(6, -6)] * len(size))
+    before, after = (x[inner].norm(dim=1).mean() for x in (truth, found.flow - truth))
+    assert after < 0.35 * before
+    assert fastreg.lncc(found.moved, fixed) > 0.9
+    assert (jacobian_determinant(found.flow) > 0).all()
+    assert torch.equal(found.moved, fastreg.warp(moving, found.flow))
+
+
+def test_inverse_is_the_inverse():
+    size = (36, 40, 36)
+    moving = texture(size)
+    truth, _ = known(size, 3.0)
+    fixed = fastreg.warp(moving, truth, padding="border")
+    found = deform(fixed, moving, stages=SMALL, smoothness=0.3, inverse=True)
+    inner = (..., slice(6, -6), slice(6, -6), slice(6, -6))
+    assert fields.compose(found.flow, found.inverse_flow)[inner].abs().max() < 0.3
+    assert fastreg.lncc(found.moved_back, moving)[()] > 0.85
+
+
+def test_starts_from_a_flow_and_improves_it():
+    size = (36, 40, 36)
+    moving = texture(size)
+    truth, _ = known(size, 4.0)
+    fixed = fastreg.warp(moving, truth, padding="border")
+    start = 0.7 * truth
+    found = deform(fixed, moving, flow=start, stages=(Stage(1, 15, 1),), smoothness=0.3)
+    assert (found.flow - truth).norm(dim=1).mean() < 0.7 * (start - truth).norm(dim=1).mean()
+
+
+def test_nothing_to_do_changes_nothing():
+    image = texture((24, 24, 24))
+    assert deform(image, image, stages=SMALL).flow.abs().mean() < 0.1  # Adam takes steps from noise, small ones
+    untouched = deform(image, image, stages=())
+    assert torch.equal(untouched.flow, torch.zeros(1, 3, 24, 24, 24)) and torch.equal(untouched.moved, image)
+
+
+def test_a_mask_says_where_it_counts():
+    """Outside the mask the fixed image is noise; inside, the deformation is found all the same."""
+    size = (40, 40, 40)
+    moving = texture(size)
+    truth, _ = known(size, 3.0)
+    fixed = fastreg.warp(moving, truth, padding="border")
+    mask = torch.zeros_like(fixed)
+    mask[..., :24] = 1
+    spoiled = torch.where(mask > 0, fixed, torch.rand(fixed.shape))
+    inside = (..., slice(6, -6), slice(6, -6), slice(6, 16))
+
+    def error(found):
+        return (found.flow - truth)[inside].norm(dim=1).mean()
+
+    with_mask = error(deform(spoiled, moving, stages=SMALL, smoothness=0.3, mask=mask))
+    assert with_mask < 0.4 * truth[inside].norm(dim=1).mean()
+
+
+def test_deterministic_and_told():
+    fixed, moving = texture((24, 28, 24)), texture((24, 28, 24), seed=5)
+    told: list[Progress] = []
+    first = deform(fixed, moving, stages=SMALL, told=told.append)
+    assert torch.equal(first.flow, deform(fixed, moving, stages=SMALL).flow)
+    assert [p.factor for p in told] == [2, 1] and all(p.iterations >= 1 and math.isfinite(p.loss) for p in told)
+
+
+def test_a_plateau_ends_a_stage():
+    image = texture((24, 24, 24))
+    told: list[Progress] = []
+    deform(image, image, stages=(Stage(2, 200),), tolerance=0.05, told=told.append)
+    assert told[0].iterations < 200
+    told.clear()
+    deform(image, image, stages=(Stage(2, 30),), tolerance=0, told=told.append)
+    assert told[0].iterations == 30
+
+
+def test_thin_and_odd_images():
+    for size in ((17, 1, 23), (5, 7, 33), (9, 64)):
+        found = deform(texture(size), texture(size, seed=3), stages=(Stage(4, 3), Stage(1, 3, 1)))
+        assert found.flow.shape == (1, len(size), *size) and found.flow.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"moving": torch.zeros(1, 1, 8, 8, 9)}, "moving must lie on the grid of fixed"),
+        ({"flow": torch.zeros(1, 3, 8, 8, 9)}, "flow must lie on the grid of fixed"),
+        ({"metric": "ssd"}, "metric must be one of lncc, mse, got 'ssd'"),
+    ],
+)
+def test_wrong_arguments(change, message):
+    image = torch.zeros(1, 1, 8, 8, 8)
+    with pytest.raises(ValueError, match=message):
+        deform(**{"fixed": image, "moving": image, **change})
+
+
+def test_real_pair_in_seconds(real_data):
+    """The coarse stages alone bring a real pair far beyond what it was; see docs/register.md for the whole."""
+    import json
+
+    from fastreg.images import load_labels
+    from fastreg.metrics import dice, mean
+    from fastreg.registration import register
+
+    pair = real_data / "pair"
+    found = register(
+        pair / "subject_a_t1.nii.gz", pair / "subject_b_t1.nii.gz", affine=False, stages=(Stage(4, 60), Stage(2, 30))
+    )
+    labels = json.loads((pair / "labels30.json").read_text())
+    labels = labels if isinstance(labels, list) else next(iter(labels.values()))
+    fixed = load_labels(pair / "subject_a_labels.nii.gz").data
+    moved = found.apply(load_labels(pair / "subject_b_labels.nii.gz")).data
+    assert mean(dice(fixed, moved, labels).values()) > 0.745
+    assert (np.asarray(found.warp.jacobian()) <= 0).mean() < 1e-4
