@@ -88,27 +88,38 @@ class UNet(nn.Module):
         skips = [] if self.architecture.pooled else [x]
         for layer in self.encoder:
             if self.architecture.pooled:
-                x = _activate(layer(x))
+                x = _activate(_convolve(layer, x))
                 skips.append(x)
                 x = (F.max_pool3d if self.ndim == 3 else F.max_pool2d)(x, 2)
             else:
                 # TensorFlow's SAME padding of a stride-2 convolution of an even axis is (0, 1), not (1, 1).
-                x = _activate(layer(F.pad(x, (0, 1) * self.ndim)))
+                x = _activate(_convolve(layer, F.pad(x, (0, 1) * self.ndim)))
                 skips.append(x)
         if not self.architecture.pooled:
             skips.pop()  # the coarsest features are the decoder's input
         last = len(self.decoder) - 1
         for k, layer in enumerate(self.decoder):
-            x = _activate(layer(x))
+            x = _activate(_convolve(layer, x))
             if k < last or self.architecture.pooled:
                 x = _join(x, skips.pop())
         for layer in self.tail_half:
-            x = _activate(layer(x))
+            x = _activate(_convolve(layer, x))
         if not self.architecture.pooled:
             x = _join(x, skips.pop())
         for layer in self.tail:
-            x = _activate(layer(x))
+            x = _activate(_convolve(layer, x))
         return x
+
+
+def _convolve(layer: nn.Module, x: Tensor) -> Tensor:
+    # oneDNN's bfloat16 gradient of 3-D weights reads memory that it never wrote where there are two planes, now and
+    # then a NaN; grids that coarse cost nothing in float32.
+    if x.device.type == "cpu" and x.ndim == 5 and x.shape[2] == 2:
+        with torch.autocast("cpu", enabled=False):
+            y: Tensor = layer(x.float())
+            return y
+    y = layer(x)
+    return y
 
 
 def _activate(x: Tensor) -> Tensor:

@@ -104,6 +104,22 @@ def test_memory_format_and_precision_change_little(options):
     assert (a - b).abs().max() < (0.05 if "amp" in options else 1e-4) * a.abs().max()
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bfloat16_gradients_read_no_stale_memory(channels_last):
+    def leave_nans_behind():
+        [torch.full((size,), torch.nan) for size in (64, 512, 3000, 8192, 27648, 65536, 131072) for _ in range(12)]
+
+    for seed in range(8):
+        torch.manual_seed(seed)
+        net = RegistrationNet("vm2", amp=True, channels_last=channels_last)
+        moving, fixed = torch.rand(2, 1, 1, 28, 18, 20).unbind()
+        leave_nans_behind()
+        moved = net(moving, fixed).moved
+        leave_nans_behind()
+        (moved - fixed).square().mean().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
 def test_compiles_whole():
     net = RegistrationNet("vm1", ndim=2)
     moving, fixed = torch.rand(2, 1, 1, 32, 48)
