@@ -3,10 +3,25 @@
 #
 #   bench/gpu.sh [FOLDER]      build, tests, compute-sanitizer, benchmark; results into FOLDER (bench/results/gpu)
 #   bench/gpu.sh --dry         without a GPU: build, the checks that run on a CPU, and what was left out
+#   bench/gpu.sh --wheels      on a machine with a network: fetches into .whl/ what the GPU machine may lack
 #
-# PYTHON (python3) must have torch, scikit-build-core, pybind11, numpy, pytest and the other dependencies of fastreg.
+# PYTHON (python3) must have torch there. Of the packages in .whl/ those that it lacks are taken; peers that come as
+# source packages (fused-lncc) are built.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+
+if [ "${1:-}" = --wheels ]; then
+  build="scikit-build-core pybind11 pathspec packaging"
+  needed="numpy nibabel safetensors cyclopts attrs docstring-parser rich rich-rst docutils pygments markdown-it-py mdurl"
+  needed+=" typing-extensions importlib-resources pytest iniconfig pluggy pytest-benchmark py-cpuinfo pytest-timeout"
+  needed+=" matplotlib contourpy cycler fonttools kiwisolver pillow pyparsing python-dateutil six scipy"
+  for package in $build $needed monai voxelmorph neurite pystrum fused-lncc; do
+    "${PYTHON:-python3}" -m pip download --quiet --no-deps --no-build-isolation --dest .whl "$package" 2> /dev/null ||
+      echo "$package: cannot be fetched"
+  done
+  du -sh .whl
+  exit 0
+fi
 
 dry=no
 if [ "${1:-}" = --dry ]; then
@@ -39,9 +54,10 @@ skip() {
 }
 
 # Passes if the command fails: a planted bug must be found.
-refuses() { ! "$@"; }
+refuses=(bash -c '! "$@"' refuses)
 
 has() { "$python" -c "import $1" 2> /dev/null; }
+has torch || { echo "$python has no torch; PYTHON=... names another"; exit 2; }
 
 gpu=no
 command -v nvidia-smi > /dev/null && nvidia-smi -L 2> /dev/null | grep -q GPU && gpu=yes
@@ -62,23 +78,38 @@ else
   skip cuda-build "no nvcc"
   export FASTREG_CUDA=OFF
 fi
-rm -rf "$site"
-step build 240 "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation --target "$site" .
-# From another folder, or the source tree would shadow what was built.
-export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} FASTREG_ROOT=$PWD
 root=$PWD
-pytest=("$python" -m pytest -q -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" --import-mode=importlib)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-
-run_tests() {
-  (cd "$work" && PYTHONPATH=$site:$root/tests:$root/bench "${pytest[@]}" "$@")
-}
+installed() { "$python" -c "import importlib.metadata as m; m.version('$1')" 2> /dev/null; }
+carried=()
+for file in .whl/*; do
+  [ -e "$file" ] && ! installed "$(basename "$file" | cut -d- -f1)" && carried+=("$file")
+done
+export PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$work/carried
+pip=("$python" -m pip install --quiet --no-index --no-deps --no-build-isolation)
+for kind in whl tar.gz; do # build tools first, what they build after
+  for file in "${carried[@]}"; do
+    [[ $file = *.$kind ]] && step "carried-$(basename "$file" | cut -d- -f1)" 240 "${pip[@]}" --target "$work/carried" "$file"
+  done
+done
+rm -rf "$site"
+offline=(--no-index --no-build-isolation)
+[ $dry = yes ] && ! { has scikit_build_core && has pybind11; } && offline=()
+step build 400 "$python" -m pip install --quiet --no-deps "${offline[@]}" --target "$site" .
+# From another folder, or the source tree would shadow what was built; without site (-S), or an editable installation.
+elsewhere=$("$python" -c 'import sys; print(":".join(filter(None, sys.path)))')
+export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}:$elsewhere
+run=(env -C "$work" "$python" -S)
+step doctor 120 "${run[@]}" -m fastreg doctor
+[ $nvcc = yes ] && step linked 60 "${run[@]}" -c 'from fastreg import _C; print(_C.__file__, _C.cuda.architectures())'
+tests=(env -C "$work" "PYTHONPATH=$PYTHONPATH:$root/tests:$root/bench" "$python" -S -m pytest -q -p no:cacheprovider
+  --rootdir "$root" -c "$root/pyproject.toml" --import-mode=importlib)
 
 if [ $gpu = yes ]; then
-  step tests-cuda 120 run_tests "$root/tests/test_cuda.py"
+  step tests-cuda 120 "${tests[@]}" "$root/tests/test_cuda.py"
   if has triton && [ -f tests/test_triton.py ]; then
-    step tests-triton 150 run_tests "$root/tests/test_triton.py"
+    step tests-triton 150 "${tests[@]}" "$root/tests/test_triton.py"
   else
     skip tests-triton "no Triton, or no tests of it"
   fi
@@ -88,20 +119,20 @@ if [ $gpu = yes ]; then
     for tool in memcheck racecheck initcheck synccheck; do
       step "$tool" 60 compute-sanitizer --tool $tool --error-exitcode 1 "$work/sanitize"
     done
-    step memcheck-control 30 refuses compute-sanitizer --tool memcheck --error-exitcode 1 "$work/sanitize" short
-    step racecheck-control 30 refuses compute-sanitizer --tool racecheck --error-exitcode 1 "$work/sanitize" race
-    step initcheck-control 30 refuses compute-sanitizer --tool initcheck --error-exitcode 1 "$work/sanitize" unset
-    step synccheck-control 30 refuses compute-sanitizer --tool synccheck --error-exitcode 1 "$work/sanitize" split
+    step memcheck-control 30 "${refuses[@]}" compute-sanitizer --tool memcheck --error-exitcode 1 "$work/sanitize" short
+    step racecheck-control 30 "${refuses[@]}" compute-sanitizer --tool racecheck --error-exitcode 1 "$work/sanitize" race
+    step initcheck-control 30 "${refuses[@]}" compute-sanitizer --tool initcheck --error-exitcode 1 "$work/sanitize" unset
+    step synccheck-control 30 "${refuses[@]}" compute-sanitizer --tool synccheck --error-exitcode 1 "$work/sanitize" split
   else
     skip compute-sanitizer "not found"
   fi
   left=$((520 - (SECONDS - began)))
-  step benchmark $left "$python" bench/gpu.py --output "$folder" --seconds $((left - 40))
+  step benchmark $left "$python" -S bench/gpu.py --output "$folder" --seconds $((left - 40))
   cat "$folder/results.md" 2> /dev/null
 else
-  step shim 400 run_tests "$root/tests/test_cuda_shim.py"
+  step shim 400 "${tests[@]}" "$root/tests/test_cuda_shim.py"
   if has triton && [ -f tests/test_triton.py ]; then
-    step triton-interpreter 200 env TRITON_INTERPRET=1 bash -c "$(declare -f run_tests); $(declare -p pytest root site work); run_tests '$root/tests/test_triton.py'"
+    step triton-interpreter 400 env TRITON_INTERPRET=1 "${tests[@]}" "$root/tests/test_triton.py"
   else
     skip triton-interpreter "no Triton, or no tests of it"
   fi

@@ -21,16 +21,16 @@ def test_use_backend_nests_and_ends():
     with fastreg.use_backend("reference"):
         assert backends.choose(None) == "reference"
         with fastreg.use_backend("native"):
-            assert backends.choose(None) == "native"
+            assert backends.choose(None, torch.zeros(1)) == "native"
         assert backends.choose("native") == "native"  # the argument wins
         assert backends.choose(None) == "reference"
-    assert backends.choose(None) == "native"
+    assert backends.choose(None, torch.zeros(1)) == "native"
 
 
 def test_use_backend_ends_after_an_error():
     with pytest.raises(RuntimeError), fastreg.use_backend("reference"):
         raise RuntimeError
-    assert backends.choose(None) == "native"
+    assert backends.choose(None, torch.zeros(1)) == "native"
 
 
 def test_wrong_names_and_refusals():

@@ -93,10 +93,12 @@ def test_fields():
 def test_ops_in_a_cuda_graph_and_on_a_stream_of_their_own():
     fixed, moving = torch.rand(1, 1, 24, 32, 40, device="cuda"), torch.rand(1, 1, 24, 32, 40, device="cuda")
     flow = torch.zeros(1, 3, 24, 32, 40, device="cuda", requires_grad=True)
+    mask = torch.rand_like(fixed)
 
     def step():
-        moved = fastreg.warp(moving, flow, backend="cuda")
-        return torch.autograd.grad(-fastreg.lncc(moved, fixed, backend="cuda"), flow)[0]
+        moved = fastreg.warp(moving, fastreg.integrate(flow, steps=2, backend="cuda"), backend="cuda")
+        similarity = fastreg.lncc(moved, fixed, backend="cuda") + fastreg.lncc(moved, fixed, mask=mask, backend="cuda")
+        return torch.autograd.grad(fastreg.smoothness(flow, backend="cuda") - similarity, flow)[0]
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

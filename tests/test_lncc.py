@@ -333,11 +333,44 @@ def test_half_precision(dtype):
     wide = a.detach().float().requires_grad_()
     fastreg.lncc(wide, b.float(), window=5).backward()
     assert value.dtype == torch.float32 and a.grad.dtype == dtype
-    assert torch.equal(a.grad, wide.grad.to(dtype))
+    # Rounded when kept and again when scaled.
+    torch.testing.assert_close(a.grad.float(), wide.grad, rtol=1.5 * torch.finfo(dtype).eps, atol=1e-7)
     mixed = fastreg.lncc(a, b.double(), window=5, reduction="none")
     assert mixed.dtype == torch.float64
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(fastreg.lncc(a, b, window=5), value)
+
+
+def test_half_precision_gradients_survive_the_mean():
+    a, b = _pair((1, 1, 64, 64, 64), dtype=torch.float16)
+    a.requires_grad_()
+    (2.0**16 * fastreg.lncc(a, b, window=5)).backward()  # as a gradient scaler does
+    wide = a.detach().float().requires_grad_()
+    (2.0**16 * fastreg.lncc(wide, b.float(), window=5)).backward()
+    torch.testing.assert_close(a.grad.float(), wide.grad, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_backward_twice_and_scaled(masked):
+    a, b = _pair((1, 1, 8, 9, 10), dtype=torch.float32)
+    mask = torch.rand(1, 1, 8, 9, 10) if masked else None
+    a.requires_grad_()
+    value = fastreg.lncc(a, b, window=5, mask=mask)
+    one, again = (torch.autograd.grad(value, a, retain_graph=True)[0] for _ in range(2))
+    (scaled,) = torch.autograd.grad(-3 * value, a, retain_graph=True)
+    value.backward(retain_graph=True)
+    value.backward()
+    assert torch.equal(one, again)
+    torch.testing.assert_close(scaled, -3 * one)
+    assert torch.equal(a.grad, 2 * one)
+    (batched,) = torch.autograd.grad(
+        fastreg.lncc(a, b, window=5, mask=mask), a, torch.tensor([1.0, -3.0]), is_grads_batched=True
+    )
+    torch.testing.assert_close(batched, torch.stack([one, scaled]))
+    leaf = a.detach().requires_grad_()
+    for _ in range(2):
+        (-3 * fastreg.lncc(leaf, b, window=5, mask=mask)).backward()
+    torch.testing.assert_close(leaf.grad, 2 * scaled)
 
 
 def test_strides_do_not_matter():

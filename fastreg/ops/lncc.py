@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastreg import backends
 from fastreg.backends import reference
-from fastreg.ops._autograd import needs_plain, no_double_backward, wants_grad
+from fastreg.ops._autograd import needs_plain, no_double_backward, times, wants_grad
 from fastreg.ops._checks import check_choice, check_floating, check_same_device, check_volume, check_whole, shape
 from fastreg.types import LNCC_DEFINITIONS, Mask, Scalar, Volume, lncc_form
 
@@ -113,19 +113,31 @@ def _lncc(
     need_a: bool,
     need_b: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     form = lncc_form(definition, window, eps, a.ndim - 2)
-    scale = 1.0
-    if mean and a.numel():
-        # On a GPU the sum of a mask would wait for the device; the launchers there divide on the device instead.
-        weights = a.numel() if mask is None else float(mask.double().sum()) * a.shape[1] / mask.shape[1]
-        scale = 1.0 / weights if weights > 0 else 0.0
+    scale = 1.0 / a.numel() if mean and a.numel() and not _scales_later(a, b, mask) else 1.0
     value, grad_a, grad_b, _ = backends.get(backend).lncc(a, b, mask, form, scale, need_a, need_b, False)
+    factor = value.new_ones(())
+    if mean and a.numel() and _scales_later(a, b, mask):
+        if mask is None:
+            factor = factor / a.numel()
+        else:  # stays on the device: asking for the number would wait for it
+            weights = mask.sum(dtype=torch.float64) * (a.shape[1] / mask.shape[1])
+            factor = torch.where(weights > 0, 1 / weights, 0.0)
     return (
-        (value * scale).to(_scalar_dtype(a, b)),
+        (value * factor * scale).to(_scalar_dtype(a, b)),
         a.new_empty(0) if grad_a is None else grad_a,
         b.new_empty(0) if grad_b is None else grad_b,
+        factor,
     )
+
+
+def _scales_later(a: Tensor, b: Tensor, mask: Tensor | None) -> bool:
+    """Whether the mean's division waits for the backward: a mask's sum is known on the device alone, and a millionth of
+    a gradient is nothing in half precision.
+    """
+    half = (torch.float16, torch.bfloat16)
+    return mask is not None or a.dtype in half or b.dtype in half
 
 
 @_lncc.register_fake
@@ -140,31 +152,32 @@ def _(
     need_a: bool,
     need_b: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         a.new_empty((), dtype=_scalar_dtype(a, b)),
         a.new_empty(a.shape if need_a else 0),
         b.new_empty(b.shape if need_b else 0),
+        a.new_empty((), dtype=torch.float64),
     )
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1], output[2])
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    a, b, mask = inputs[:3]
+    ctx.save_for_backward(*output[1:])
     ctx.needs = inputs[7], inputs[8]
+    ctx.scales_later = _scales_later(a, b, mask)
     ctx.set_materialize_grads(False)
 
 
-def _backward(
-    ctx: Any, grad: Tensor | None, again_a: Tensor | None, again_b: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    if again_a is not None or again_b is not None:
+def _backward(ctx: Any, grad: Tensor | None, *again: Tensor | None) -> tuple[Tensor | None, ...]:
+    if any(tensor is not None for tensor in again):
         no_double_backward("lncc")(ctx)
-    grad_a, grad_b = ctx.saved_tensors
+    grad_a, grad_b, factor = ctx.saved_tensors
     if grad is None:
         return (None,) * 10
-    scaled = [
-        (kept * grad).to(kept.dtype) if need else None for kept, need in zip((grad_a, grad_b), ctx.needs, strict=True)
-    ]
+    if ctx.scales_later:
+        grad = grad.to(factor.dtype) * factor
+    scaled = [times(kept, grad) if need else None for kept, need in zip((grad_a, grad_b), ctx.needs, strict=True)]
     return (*scaled, *[None] * 8)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastreg import backends
-from fastreg.ops._autograd import needs_plain, no_double_backward, wants_grad
+from fastreg.ops._autograd import needs_plain, no_double_backward, times, wants_grad
 from fastreg.types import Flow, Scalar
 
 
@@ -48,7 +48,7 @@ def _backward(ctx: Any, grad: Tensor | None, again: Tensor | None) -> tuple[Tens
     if again is not None:
         no_double_backward("smoothness")(ctx)
     (kept,) = ctx.saved_tensors
-    return None if grad is None else (kept * grad).to(kept.dtype), None, None
+    return None if grad is None else times(kept, grad), None, None
 
 
 _smoothness.register_autograd(_backward, setup_context=_setup)
