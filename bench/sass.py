@@ -26,7 +26,8 @@ SPILLS_ALLOWED = 48
 """Bytes a thread may spill: invariants of a loop, mostly."""
 
 SPILLS_ALLOWED_EXTRAS = 256
-"""The same where masks, maps and uncommon definitions are served, and for float64."""
+"""The same where masks, maps and uncommon definitions are served, for float64, and for LNCC's first pass on sm_80, whose
+512 threads have no more than the 128 registers that newer compilers' targets make do with."""
 
 FLAGS = ["-std=c++17", "-O3", "--prec-div=false", "-Xptxas", "-v", f"-I{ROOT / 'csrc'}"]
 
@@ -52,7 +53,9 @@ class Row:
 
     def spills(self) -> bool:
         """Whether it spills more than is allowed."""
-        extras = re.match(r"lncc_windows_fast<.*false>|.*_any<", self.kernel)
+        extras = re.match(r"lncc_windows_fast<.*false>|.*_any<", self.kernel) or (
+            self.architecture == "80" and self.kernel.startswith("lncc_windows_fast")
+        )
         return self.spilled > (SPILLS_ALLOWED_EXTRAS if extras else SPILLS_ALLOWED)
 
 
@@ -194,6 +197,32 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def digest(rows: list[Row]) -> str:
+    """The float32 kernels that do the work, an architecture a column; of the rest the largest figures."""
+    architectures = sorted({row.architecture for row in rows}, key=int)
+    main = [row for row in rows if re.search(r"_near<float|_fast<\d, \d(, true)?>|^smoothness_kernel<float", row.kernel)]
+    lines = [
+        "Registers / bytes spilled / SASS instructions a voxel (where counted).",
+        "",
+        "| kernel | " + " | ".join(f"sm_{a}" for a in architectures) + " |",
+        "| --- " * (1 + len(architectures)) + "|",
+    ]
+    for kernel in sorted({row.kernel for row in main}):
+        cells = []
+        for architecture in architectures:
+            row = next(r for r in main if r.kernel == kernel and r.architecture == architecture)
+            voxel = "" if row.per_voxel is None else f" / {row.per_voxel:.0f}"
+            cells.append(f"{row.registers} / {row.spilled}{voxel}")
+        lines.append(f"| `{kernel}` | " + " | ".join(cells) + " |")
+    cells = []
+    for architecture in architectures:
+        rest = [row for row in rows if row not in main and row.architecture == architecture]
+        cells.append(f"{max(row.registers for row in rest)} / {max(row.spilled for row in rest)}")
+    count = len({row.kernel for row in rows}) - len({row.kernel for row in main})
+    lines.append(f"| the other {count}, at most | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 MARKS = "<!-- table: python bench/sass.py --write docs/kernels.md -->", "<!-- end of table -->"
 
 
@@ -201,16 +230,15 @@ def main() -> None:
     """Compiles, prints or writes the table, and fails where something spills."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", default="80,90,100,120")
-    parser.add_argument("--write", type=Path, help="Markdown file whose table is replaced")
+    parser.add_argument("--write", type=Path, help="Markdown file whose table is replaced by a digest")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = compile_all(Path(folder), options.architectures.split(","))
-    text = table(rows)
     if options.write is None:
-        print(text)
+        print(table(rows))
     else:
         before, rest = options.write.read_text().split(MARKS[0])
-        options.write.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
+        options.write.write_text(f"{before}{MARKS[0]}\n\n{digest(rows)}\n\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
     spilling = [row for row in rows if row.spills()]
     if spilling:
         sys.exit(f"too much spilled:\n{table(spilling)}")
