@@ -103,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
     ops = [op for op in exactness.DATA if options.only in op]
     if not ops:
         raise InputError(f"--only {options.only}: expected part of {', '.join(exactness.DATA)}")
+    to_time = chosen(options, ops) if "speed" in options.what else []
     asked = "exactness" in options.what
     torch.set_num_threads(1)  # small arrays; the bits do not depend on it
     rows = exactness.everything(
@@ -128,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
         left -= MEMORY_SECONDS
     shares = {part: max(5.0, left) * (SHARES[part] if len(parts) == 2 else 1.0) for part in parts}
     if "speed" in options.what:
-        for row in speed.run(chosen(options, ops), shares["speed"], refused, options.device, tell):
+        for row in speed.run(to_time, shares["speed"], refused, options.device, tell):
             record.rows.append(row)
             keep()
     if "memory" in options.what:

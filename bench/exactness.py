@@ -292,19 +292,35 @@ def interpreted(op: str) -> Rows:
                 yield from of_rival(op, rival, "triton, interpreted", data, options, dtype, True, SMALL, "cpu")
 
 
-def interpreted_elsewhere() -> list[Exactness]:
-    """The rows of `interpreted`, from a process of its own: triton decides at its import whether it interprets."""
-    if (why := backends.status()["triton"]) is not None and "installed" in why:
-        return [_missing("triton", why)]
-    command = [sys.executable, str(Path(__file__)), "--interpreted"]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        failed = _missing("triton, interpreted", f"exit status {done.returncode}: {last}"[:200])
+class Interpreter:
+    """The rows of `interpreted`, from a process of its own: triton decides at its import whether it interprets.
+
+    It begins at once and is waited for in `rows`: nothing is timed meanwhile.
+    """
+
+    def __init__(self, ops: Sequence[str] = tuple(DATA)) -> None:
+        why = backends.status()["triton"]
+        self.absent = why if why is not None and "installed" in why else None
+        if self.absent is None:
+            self.process = subprocess.Popen(
+                [sys.executable, str(Path(__file__)), "--interpreted", *ops],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"TRITON_INTERPRET": "1"},
+            )
+
+    def rows(self) -> list[Exactness]:
+        """All of them; or one that says that triton is not installed, or fails because the process did."""
+        if self.absent is not None:
+            return [_missing("triton", self.absent)]
+        out, complaint = self.process.communicate()
+        if self.process.returncode == 0:
+            return [Exactness(**json.loads(line)) for line in out.splitlines()]
+        last = (complaint.strip().splitlines() or ["it said nothing"])[-1]
+        failed = _missing("triton, interpreted", f"exit status {self.process.returncode}: {last}"[:200])
         failed.tolerance = 0.0
         return [failed]
-    return [Exactness(**json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def _missing(backend: str, why: str) -> Exactness:
@@ -320,18 +336,18 @@ def everything(
 ) -> list[Exactness]:
     """All rows of some ops, and one for each backend that cannot run here."""
     rows: list[Exactness] = []
+    interpreter = Interpreter(ops) if triton and device == "cpu" else None
     for op in ops:
         tell(f"exactness of {op}: fastreg")
         rows += fastregs(op, device)
         if with_peers:
             tell(f"exactness of {op}: peers")
             rows += of_peers(op, device)
-    if device == "cpu":
-        if (why := backends.status()["cuda"]) is not None:
-            rows.append(_missing("cuda", why))
-        if triton:
-            tell("exactness: Triton's interpreter")
-            rows += [row for row in interpreted_elsewhere() if row.op in (*ops, "all")]
+    if device == "cpu" and (why := backends.status()["cuda"]) is not None:
+        rows.append(_missing("cuda", why))
+    if interpreter is not None:
+        tell("exactness: Triton's interpreter")
+        rows += interpreter.rows()
     return rows
 
 
@@ -358,9 +374,11 @@ def describe(row: Exactness) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--interpreted"] or os.environ.get("TRITON_INTERPRET") != "1":
-        raise SystemExit("usage: TRITON_INTERPRET=1 exactness.py --interpreted; people type: python bench exactness")
+    if sys.argv[1:2] != ["--interpreted"] or os.environ.get("TRITON_INTERPRET") != "1":
+        raise SystemExit(
+            "usage: TRITON_INTERPRET=1 exactness.py --interpreted OP...; people type: python bench exactness"
+        )
     torch.set_num_threads(1)
-    for one in DATA:
+    for one in sys.argv[2:]:
         for found in interpreted(one):
             print(json.dumps(asdict(found)))

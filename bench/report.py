@@ -189,12 +189,17 @@ def summary_table(record: Record, op: str) -> str:
             groups.setdefault((row.op, row.backend, row.dtype), []).append(row)
     lines = []
     for (name, backend, dtype), members in groups.items():
-        value, slope = ([row for row in members if (row.work == "value") == yes] for yes in (True, False))
-        cells = [max(part, key=lambda row: row.error) if part else None for part in (value, slope)]
+        parts = [
+            [row for row in members if row.work.startswith(how)] for how in ("value", "gradient to", "gradient along")
+        ]
+        cells = [max(part, key=lambda row: row.error) if part else None for part in parts]
         shown = ["" if one is None else f"{one.error:.1e} ({one.data}, {one.option or one.work})" for one in cells]
         passed = sum(row.ok for row in members)
         lines.append([name, backend, dtype, *shown, f"{passed} of {len(members)}"])
-    return table(["op", "backend", "dtype", "worst value", "worst gradient", "rows within tolerance"], lines)
+    return table(
+        ["op", "backend", "dtype", "worst value", "worst gradient", "its finite differences", "rows within tolerance"],
+        lines,
+    )
 
 
 def _used(row: Exactness) -> float:

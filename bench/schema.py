@@ -198,6 +198,8 @@ def read(path: Path) -> Record:
     rows = []
     for number, one in enumerate(stored.get("rows", [])):
         where = f"results {path}, row {number}"
+        if not isinstance(one, dict):
+            raise InputError(f"{where}: expected an object, got {one!r}")
         kind = KINDS.get(one.pop("kind", None))
         if kind is None:
             raise InputError(f"{where}: kind must be one of {', '.join(KINDS)}")
@@ -210,6 +212,8 @@ B = TypeVar("B")
 
 def _built(kind: type[B], values: dict[str, Any], where: str) -> B:
     """An instance, after every field was found to have its type."""
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: expected an object, got {values!r}")
     types = get_type_hints(kind)
     known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
     if unknown := set(values) - set(known):
