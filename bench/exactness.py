@@ -37,7 +37,7 @@ REASONS = {
     "differences": "16 roundings of the largest term; the sum is float64",
     "step": "finite differences in float64, step 2^-24: rounding and curvature",
 }
-"""Why a tolerance is what it is. Results in half precision are rounded once more (twice: LNCC); float16 has subnormals."""
+"""Why a tolerance is what it is. Half precision rounds once more (LNCC: twice); float16 has subnormals."""
 
 Rows = Iterator[Exactness]
 
