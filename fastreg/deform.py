@@ -28,7 +28,7 @@ from fastreg.ops.warp import warp
 from fastreg.types import Flow, Mask, Registration, Scalar, Volume
 from fastreg.unfold import sharpened_inverse, unfolded
 
-METRICS: dict[str, float] = {"lncc": 1.5, "mse": 0.02, "mi": 0.2}
+METRICS: dict[str, float] = {"lncc": 1.5, "mse": 0.03, "mi": 10.0}
 """Name -> the smoothness that suits the scale of its values."""
 
 
@@ -113,7 +113,7 @@ def deform(
         tolerance: A stage ends when the mean loss of the last ten iterations is not better than that of the ten before
             by this fraction of what the stage gained; 0 runs all iterations.
         mask: [1, 1, D, H, W], weights of the fixed image's voxels.
-        moving_mask: Likewise of the moving image's, for `bidir`.
+        moving_mask: Likewise of the moving image's; a stage holds it where the stages before put it.
         inverse: Also give the inverse.
         bidir: Compare the images on the moving one's grid too, by the inverse, and average: neither is preferred.
         unfold: Smooth the few places where the composition of the stages, sampled on the grid, folds.
@@ -129,16 +129,18 @@ def deform(
     size = tuple(fixed.shape[2:])
     loss: nn.Module = LNCC(window) if metric == "lncc" else MI() if metric == "mi" else MSE()
     weight = METRICS[metric] if smoothness is None else smoothness
-    if mask is not None:
+    if mask is not None or moving_mask is not None:
         # The images' loss is a mean over the mask, the roughness one over the grid: the fewer voxels count, the harder
         # each pulls. The root: between pulling as without a mask (1 / share) and not caring; see docs/register.md.
-        weight /= math.sqrt(max(float(mask.mean()), 1e-3))
+        counted = mask if moving_mask is None else moving_mask if mask is None else mask * moving_mask
+        assert counted is not None
+        weight /= math.sqrt(max(float(counted.mean()), 1e-3))
     back: Flow | None = None
     if inverse or bidir:
         back = torch.zeros_like(fixed[:, :1].expand(-1, fixed.ndim - 2, *size)) if flow is None else fields.invert(flow)
     for stage in stages:
         start = time.perf_counter()
-        level = _Level.of(fixed, moving, mask, moving_mask if bidir else None, flow, back if bidir else None, stage)
+        level = _Level.of(fixed, moving, mask, moving_mask, flow, back if bidir else None, stage)
         velocity, value, iterations = _optimise(level, stage, loss, weight, step, tolerance)
         with torch.no_grad():
             found = fields.resize(_exponential(velocity), size)
@@ -202,15 +204,16 @@ class _Level:
         stage: Stage,
     ) -> _Level:
         fixed, moving = _pooled(fixed, stage.factor), _pooled(moving, stage.factor)
-        mask = None if mask is None else _pooled(mask, stage.factor)
+        mask, seen = (None if each is None else _pooled(each, stage.factor) for each in (mask, moving_mask))
         size = tuple(fixed.shape[2:])
         with torch.no_grad():
-            backward = None
-            if back is not None:
-                weight = None if moving_mask is None else _pooled(moving_mask, stage.factor)
-                backward = (moving, weight, fields.resize(back, size))
+            backward = None if back is None else (moving, seen, fields.resize(back, size))
             if flow is not None:
-                moving = warp(moving, fields.resize(flow, size), padding="border")
+                known = fields.resize(flow, size)
+                moving = warp(moving, known, padding="border")
+                seen = None if seen is None else warp(seen, known)
+            if seen is not None:
+                mask = seen if mask is None else mask * seen
         return cls(fixed, moving, mask, backward)
 
     def loss(self, velocity: Flow, loss: nn.Module) -> Scalar:

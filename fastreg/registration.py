@@ -134,7 +134,7 @@ def register(
         metric: "lncc", "mse", or, for other contrasts, "mi".
         smoothness: Weight of the field's roughness in the optimisation; what suits the metric if None.
         fixed_mask: Where the fixed image counts: as `fixed`, on any grid.
-        moving_mask: Likewise, for the linear alignment and `bidir`.
+        moving_mask: Likewise of the moving image.
         device: Where it is computed; a GPU if there is one.
         inverse: Also find the inverse warp.
         bidir: The optimisation compares the images on both grids, by the warp and by its inverse, which is kept.
@@ -185,8 +185,9 @@ def register(
             stages = (Stage(1, refine, 1),) if refine else ()
         optimise = partial(deform, stages=stages, metric=metric, smoothness=smoothness, bidir=bidir) if stages else None
         optimised = optimise is not None
-        pair = fixed_image, moving_image, masks[0], masks[1] if bidir else None
-        found = _deformable(grid, *pair, world, model, optimise, device, inverse, clock)
+        found = _deformable(
+            grid, fixed_image, moving_image, masks[0], masks[1], world, model, optimise, device, inverse, clock
+        )
         log |= {"network": model[0].config.name if model else None, "working_shape": list(grid.shape)}
     warp = _on_image_grid(found.flow.cpu(), grid, fixed_image, moving_image, world)
     if optimised and grid.shape != fixed_image.shape:
@@ -230,15 +231,27 @@ def _deformable(
         raise InputError(f"moving image: nothing of it lies in the fixed image{_named(fixed)}; check the headers")
     if pair[1].max() == pair[1].min():
         raise InputError(f"fixed image{_named(fixed)}: expected structure, got one intensity everywhere")
+    weights = _weight(mask, grid, "fixed", device), _seen_of(moving, moving_mask, grid, device, world)
+    if weights[0] is not None and weights[1] is not None and not (weights[0] * weights[1]).any():
+        raise InputError("moving mask: where the deformation starts, it does not meet the fixed mask")
     return optimise(
         pair[1],
         pair[0],
         flow=None if found is None else found.flow.clone(),
-        mask=_weight(mask, grid, "fixed", device),
-        moving_mask=_weight(moving_mask, grid, "moving", device, world),
+        mask=weights[0],
+        moving_mask=weights[1],
         inverse=inverse,
         told=lambda p: clock.lap(f"level_{p.factor}"),
     )
+
+
+def _seen_of(
+    moving: Image, mask: Image | None, grid: Grid, device: torch.device, world: Affine | None
+) -> Tensor | None:
+    """Where the moving image counts on the working grid: in its mask, and never beyond its border; None: everywhere."""
+    whole = Image(np.ones(moving.shape, np.uint8), moving.affine, moving.path)
+    weight = _weight(mask or whole, grid, "moving", device, world)
+    return None if weight is None or (mask is None and bool((weight > 0.999).all())) else weight
 
 
 def _weight(

@@ -203,28 +203,28 @@ def test_both_directions_count():
     assert apart < apart_one  # exchanging the images nearly gives the inverse
 
 
-def test_a_mask_of_the_moving_image_counts_on_its_side():
-    size = (36, 36, 36)
+@pytest.mark.parametrize("bidir", [False, True])
+def test_a_mask_of_the_moving_image_counts(bidir):
+    size = (28, 28, 32)
     moving = texture(size)
-    truth, back = known(size, 3.0)
+    truth, _ = known(size, 3.0)
     fixed = fastreg.warp(moving, truth, padding="border")
     mask = torch.zeros_like(moving)
-    mask[..., :22] = 1
-    spoiled = torch.where(mask > 0, moving, torch.rand(moving.shape))
-    inside = (..., slice(6, -6), slice(6, -6), slice(6, 14))
-    given = {"stages": SMALL, "smoothness": 0.3, "bidir": True}
+    mask[..., :18] = 1
+    spoiled = torch.where(mask > 0, moving, texture(size, seed=9))
+    inside = (..., slice(5, -5), slice(5, -5), slice(5, 14))
+    given = {"stages": SMALL, "smoothness": 0.3, "bidir": bidir}
     errors = [
-        (deform(fixed, spoiled, moving_mask=m, **given).inverse_flow - back)[inside].norm(dim=1).mean()
-        for m in (mask, None)
+        (deform(fixed, spoiled, moving_mask=m, **given).flow - truth)[inside].norm(dim=1).mean() for m in (mask, None)
     ]
-    assert errors[0] < 0.4 * back[inside].norm(dim=1).mean()
-    assert errors[0] <= errors[1]
+    assert errors[0] < 0.4 * truth[inside].norm(dim=1).mean()
+    assert errors[0] < errors[1]
 
 
 def test_folds_between_the_stages_are_mended():
     size = (36, 40, 36)
     fixed, moving = texture(size), texture(size, seed=7)  # nothing in common: wild fields
-    wild = {"stages": SMALL, "smoothness": 0.05, "tolerance": 0}
+    wild = {"stages": SMALL, "smoothness": 0.3, "tolerance": 0}
     as_found, mended = deform(fixed, moving, unfold=False, **wild), deform(fixed, moving, **wild)
     before, after = ((jacobian_determinant(x.flow) <= 0).sum() for x in (as_found, mended))
     assert before > 0 and after == 0

@@ -91,7 +91,7 @@ class Register:
     mask_fixed: Path | None = None
     """Where the fixed image counts."""
     mask_moving: Path | None = None
-    """Where the moving image counts, in the linear alignment and with --bidir."""
+    """Where the moving image counts."""
 
     device: str | None = None
     """"cpu", "cuda" ...; a GPU if there is one."""
