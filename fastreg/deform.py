@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastreg import fields
+from fastreg import backends, fields
 from fastreg.files import InputError
 from fastreg.losses import LNCC, MI, MSE
 from fastreg.ops._checks import check_flow, check_same_device, check_volume, shape
@@ -238,12 +238,16 @@ def _optimise(
         level.fixed.shape[0], len(size), *[max(1, math.ceil(n / coarser)) for n in size]
     ).requires_grad_()
     adam = torch.optim.Adam([velocity], lr=step, betas=(0.9, 0.99), eps=1e-12, fused=True)
+    backend = backends.choose(None, velocity)
     values: list[float] = []
     for _ in range(stage.iterations):
-        total = level.loss(velocity, loss) + smoothness * fields.smoothness(velocity)
-        (velocity.grad,) = torch.autograd.grad(total, velocity)
+        similarity = level.loss(velocity, loss)
+        (gradient,) = torch.autograd.grad(similarity, velocity)
+        with torch.no_grad():  # the roughness brings its own gradient: scaled and added where it lies
+            roughness, slope = torch.ops.fastreg.smoothness(velocity, True, backend)
+            velocity.grad = gradient.add_(slope.mul_(smoothness))
         adam.step()
-        values.append(total.item())
+        values.append(similarity.item() + smoothness * roughness.item())
         if tolerance and _plateau(values, tolerance):
             break
     return velocity.detach(), values[-1] if values else math.nan, len(values)
