@@ -163,6 +163,11 @@ def register(
         if image.ndim != (ndim or fixed_image.ndim):
             wanted = f"the network is {ndim}-D" if ndim else f"the fixed image is {fixed_image.ndim}-D"
             raise InputError(f"{name} image: {wanted}, the image is {image.ndim}-D")
+    for image, what in ((fixed_image, "fixed image"), (moving_image, "moving image")):
+        _check_structure(image, what)
+    for mask, image, what in zip(masks, (fixed_image, moving_image), ("fixed", "moving"), strict=True):
+        if mask is not None:
+            _check_mask(mask, image, what)
     clock.lap("read")
 
     world = init if isinstance(init, Affine) else Affine(np.eye(4))
@@ -229,8 +234,6 @@ def _deformable(
         return found or Registration(pair[0], zero, inverse_flow=zero if inverse else None)
     if pair[0].max() == pair[0].min():
         raise InputError(f"moving image: nothing of it lies in the fixed image{_named(fixed)}; check the headers")
-    if pair[1].max() == pair[1].min():
-        raise InputError(f"fixed image{_named(fixed)}: expected structure, got one intensity everywhere")
     weights = _weight(mask, grid, "fixed", device), _seen_of(moving, moving_mask, grid, device, world)
     if weights[0] is not None and weights[1] is not None and not (weights[0] * weights[1]).any():
         raise InputError("moving mask: where the deformation starts, it does not meet the fixed mask")
@@ -252,6 +255,22 @@ def _seen_of(
     whole = Image(np.ones(moving.shape, np.uint8), moving.affine, moving.path)
     weight = _weight(mask or whole, grid, "moving", device, world)
     return None if weight is None or (mask is None and bool((weight > 0.999).all())) else weight
+
+
+def _check_structure(image: Image, what: str) -> None:
+    """InputError where there is nothing to register."""
+    finite = image.data[np.isfinite(image.data)]
+    if not finite.size:
+        raise InputError(f"{what}{_named(image)}: expected intensities, got NaN in every voxel")
+    if finite.min() == finite.max():
+        raise InputError(f"{what}{_named(image)}: expected structure, got the constant {finite.min():g}")
+
+
+def _check_mask(mask: Image, image: Image, what: str) -> None:
+    if mask.ndim != image.ndim:
+        raise InputError(f"{what} mask{_named(mask)}: {mask.ndim}-D, but the {what} image is {image.ndim}-D")
+    if not (mask.data > 0).any():
+        raise InputError(f"{what} mask{_named(mask)}: expected voxels above 0, got none")
 
 
 def _weight(

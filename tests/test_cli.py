@@ -179,7 +179,7 @@ def test_images_without_structure(value, bad, tmp_path, capsys):
     good, path = bad("missing")
     save_image(path, np.full((24, 20, 28), value, np.float32), np.diag([-2.0, 2.0, 2.0, 1.0]))
     code, _, err = run(capsys, "register", "-f", good, "-m", path, "-o", tmp_path / "x.nii.gz")
-    assert code == 1 and "moving image: expected" in err.splitlines()[-1] and "Traceback" not in err
+    assert code == 1 and f"moving image {path}: expected" in err.splitlines()[-1] and "Traceback" not in err
 
 
 @pytest.mark.parametrize(

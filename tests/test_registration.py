@@ -258,7 +258,7 @@ def test_every_orientation_of_the_fixed_image(tmp_path):
 
 
 def test_the_inverse_warp_is_the_warp_backwards(tmp_path):
-    """Across grids, through the files: to an eighth of a voxel."""
+    """Across grids of about 1.6 mm, through the files: 99 of 100 places to a tenth of a voxel, all to a fifth."""
     shape, other = (40, 36, 38), (34, 40, 32)
     fixed = blobs_on(about_origin(shape, (1.5, 1.5, 1.5)), shape)
     bent = np.eye(4)
@@ -270,8 +270,9 @@ def test_the_inverse_warp_is_the_warp_backwards(tmp_path):
         save_warp(tmp_path / "inverse.nii.gz", found.inverse_warp)
         there, back = (load_warp(tmp_path / f"{name}.nii.gz") for name in ("warp", "inverse"))
         places = np.random.default_rng(0).uniform(-16, 16, (500, 3))
-        assert np.linalg.norm(back(there(places)) - places, axis=1).max() < 0.2
-        assert np.linalg.norm(there(back(places)) - places, axis=1).max() < 0.2
+        for first, second in ((there, back), (back, there)):
+            left_mm = np.linalg.norm(second(first(places)) - places, axis=1)
+            assert np.percentile(left_mm, 99) < 0.16 and left_mm.max() < 0.32
         assert (found.warp.jacobian() > 0).all() and (found.inverse_warp.jacobian() > 0).all()
 
 
@@ -315,9 +316,10 @@ def test_masks_reach_the_deformation():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"moving": np.full((20, 24, 22), 5.0)}, "moving image: expected structure|nothing of it lies"),
+        ({"moving": np.full((20, 24, 22), 5.0)}, "moving image: expected structure, got the constant 5"),
         ({"fixed": np.full((20, 24, 22), 5.0)}, "fixed image: expected structure"),
-        ({"moving": np.full((20, 24, 22), np.nan)}, "NaN in every voxel|no finite voxel"),
+        ({"moving": np.full((20, 24, 22), np.nan)}, "moving image: expected intensities, got NaN in every voxel"),
+        ({"fixed_mask": np.ones((20, 24))}, "fixed mask: 2-D, but the fixed image is 3-D"),
         ({"fixed_mask": np.zeros((20, 24, 22))}, "fixed mask: expected voxels above 0"),
         ({"moving_mask": np.zeros((20, 24, 22)), "bidir": True}, "moving mask: expected voxels above 0"),
         ({"moving": np.zeros((4, 4, 4, 3))}, "moving image: expected 2-D or 3-D, got 4-D"),
