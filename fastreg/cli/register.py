@@ -309,11 +309,8 @@ def _print_rows(rows: list[dict[str, Any]], table: Path) -> None:
     columns = {key: title for key, title in known.items() if any(key in row for row in rows)}
     columns |= {"sdlogj": "SDlogJ", "seconds": "seconds"}
     print_table(
-        ["pair", *columns.values(), "folds", "error"],
-        [
-            [row["name"], *(_shown(row.get(key)) for key in columns), str(row.get("folds", "-")), row.get("error", "")]
-            for row in rows
-        ],
+        ["pair", *columns.values(), "folds"],
+        [[row["name"], *(_shown(row.get(key)) for key in columns), str(row.get("folds", "-"))] for row in rows],
     )
     out.print(f"written: {table}", soft_wrap=True)
 
