@@ -234,7 +234,7 @@ def _deformable(
         return found or Registration(pair[0], zero, inverse_flow=zero if inverse else None)
     if pair[0].max() == pair[0].min():
         raise InputError(f"moving image: nothing of it lies in the fixed image{_named(fixed)}; check the headers")
-    weights = _weight(mask, grid, "fixed", device), _seen_of(moving, moving_mask, grid, device, world)
+    weights = _weight(mask, grid, "fixed", device), _weight(moving_mask, grid, "moving", device, world)
     if weights[0] is not None and weights[1] is not None and not (weights[0] * weights[1]).any():
         raise InputError("moving mask: where the deformation starts, it does not meet the fixed mask")
     return optimise(
@@ -246,15 +246,6 @@ def _deformable(
         inverse=inverse,
         told=lambda p: clock.lap(f"level_{p.factor}"),
     )
-
-
-def _seen_of(
-    moving: Image, mask: Image | None, grid: Grid, device: torch.device, world: Affine | None
-) -> Tensor | None:
-    """Where the moving image counts on the working grid: in its mask, and never beyond its border; None: everywhere."""
-    whole = Image(np.ones(moving.shape, np.uint8), moving.affine, moving.path)
-    weight = _weight(mask or whole, grid, "moving", device, world)
-    return None if weight is None or (mask is None and bool((weight > 0.999).all())) else weight
 
 
 def _check_structure(image: Image, what: str) -> None:
