@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     ["cli", "__main__"],
     ["compat"],
-    ["registration", "evaluation", "train"],
+    ["registration", "evaluation", "train", "batch"],
     ["phantom", "plots", "deform", "affine"],
     ["checkpoint", "transforms", "metrics", "data", "images", "losses", "model", "cohorts"],
-    ["fields"],
+    ["fields", "unfold"],
     ["ops"],
     ["backends"],
     ["kernels", "_C"],
