@@ -24,6 +24,7 @@ COMMANDS = {
     "register": "Register",
     "warp": "Warp",
     "evaluate": "Evaluate",
+    "convert": "Convert",
     "info": "Info",
     "doctor": "Doctor",
 }
