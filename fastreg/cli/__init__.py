@@ -21,6 +21,7 @@ from fastreg.files import InputError
 COMMANDS = {
     "demo": "Demo",
     "train": "Train",
+    "sweep": "Sweep",
     "register": "Register",
     "warp": "Warp",
     "evaluate": "Evaluate",

@@ -235,7 +235,8 @@ def _indexing(path: Path, graph: _Graph | None, wanted: str | None, notes: list[
             return str(layer["config"]["indexing"])
     # The published files of 2018 do not say; those with xy flow lie in models/xy.
     said = "xy" if path.absolute().parent.name == "xy" else "ij"
-    notes.append(f"indexing {said} assumed (from the {'folder' if said == 'xy' else 'published files'}): see indexing")
+    why = "by its folder" if said == "xy" else "as in most of the published files"
+    notes.append(f"the file does not say whether its flow is ij or xy: {said} assumed, {why}")
     return said
 
 
