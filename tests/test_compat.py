@@ -11,6 +11,7 @@ import fastreg
 from fastreg import checkpoint
 from fastreg.cli import main
 from fastreg.compat import voxelmorph
+from fastreg.compat._probe import measured_indexing
 from fastreg.compat.voxelmorph import load_weights
 from fastreg.files import InputError
 from fastreg.images import save_image
@@ -80,6 +81,25 @@ def test_xy_files_have_flow_channels_0_and_1_swapped(tmp_path, folder, layer, co
     arrays, tensors = images((16, 16, 16))
     expected = channels_first(graph.field(*arrays))[:, [1, 0, 2] if swapped else [0, 1, 2]]
     torch.testing.assert_close(net.field(*tensors).double(), expected, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("ndim", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_the_indexing_of_a_flow_that_registers_is_measured(ndim):
+    def optimised(moving, fixed):
+        flow = torch.zeros(1, ndim, *moving.shape[2:], requires_grad=True)
+        adam = torch.optim.Adam([flow], lr=0.3)
+        for _ in range(25):
+            adam.zero_grad()
+            loss = (fastreg.warp(moving, flow) - fixed).square().mean() + 1e-4 * fastreg.smoothness(flow)
+            loss.backward()
+            adam.step()
+        return flow.detach()
+
+    exchanged = [1, 0, *range(2, ndim)]
+    assert measured_indexing(optimised, ndim) == "ij"
+    assert measured_indexing(lambda *pair: optimised(*pair)[:, exchanged], ndim) == "xy"
+    assert measured_indexing(lambda moving, fixed: torch.randn(1, ndim, *moving.shape[2:]), ndim) is None
+    assert measured_indexing(lambda moving, fixed: torch.zeros(1, ndim, *moving.shape[2:]), ndim) is None
 
 
 def test_weights_alone(tmp_path):
@@ -436,3 +456,20 @@ def test_published_vm1_on_a_real_pair(real_data):
     moved = fastreg.warp(labels, flow, mode="nearest", padding="zeros")[0, 0].int().numpy()
     overlap = mean(dice(load("subject_a_labels"), moved, structures).values())
     assert overlap == pytest.approx(0.690, abs=0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["ij", "xy"])
+def test_published_weights_show_their_indexing(real_data, tmp_path, folder):
+    """The file is mute; a copy of it with exchanged flow channels gives the same network, whatever the folder says."""
+    h5py = pytest.importorskip("h5py")
+    weights = published_pair(real_data)[0]
+    copy = tmp_path / folder / "net.h5"
+    copy.parent.mkdir()
+    copy.write_bytes(weights.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        for dataset in file["model_weights/flow/flow_34"].values():
+            dataset[...] = dataset[()][..., [1, 0, 2]]
+    original, exchanged = load_weights(weights), load_weights(copy)
+    assert torch.equal(original.flow.weight, load_weights(weights, indexing="ij").flow.weight)
+    assert torch.equal(original.flow.weight, exchanged.flow.weight)

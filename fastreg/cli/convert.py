@@ -26,8 +26,8 @@ class Convert:
     output: Path
     """The model to write: .safetensors."""
     indexing: Literal["ij", "xy"] | None = field(default=None, kw_only=True)
-    """Flow channels 0 and 1 of an .h5 file displace axes 0 and 1 (ij) or 1 and 0 (xy). If not said: as the file says;
-    of files that do not say, xy in a folder named xy, ij elsewhere."""
+    """Flow channels 0 and 1 of an .h5 file displace axes 0 and 1 (ij) or 1 and 0 (xy). If not said: as the file says,
+    or as the network shows on a test pair."""
     spacing: float = field(default=1.0, kw_only=True)
     """Edge of the training images' voxels, mm."""
     orientation: str = field(default="LIA", kw_only=True)

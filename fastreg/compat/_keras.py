@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from fastreg.compat._layout import INPUT, Found, Layer
+from fastreg.compat._probe import measured_indexing
 from fastreg.files import InputError
 
 TRANSFORMERS = ("SpatialTransformer", "Dense3DSpatialTransformer")
@@ -177,17 +179,13 @@ def _paper_2018(path: Path, stored: dict[str, Layer], graph: _Graph | None, inde
         notes.append("log_sigma (the velocity's variance) left out: the mean velocity is used")
     options, scale = _head(path, graph, half, notes)
     flow = stored["flow"]
-    weight, bias = flow.weight * scale, flow.bias * scale
-    if _indexing(path, graph, indexing, notes) == "xy":
-        swapped = [1, 0, *range(2, weight.shape[0])]
-        weight, bias = weight[swapped], bias[swapped]
     found = Found(
         path=str(path),
         encoder=layers[:deep],
         decoder=layers[deep : 2 * deep],
         tail_half=rest[:first],
         tail=rest[first:],
-        flow=Layer("flow", weight, bias),
+        flow=Layer("flow", flow.weight * scale, flow.bias * scale),
         pooled=False,
         half=half,
         options=options,
@@ -197,6 +195,9 @@ def _paper_2018(path: Path, stored: dict[str, Layer], graph: _Graph | None, inde
     found.check()
     if graph is not None:
         graph.check(found)
+    if _indexing(path, graph, indexing, found) == "xy":
+        axes = [1, 0, *range(2, flow.weight.shape[0])]
+        return replace(found, flow=Layer("flow", found.flow.weight[axes], found.flow.bias[axes]))
     return found
 
 
@@ -223,7 +224,8 @@ def _head(path: Path, graph: _Graph | None, half: bool, notes: list[str]) -> tup
     return (resampling if half else {}), 1.0
 
 
-def _indexing(path: Path, graph: _Graph | None, wanted: str | None, notes: list[str]) -> str:
+def _indexing(path: Path, graph: _Graph | None, wanted: str | None, found: Found) -> str:
+    """What the flow's channels 0 and 1 displace: as told, as the file says, or as the network shows."""
     if wanted is not None:
         if wanted not in ("ij", "xy"):
             raise ValueError(f"indexing must be ij or xy, got {wanted!r}")
@@ -233,10 +235,17 @@ def _indexing(path: Path, graph: _Graph | None, wanted: str | None, notes: list[
             return "xy"
         if "indexing" in layer["config"]:
             return str(layer["config"]["indexing"])
-    # The published files of 2018 do not say; those with xy flow lie in models/xy.
+    # The published files of 2018 do not say.
+    if found.encoder[0].weight.shape[1] == 2:
+        net = found.network()
+        with torch.inference_mode():
+            said = measured_indexing(lambda moving, fixed: net(moving, fixed).flow, net.config.ndim)
+        if said is not None:
+            found.notes.append(f"the file does not say whether its flow is ij or xy: {said}, as a test pair shows")
+            return said
     said = "xy" if path.absolute().parent.name == "xy" else "ij"
     why = "by its folder" if said == "xy" else "as in most of the published files"
-    notes.append(f"the file does not say whether its flow is ij or xy: {said} assumed, {why}")
+    found.notes.append(f"the file does not say whether its flow is ij or xy: {said} assumed, {why}")
     return said
 
 

@@ -25,7 +25,8 @@ def load_weights(path: str | Path, *, indexing: str | None = None) -> Registrati
     Args:
         path: .h5 (extra `compat`) or .pt.
         indexing: What the flow's channels 0 and 1 displace: axes 0 and 1 ("ij") or 1 and 0 ("xy", some files of 2018).
-            None: what the file says; of those that do not say, "xy" in a folder named xy, as published, "ij" elsewhere.
+            None: what the file says; if it does not, what brings a pair of images with a known deformation together;
+            if neither does, "xy" in a folder named xy, as published, "ij" elsewhere.
 
     Raises:
         InputError: no such file, another kind of file, layers that are missing, unknown or connected in another way.
