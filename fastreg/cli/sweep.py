@@ -24,8 +24,8 @@ class Sweep(TrainConfig):
     Example: `fastreg sweep --lambdas 0,0.5,1,1.5,2 --images 'scans/*_t1.nii.gz' --labels 'scans/*_seg.nii.gz' --val
     101,102 --spacing 4 --model vm1 --steps 2000 -o sweep`
 
-    All options of `fastreg train` hold for every run. Writes <output>/lambda_X (a run each), sweep.csv and sweep.png.
-    With --resume runs go on where they were; --estimate says beforehand how long all of it will take.
+    All options of `fastreg train` hold for every run. Writes `lambda_X` (a run each), sweep.csv and sweep.png into
+    --output. With --resume runs go on where they were; --estimate says beforehand how long all of it will take.
     """
 
     lambdas: str = "0,0.1,0.5,1,1.5,2,4"
