@@ -21,9 +21,11 @@ from fastreg.files import InputError
 COMMANDS = {
     "demo": "Demo",
     "train": "Train",
+    "sweep": "Sweep",
     "register": "Register",
     "warp": "Warp",
     "evaluate": "Evaluate",
+    "convert": "Convert",
     "info": "Info",
     "doctor": "Doctor",
 }
