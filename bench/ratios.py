@@ -62,8 +62,10 @@ def fallen(now: Ratios, before: Ratios) -> dict[tuple[str, str], str]:
 
 
 def check(before: Ratios, seconds: float = 15) -> list[str]:
-    """What fell, twice in a row: a machine may be busy with something else once."""
+    """What fell, three times in a row: a machine may be busy with something else for a while."""
     down = fallen(measured(seconds), before)
-    if down:
+    for _ in range(2):
+        if not down:
+            break
         down = fallen(measured(seconds, set(down)), before)
     return list(down.values())
