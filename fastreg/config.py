@@ -22,6 +22,11 @@ class TrainConfig:
     """Folder for checkpoints, metrics.csv, config.json and the cache of decoded volumes."""
     labels: str | None = None
     """A quoted glob of label maps that pairs with the glob of images by what the `*` stands for."""
+    masks: str | None = None
+    """A quoted glob of masks that pairs with the images like --labels: where a fixed image has a mask, only what lies
+    inside counts in the image loss."""
+    unlabelled: str | None = None
+    """More images to train on, in any of the forms of --images, which need neither label maps nor masks."""
     img_prefix: str = ""
     """Put before every path of a list file."""
     img_suffix: str = ""
@@ -57,6 +62,13 @@ class TrainConfig:
     """The velocity lives on a grid this many times coarser."""
     bidir: bool = False
     """Also compare the fixed image with the moving one (needs --diffeomorphic)."""
+    uncertainty: bool = False
+    """The probabilistic network of Dalca et al. 2018: mean and log variance of the velocity, a sample of it in every
+    training step, and the KL divergence to the prior in place of the smoothness (needs --diffeomorphic, --loss mse)."""
+    image_sigma: float = 0.02
+    """With --uncertainty: standard deviation of the image noise, intensities being 0 to 1."""
+    prior_lambda: float = 10.0
+    """With --uncertainty: precision of the velocity's prior."""
 
     loss: Annotated[Literal["lncc", "mse"], Parameter(alias=["--image-loss"])] = "lncc"
     """Image loss."""
@@ -64,8 +76,13 @@ class TrainConfig:
     """Edge of the LNCC's window in voxels, odd."""
     lambda_: Annotated[float | None, Parameter(name=["--lambda", "--smoothness"])] = None
     """Weight of the smoothness. The papers' if not given: LNCC 1 (vm2 1.5), MSE 0.01."""
-    penalty: Literal["l2", "l1", "bending"] = "l2"
-    """Smoothness penalty, on the velocity if there is one."""
+    penalty: Literal["l2", "l1", "bending", "edge_aware"] = "l2"
+    """Smoothness penalty, on the velocity if there is one; edge_aware (Shan et al. 2017) lets the fixed image's edges
+    bend it."""
+    seg_weight: Annotated[float, Parameter(alias=["--gamma"])] = 0.0
+    """Weight of the soft Dice of label maps (--labels) as an auxiliary loss; 0: none."""
+    seg_labels: str = "all"
+    """The structures of this loss: all, labels such as 3,42, or a JSON file: a list, or {name: [labels]} for groups."""
 
     steps: int = 10000
     """Training steps."""

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -28,11 +29,11 @@ from fastreg.devices import pick_device
 from fastreg.fields import jacobian_determinant
 from fastreg.files import InputError, check_exists
 from fastreg.images import load_image
-from fastreg.losses import LNCC, LOSSES, Smoothness
-from fastreg.metrics import dice, mean
-from fastreg.model import RegistrationNet
+from fastreg.metrics import dice, labels_of, mean
+from fastreg.model import NetConfig, RegistrationNet
+from fastreg.objective import Objective, check_objective
 from fastreg.ops.warp import warp
-from fastreg.types import Registration
+from fastreg.segmentation import read_structures
 
 LAST, MODEL = "last.safetensors", "model.safetensors"
 
@@ -45,6 +46,9 @@ class Step:
     loss: float
     image: float
     smoothness: float
+    """Or the KL divergence, with --uncertainty."""
+    segmentation: float
+    """Minus the soft Dice of the label maps; 0 without --seg-weight."""
     lr: float
     seconds: float
     """Since the run began, pauses left out."""
@@ -160,11 +164,20 @@ def _fit(config: TrainConfig, log: Log, process: Process) -> Path:
     )
     if config.resume and (config.output / LAST).is_file():
         there = checkpoint.read_header(config.output / LAST)
-        if there["network"] != about.network or there["working"] != about.working:
+        if asdict(NetConfig(**there["network"])) != about.network or there["working"] != about.working:
             raise InputError(f"resume {config.output}: the run there has another network or working grid")
         before = checkpoint.resume(config.output / LAST, net, optimizer)
         about = replace(about, step=before.step, figures=before.figures, progress=before.progress)
-    pairs = Pairs(volumes, training.subjects, atlas=atlas, pairs=training.pairs, seed=config.seed, flip=config.flip)
+    pairs = Pairs(
+        volumes,
+        training.subjects,
+        atlas=atlas,
+        pairs=training.pairs,
+        seed=config.seed,
+        flip=config.flip,
+        structures=_structures(config, volumes, [*training.subjects, *([atlas] if atlas else [])]),
+        masked=any(subject.mask is not None for subject in training.subjects),
+    )
     log.started(about.step, config.steps, len(training.subjects), len(validation))
     run = _Run(config, log, process, net, optimizer, about, volumes, pairs, validation)
     return run.train()
@@ -188,8 +201,7 @@ class _Run:
         self.config, self.log, self.process = config, log, process
         self.net, self.optimizer, self.about = net, optimizer, about
         self.volumes, self.pairs, self.validation = volumes, pairs, validation
-        self.image_loss = LNCC(config.window) if config.loss == "lncc" else LOSSES[config.loss]()
-        self.smoothness = Smoothness(config.penalty)
+        self.objective = Objective(config)
         self.step = about.step
         self.seconds = float(about.progress.get("seconds", 0.0))
         self.data_seconds = float(about.progress.get("data_seconds", 0.0))
@@ -210,13 +222,15 @@ class _Run:
         try:
             for batch in self._timed(iter(loader(self.pairs, share, config.workers, pin=device.type == "cuda"))):
                 lr = self._set_lr()
-                moving, fixed = (batch[name].to(device, non_blocking=True) for name in ("moving", "fixed"))
-                losses = self._losses(net(moving, fixed, inverse=config.bidir), moving, fixed)
+                batch = {name: volume.to(device, non_blocking=True) for name, volume in batch.items()}
+                if config.uncertainty:  # every step and process its own noise, the same after a resume
+                    torch.manual_seed(self._chance())
+                terms = self.objective(net(batch["moving"], batch["fixed"], inverse=config.bidir), batch)
                 self.optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(losses[0])
+                torch.autograd.backward(terms.total)
                 self.optimizer.step()
                 self.step += 1
-                self._after_step(losses.detach(), lr)
+                self._after_step(torch.stack(terms).detach(), lr)
                 if self._out_of_time():
                     break
         except KeyboardInterrupt:
@@ -227,14 +241,9 @@ class _Run:
         self._save()
         return config.output / MODEL
 
-    def _losses(self, out: Registration, moving: Tensor, fixed: Tensor) -> Tensor:
-        """[3]: total, image term, smoothness."""
-        image = self.image_loss(out.moved, fixed)
-        if out.moved_back is not None:
-            image = (image + self.image_loss(out.moved_back, moving)) / 2
-        rough = self.smoothness(out.flow if out.velocity is None else out.velocity)
-        assert self.config.lambda_ is not None
-        return torch.stack([image + self.config.lambda_ * rough, image, rough])
+    def _chance(self) -> int:
+        """The seed of this step's noise in this process."""
+        return int(np.random.SeedSequence([self.config.seed, self.step, self.process.rank]).generate_state(1)[0])
 
     def _timed(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """The batches, with the clock running: all of it, and the part spent waiting for data."""
@@ -279,14 +288,14 @@ class _Run:
             if self.process.world > 1:
                 dist.all_reduce(losses)
                 losses /= self.process.world
-            total, image, rough = losses.tolist()
+            total, image, rough, overlap = losses.tolist()
             if not math.isfinite(total):
                 raise InputError(
                     f"loss is {total} at step {self.step}: an image with infinite values, or a learning rate too high "
                     f"(--lr {config.lr})"
                 )
             if self.process.first:
-                row = Step(self.step, total, image, rough, lr, self.seconds, self.data_seconds)
+                row = Step(self.step, total, image, rough, overlap, lr, self.seconds, self.data_seconds)
                 self.metrics.add(row)
                 self.log.step(row)
                 self._to_board(row)
@@ -298,7 +307,7 @@ class _Run:
     def _validate(self) -> None:
         if not self.process.first:
             return
-        figures = validate(self.net, self.volumes, self.validation, self.image_loss, self.step)
+        figures = validate(self.net, self.volumes, self.validation, self.objective.image, self.step)
         self.validations.add(figures)
         self.log.validated(figures)
         self._to_board(figures)
@@ -372,6 +381,7 @@ def _resolved(config: TrainConfig) -> TrainConfig:
             raise InputError(f"{name}: expected at least 1, got {getattr(config, name)}")
     if config.spacing is not None and not config.spacing > 0:
         raise InputError(f"spacing: expected a length in mm above 0, got {config.spacing}")
+    check_objective(config)
     if config.lambda_ is None:
         published = {"lncc": 1.5 if config.model == "vm2" else 1.0, "mse": 0.01}
         config = replace(config, lambda_=published[config.loss])
@@ -390,6 +400,7 @@ def _network_options(config: TrainConfig) -> dict[str, Any]:
         "diffeomorphic": config.diffeomorphic,
         "steps": config.int_steps,
         "downsize": config.int_downsize,
+        "uncertainty": config.uncertainty,
         "channels_last": config.channels_last,
         "amp": config.amp,
     }
@@ -397,7 +408,7 @@ def _network_options(config: TrainConfig) -> dict[str, Any]:
 
 def _cohorts(config: TrainConfig) -> tuple[Cohort, list[tuple[Subject, Subject]], Subject | None]:
     """Training cohort, validation pairs and atlas."""
-    cohort = read_cohort(config.images, config.labels, config.img_prefix, config.img_suffix)
+    cohort = read_cohort(config.images, config.labels, config.img_prefix, config.img_suffix, config.masks)
     atlas = None
     if config.atlas is not None:
         labels = check_exists(config.atlas_labels, "atlas labels") if config.atlas_labels else None
@@ -412,7 +423,27 @@ def _cohorts(config: TrainConfig) -> tuple[Cohort, list[tuple[Subject, Subject]]
     pairs = cohort.pairs
     if config.pairs is not None:
         pairs = read_pairs(config.pairs, cohort)
+    if config.unlabelled is not None:
+        if pairs:
+            raise InputError(f"unlabelled {config.unlabelled}: the pairs to train on are given, none has these")
+        cohort = cohort.joined(read_cohort(config.unlabelled, None, config.img_prefix, config.img_suffix))
     return Cohort(cohort.subjects, pairs), _validation_pairs(chosen, atlas, config.val_pairs), atlas
+
+
+def _structures(config: TrainConfig, volumes: Volumes, subjects: list[Subject]) -> tuple[tuple[int, ...], ...]:
+    """The structures of the auxiliary loss; none without it."""
+    if not config.seg_weight:
+        return ()
+    labelled = [subject for subject in subjects if subject.label is not None]
+    if len(labelled) < 2:
+        raise InputError(f"seg_weight: needs --labels, {len(labelled)} of {len(subjects)} subjects have a label map")
+    wanted = read_structures(config.seg_labels)
+    present = {label for subject in labelled for label in labels_of(volumes.labels(subject))}
+    if wanted is None:
+        return tuple((label,) for label in sorted(present))
+    if not any(label in present for group in wanted for label in group):
+        raise InputError(f"seg labels {config.seg_labels}: no label map of the training holds any of them")
+    return wanted
 
 
 def _validation_cohort(config: TrainConfig, ids: set[str], cohort: Cohort) -> Cohort:
