@@ -11,7 +11,7 @@ from typing import Any
 
 from fastreg.files import InputError
 
-IMAGE_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh", ".npz", ".npy")
+IMAGE_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh", ".npz", ".npy", ".png")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ ROWS = [
     ["ops"],
     ["backends"],
     ["kernels", "_C"],
-    ["devices", "config", "types", "files"],
+    ["devices", "config", "types", "files", "png"],
 ]
 RANK = {name: row for row, names in enumerate(ROWS) for name in names}
 

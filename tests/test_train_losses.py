@@ -39,6 +39,7 @@ def config(folder, tmp_path):
         val_every=4,
         workers=0,
         device="cpu",
+        threads=1,
     )
 
 
