@@ -149,6 +149,17 @@ class Volumes:
         return on_grid(Image(normalised(image.data, self.normalise), image.affine, image.path), self.grid)
 
 
+class LabelMaps:
+    """Label maps of subjects by number, coded as by `structure_codes`, for `synthesis.SyntheticPairs`."""
+
+    def __init__(self, volumes: Volumes, subjects: Sequence[Subject], structures: Sequence[Sequence[int]]) -> None:
+        self.volumes, self.subjects, self.structures = volumes, subjects, structures
+
+    def __call__(self, number: int) -> Tensor:
+        """[1, *grid.shape], int32; any number is some subject's."""
+        return structure_codes(self.volumes.labels(self.subjects[number % len(self.subjects)]), self.structures)
+
+
 class Pairs(Dataset[dict[str, Tensor]]):
     """An endless, seeded sequence of (moving, fixed) pairs; item k is the same in every process and every run.
 

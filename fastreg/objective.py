@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastreg.config import TrainConfig
+from fastreg.config import SYNTHETIC, TrainConfig
 from fastreg.files import InputError
 from fastreg.losses import LNCC, LOSSES, Smoothness
 from fastreg.ops._checks import shape
 from fastreg.segmentation import LabelDice
-from fastreg.types import Flow, Registration, Scalar
+from fastreg.types import Flow, Mask, Registration, Scalar, Volume
 
 
 class Terms(NamedTuple):
@@ -38,7 +39,12 @@ class Objective(nn.Module):
         if config.lambda_ is None:
             raise ValueError("config must be resolved: lambda is not set")
         self.config = config
-        self.image: nn.Module = LNCC(config.window) if config.loss == "lncc" else LOSSES[config.loss]()
+        if config.loss is None or config.seg_weight is None:
+            raise ValueError("config must be resolved: loss or seg_weight is not set")
+        if config.loss == "lncc":
+            self.image: nn.Module = LNCC(config.window)
+        else:
+            self.image = NoImage() if config.loss == "none" else LOSSES[config.loss]()
         self.smoothness, self.overlap = Smoothness(config.penalty), LabelDice()
 
     def forward(self, found: Registration, batch: dict[str, Tensor]) -> Terms:
@@ -66,6 +72,7 @@ class Objective(nn.Module):
             assert config.lambda_ is not None
             regularity = self.smoothness(field, self._edges(fixed, field))
             total = image + config.lambda_ * regularity
+        assert config.seg_weight is not None
         return Terms(total + config.seg_weight * overlap, image, regularity, overlap)
 
     def _edges(self, fixed: Tensor, field: Flow) -> Tensor | None:
@@ -76,6 +83,14 @@ class Objective(nn.Module):
             return fixed
         mode = "trilinear" if fixed.ndim == 5 else "bilinear"
         return F.interpolate(fixed, tuple(field.shape[2:]), mode=mode, align_corners=True)
+
+
+class NoImage(nn.Module):
+    """No image term: 0, whatever the images."""
+
+    def forward(self, moved: Volume, fixed: Volume, mask: Mask | None = None) -> Scalar:
+        """0 on the device of `moved`."""
+        return moved.new_zeros(())
 
 
 def kl_divergence(mean: Flow, log_variance: Flow, prior_lambda: float) -> Scalar:
@@ -104,12 +119,22 @@ def kl_divergence(mean: Flow, log_variance: Flow, prior_lambda: float) -> Scalar
     return 0.5 * (spread + prior_lambda * edges) / (mean.numel() / mean.shape[1])
 
 
-def check_objective(config: TrainConfig) -> None:
-    """InputError for options that do not go together."""
-    if config.uncertainty and not (config.diffeomorphic and config.loss == "mse"):
+def resolved_objective(config: TrainConfig) -> TrainConfig:
+    """The configuration with the loss, its weights and the smoothness' filled in; InputError where they disagree."""
+    synthetic = config.images == SYNTHETIC
+    if synthetic and config.loss not in (None, "none"):
+        raise InputError(f"loss {config.loss}: --images synthetic has no image term, its contrasts differ by chance")
+    loss = config.loss or ("none" if synthetic else "lncc")
+    weight = config.seg_weight if config.seg_weight is not None else float(synthetic)
+    if loss == "none" and not weight:
+        raise InputError("loss none: needs --seg-weight, otherwise there is nothing to learn from")
+    if config.uncertainty and not (config.diffeomorphic and loss == "mse"):
         raise InputError("uncertainty: needs --diffeomorphic and --loss mse, the noise model of its likelihood")
     for name in ("image_sigma", "prior_lambda"):
         if not getattr(config, name) > 0:
             raise InputError(f"{name}: expected a number above 0, got {getattr(config, name)}")
-    if config.seg_weight < 0:
-        raise InputError(f"seg_weight: expected 0 or more, got {config.seg_weight}")
+    if weight < 0:
+        raise InputError(f"seg_weight: expected 0 or more, got {weight}")
+    published = {"lncc": 1.5 if config.model == "vm2" else 1.0, "mse": 0.01, "none": 1.0}
+    lambda_ = published[loss] if config.lambda_ is None else config.lambda_
+    return replace(config, loss=loss, seg_weight=weight, lambda_=lambda_)

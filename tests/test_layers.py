@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     ["cli", "__main__"],
     ["compat"],
-    ["registration", "evaluation", "train"],
-    ["objective", "phantom", "plots", "deform", "affine"],
+    ["registration", "evaluation", "train", "template"],
+    ["objective", "synthesis", "phantom", "plots", "deform", "affine"],
     [
         "checkpoint",
         "transforms",

@@ -34,6 +34,7 @@ def config(folder, tmp_path):
         model="vm1",
         loss="mse",
         lambda_=0.01,
+        seg_weight=0.0,
         lr=1e-3,
         steps=4,
         val_every=4,
