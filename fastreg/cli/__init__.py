@@ -21,6 +21,7 @@ from fastreg.files import InputError
 COMMANDS = {
     "demo": "Demo",
     "train": "Train",
+    "template": "Template",
     "register": "Register",
     "warp": "Warp",
     "evaluate": "Evaluate",
