@@ -24,6 +24,9 @@ from fastreg.images import Image, load_image, load_labels, sample
 from fastreg.ops.warp import warp
 from fastreg.registration import register
 
+FOREGROUND = 0.05
+"""Mean intensity, of 0 to 1, above which a voxel counts as part of the template."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -31,8 +34,8 @@ class Round:
 
     number: int
     drift_mm: float
-    """Mean length of the mean displacement: how far the template was from the mean shape. It does not reach 0, for where
-    the images are flat nothing says how they correspond."""
+    """Mean length of the mean displacement over the foreground: how far the template was from the mean shape. It does
+    not reach 0, for where the images are flat nothing says how they correspond."""
     change: float
     """Root mean square difference from the template before, intensities being 0 to 1."""
     spread: float
@@ -103,7 +106,8 @@ def build_template(
         moved_mean = torch.from_numpy(mean.astype(np.float32))[None, None]
         new = Image(warp(moved_mean, back, padding="border")[0, 0].numpy(), template.affine)
         axes = torch.from_numpy(template.affine[: len(shape), : len(shape)]).float()
-        drift = torch.einsum("rc,bc...->br...", axes, displacement).norm(dim=1).mean()
+        length = torch.einsum("rc,bc...->br...", axes, displacement).norm(dim=1)
+        drift = length[moved_mean[:, 0] > FOREGROUND].mean()
         change = np.sqrt(np.mean((new.data - template.data) ** 2))
         log.append(Round(number, float(drift), float(change), float(spread)))
         finished(log[-1])

@@ -53,7 +53,7 @@ def main() -> None:
     few = study.write_list(given.output / "few.csv", everybody[: given.few])
     rest = study.write_list(given.output / "additional.csv", everybody[given.few :])
     base = TrainConfig(
-        images=few, output=given.output / "few", model="vm2", loss="mse", penalty="edge_aware", lambda_=0.005, lr=5e-4,
+        images=few, output=given.output / "few", model="vm2", loss="mse", penalty="edge_aware", lambda_=0.015, lr=5e-4,
         schedule="cosine", batch_size=4, spacing=1.0, steps=given.steps, minutes=given.minutes, val_every=0,
         save_every=200, workers=0, seed=given.seed, device=given.device, threads=given.threads,
     )  # fmt: skip
@@ -65,7 +65,7 @@ def main() -> None:
     arms = [
         arm(f"{given.few} images", "few"),
         arm(f"and {len(everybody) - given.few} more", "more", unlabelled=rest),
-        arm("and more, l2 smoothness", "more_l2", unlabelled=rest, penalty="l2", lambda_=0.02),
+        arm("and more, l2 smoothness", "more_l2", unlabelled=rest, penalty="l2", lambda_=0.05),
     ]
     rows = study.run(arms, list(permutations(test, 2)), given)
     if rows:
