@@ -27,8 +27,7 @@ class TrainConfig:
     labels: str | None = None
     """A quoted glob of label maps that pairs with the glob of images by what the `*` stands for."""
     masks: str | None = None
-    """A quoted glob of masks that pairs with the images like --labels: where a fixed image has a mask, only what lies
-    inside counts in the image loss."""
+    """A quoted glob of masks that pairs with the images like --labels: the image loss sees only what lies inside."""
     unlabelled: str | None = None
     """More images to train on, in any of the forms of --images, which need neither label maps nor masks."""
     img_prefix: str = ""

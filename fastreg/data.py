@@ -172,7 +172,7 @@ class Pairs(Dataset[dict[str, Tensor]]):
         flip: Mirror every other pair left to right, by chance.
         structures: If given, items also hold "moving_labels" and "fixed_labels", coded as by `structure_codes`; all
             zeros if one of the two subjects has no label map, so that no structure is missed in vain.
-        masked: Items also hold "mask", the fixed subject's.
+        masked: Items also hold "moving_mask" and "fixed_mask".
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class Pairs(Dataset[dict[str, Tensor]]):
             both = moving.label is not None and fixed.label is not None
             item |= {"moving_labels": self._codes(moving, both), "fixed_labels": self._codes(fixed, both)}
         if self.masked:
-            item["mask"] = self.volumes.mask(fixed)
+            item |= {"fixed_mask": self.volumes.mask(fixed), "moving_mask": self.volumes.mask(moving)}
         if self.flip and self._chance(2, index).random() < 0.5:
             axis = 1 + self.volumes.grid.left_right
             item = {name: volume.flip(axis) for name, volume in item.items()}

@@ -52,15 +52,15 @@ class Objective(nn.Module):
 
         Args:
             found: Of the batch's pairs. With `moved_back`, images and labels are compared in both directions.
-            batch: "moving", "fixed", and if the run has them "mask", "moving_labels", "fixed_labels".
+            batch: "moving", "fixed", and, if the run has them, their "..._mask" and "..._labels".
         """
         config, moving, fixed = self.config, batch["moving"], batch["fixed"]
-        image = self.image(found.moved, fixed, batch.get("mask"))
+        image = self.image(found.moved, fixed, batch.get("fixed_mask"))
         overlap = image.new_zeros(())
         if "moving_labels" in batch:
             overlap = self.overlap(batch["moving_labels"], batch["fixed_labels"], found.flow)
         if found.moved_back is not None and found.inverse_flow is not None:
-            image = (image + self.image(found.moved_back, moving)) / 2
+            image = (image + self.image(found.moved_back, moving, batch.get("moving_mask"))) / 2
             if "moving_labels" in batch:
                 back = self.overlap(batch["fixed_labels"], batch["moving_labels"], found.inverse_flow)
                 overlap = (overlap + back) / 2

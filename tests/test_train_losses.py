@@ -229,11 +229,15 @@ def test_a_mask_restricts_the_image_loss(config):
     moving, fixed, mask = torch.rand(3, 1, 1, 16, 16)
     mask = (mask > 0.5).float()
     found = RegistrationNet("vm1", 2)(moving, fixed)
-    batch = {"moving": moving, "fixed": fixed, "mask": mask}
+    batch = {"moving": moving, "fixed": fixed, "fixed_mask": mask}
     other = {**batch, "fixed": torch.where(mask > 0, fixed, 77.0)}
     assert objective(found, batch).image == objective(found, other).image
     wanted = (((found.moved - fixed) ** 2)[mask > 0]).mean()
     torch.testing.assert_close(objective(found, batch).image, wanted)
+    both = found._replace(moved_back=fixed, inverse_flow=-found.flow)
+    batch["moving_mask"] = 1 - mask
+    wanted = (wanted + (((fixed - moving) ** 2)[mask == 0]).mean()) / 2
+    torch.testing.assert_close(objective(both, batch).image, wanted)
 
 
 def test_masks_reach_the_loss(config, folder, tmp_path):

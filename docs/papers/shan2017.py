@@ -45,7 +45,7 @@ def main() -> None:
     options.add_argument("--train", type=Path, default=DATA / "oasis_slices.npz", help="unlabelled slices")
     options.add_argument("--test", type=Path, default=DATA / "labelled_slices.npz", help="labelled slices")
     options.add_argument("--few", type=int, default=10, help="training images without the additional ones")
-    options.set_defaults(minutes=3.0)
+    options.set_defaults(steps=1500, minutes=20.0)
     given = options.parse_args()
 
     everybody = slices(given.train, given.output / "slices" / "train")
