@@ -228,7 +228,7 @@ class RegistrationNet(nn.Module):
         """
         if inverse and not self.config.diffeomorphic:
             raise ValueError("inverse needs a diffeomorphic network; a displacement field has none in closed form")
-        field, *log_variance = self._fields(moving, fixed)
+        field, *log_variance = self._fields(moving, fixed) if self.config.uncertainty else [self.field(moving, fixed)]
         if not self.config.diffeomorphic:
             return Registration(moved=warp(moving, field), flow=field)
         size = tuple(field.shape[2:])

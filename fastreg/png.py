@@ -23,7 +23,7 @@ def read_png(path: str | Path, what: str = "image") -> np.ndarray:
     name = f"{what} {path}"
     content = Path(path).read_bytes()
     if not content.startswith(_SIGNATURE):
-        raise InputError(f"{name}: not a PNG file")
+        raise InputError(f"{name}: not an image that can be read (no PNG)")
     try:
         header, body = _chunks(content)
         width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)

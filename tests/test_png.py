@@ -70,7 +70,7 @@ def test_what_matplotlib_writes_and_reads(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"GIF89a", "not a PNG file"),
+        (b"GIF89a", "no PNG"),
         (png([(0, [1, 2, 3])], 1, 8, colour=2), "expected greyscale, got RGB"),
         (png([(0, [1])], 1, 8, interlaced=1), "not interlaced"),
         (png([(0, [1, 2])], 2)[:-16], "cut short"),
