@@ -5,22 +5,23 @@ from __future__ import annotations
 import csv
 import glob
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from fastreg.files import InputError
 
-IMAGE_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh", ".npz", ".npy")
+IMAGE_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh", ".npz", ".npy", ".png")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One image and, if there is one, its label map."""
+    """One image and, if there are any, its label map and its mask."""
 
     id: str
     image: Path
     label: Path | None = None
+    mask: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,24 @@ class Cohort:
         pairs = tuple(p for p in self.pairs if p[0].id not in ids and p[1].id not in ids)
         return Cohort(rest, pairs), Cohort(chosen)
 
+    def joined(self, other: Cohort) -> Cohort:
+        """The subjects of both; one of the other whose id is taken gets a new one."""
+        taken = {s.id for s in self.subjects}
+        added = tuple(replace(s, id=f"{s.id}+" if s.id in taken else s.id) for s in other.subjects)
+        return Cohort((*self.subjects, *added), self.pairs)
 
-def read_cohort(source: str, labels: str | None = None, prefix: str = "", suffix: str = "") -> Cohort:
+
+def read_cohort(
+    source: str, labels: str | None = None, prefix: str = "", suffix: str = "", masks: str | None = None
+) -> Cohort:
     """The cohort behind what a user wrote; the forms are those of `TrainConfig.images`.
+
+    Args:
+        source: Images.
+        labels: A glob of label maps that pairs with a glob or folder of images.
+        prefix: Put before every path of a list file.
+        suffix: Put after every path of a list file.
+        masks: A glob of masks that pairs with the images by their ids.
 
     Raises:
         InputError: nothing there, a file that is named but missing, or a form that is not understood.
@@ -66,6 +82,8 @@ def read_cohort(source: str, labels: str | None = None, prefix: str = "", suffix
         raise InputError(f"images {source}: expected a folder, a glob, .txt, .csv, .json or an image")
     if not cohort.subjects:
         raise InputError(f"images {source}: no image there (of {', '.join(IMAGE_ENDINGS)})")
+    if masks is not None:
+        cohort = _with_masks(cohort, masks)
     _check(cohort, source)
     return cohort
 
@@ -233,6 +251,15 @@ def _with_labels(cohort: Cohort, labels: dict[str, Subject], source: str) -> Coh
     return Cohort(tuple(Subject(s.id, s.image, labels[s.id].image) for s in cohort.subjects))
 
 
+def _with_masks(cohort: Cohort, masks: str) -> Cohort:
+    found = _matches(masks)
+    missing = [s.id for s in cohort.subjects if s.id not in found]
+    if missing:
+        raise InputError(f"masks {masks}: none for image {missing[0]} ({len(missing)} of {len(cohort.subjects)})")
+    masked = {s.id: replace(s, mask=found[s.id]) for s in cohort.subjects}
+    return Cohort(tuple(masked.values()), tuple((masked[a.id], masked[b.id]) for a, b in cohort.pairs))
+
+
 def _resolve(listing: Path, word: str) -> Path:
     """A path in a list file: as it is, or relative to the file's folder."""
     path = Path(word)
@@ -312,7 +339,7 @@ def _from_learn2reg(path: Path) -> Cohort:
 
 def _check(cohort: Cohort, source: str) -> None:
     for subject in cohort.subjects:
-        for what, file in (("image", subject.image), ("label map", subject.label)):
+        for what, file in (("image", subject.image), ("label map", subject.label), ("mask", subject.mask)):
             if file is not None and not file.is_file():
                 raise InputError(f"{what} {file} (named by {source}): no such file")
     ids = [s.id for s in cohort.subjects]

@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+SYNTHETIC = "synthetic"
+"""As `images`: no files, but random shapes."""
+
 
 @dataclass(kw_only=True)
 class TrainConfig:
@@ -17,11 +20,16 @@ class TrainConfig:
 
     images: Annotated[str, Parameter(alias=["--img-list"])]
     """The cohort: a folder, a quoted glob, a list file (.txt: image [label] a line), a CSV with a header (image, label,
-    id; or moving, fixed for pairs), a Learn2Reg dataset .json, or VoxelMorph .npz files by glob."""
+    id; or moving, fixed for pairs), a Learn2Reg dataset .json, or VoxelMorph .npz files by glob. Or "synthetic": random
+    shapes of random contrast on a grid of --shape, no data at all; with --labels the shapes are those label maps'."""
     output: Annotated[Path, Parameter(alias=["--model-dir", "-o"])]
     """Folder for checkpoints, metrics.csv, config.json and the cache of decoded volumes."""
     labels: str | None = None
     """A quoted glob of label maps that pairs with the glob of images by what the `*` stands for."""
+    masks: str | None = None
+    """A quoted glob of masks that pairs with the images like --labels: the image loss sees only what lies inside."""
+    unlabelled: str | None = None
+    """More images to train on, in any of the forms of --images, which need neither label maps nor masks."""
     img_prefix: str = ""
     """Put before every path of a list file."""
     img_suffix: str = ""
@@ -38,8 +46,8 @@ class TrainConfig:
 
     spacing: float | None = None
     """Working resolution in mm; the atlas' or first image's own if not given."""
-    shape: tuple[int, int, int] | None = None
-    """Working grid in voxels, centred; what the spacing gives if not given."""
+    shape: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True)] = None
+    """Working grid in voxels, 2 or 3 numbers, centred; what the spacing gives if not given."""
     normalise: Literal["percentile", "none"] = "percentile"
     """Intensities to [0, 1] by the 0.1st and 99.9th percentile, or as they are."""
     flip: bool = False
@@ -57,15 +65,32 @@ class TrainConfig:
     """The velocity lives on a grid this many times coarser."""
     bidir: bool = False
     """Also compare the fixed image with the moving one (needs --diffeomorphic)."""
+    uncertainty: bool = False
+    """The probabilistic network of Dalca et al. 2018: mean and log variance of the velocity, a sample of it in every
+    training step, and the KL divergence to the prior in place of the smoothness (needs --diffeomorphic, --loss mse)."""
+    image_sigma: float = 0.02
+    """With --uncertainty: standard deviation of the image noise, intensities being 0 to 1."""
+    prior_lambda: float = 10.0
+    """With --uncertainty: precision of the velocity's prior."""
 
-    loss: Annotated[Literal["lncc", "mse"], Parameter(alias=["--image-loss"])] = "lncc"
-    """Image loss."""
+    loss: Annotated[Literal["lncc", "mse", "none"] | None, Parameter(alias=["--image-loss"])] = None
+    """Image loss; lncc if not given. none: label maps alone (--seg-weight), which --images synthetic implies."""
     window: int = 9
     """Edge of the LNCC's window in voxels, odd."""
     lambda_: Annotated[float | None, Parameter(name=["--lambda", "--smoothness"])] = None
-    """Weight of the smoothness. The papers' if not given: LNCC 1 (vm2 1.5), MSE 0.01."""
-    penalty: Literal["l2", "l1", "bending"] = "l2"
-    """Smoothness penalty, on the velocity if there is one."""
+    """Weight of the smoothness. The papers' if not given: LNCC 1 (vm2 1.5), MSE 0.01, none 1."""
+    penalty: Literal["l2", "l1", "bending", "edge_aware"] = "l2"
+    """Smoothness penalty, on the velocity if there is one; edge_aware (Shan et al. 2017) lets the fixed image's edges
+    bend it."""
+    seg_weight: Annotated[float | None, Parameter(alias=["--gamma"])] = None
+    """Weight of the soft Dice of label maps (--labels) as an auxiliary loss; 0 if not given, synthetic: 1."""
+    seg_labels: str = "all"
+    """The structures of this loss: all, labels such as 3,42, or a JSON file: a list, or {name: [labels]} for groups."""
+
+    synth_labels: int = 26
+    """Synthetic: shapes of a random label map, the background among them."""
+    synth_warp: float = 3.0
+    """Synthetic: largest standard deviation of the two velocities that make a pair, in voxels."""
 
     steps: int = 10000
     """Training steps."""
@@ -94,6 +119,8 @@ class TrainConfig:
 
     val_every: int = 500
     """Steps between validations; 0: none."""
+    val_labels: str | None = None
+    """A quoted glob of label maps that pairs with --val where that is a cohort."""
     val_pairs: int = 8
     """Pairs of a validation, at most."""
     save_every: int = 500

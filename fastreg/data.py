@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fastreg.cohorts import Subject
 from fastreg.files import InputError, atomic
 from fastreg.images import Image, centred_affine, load_image, load_labels, resample_to_grid
+from fastreg.segmentation import structure_codes
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,19 @@ class Volumes:
             raise InputError(f"subject {subject.id} has no label map")
         return self._read(subject.label, labels=True)
 
+    def mask(self, subject: Subject) -> Tensor:
+        """[1, *grid.shape], float32: 1 where the subject's mask is not zero, everywhere if it has none."""
+        if subject.mask is None:
+            return torch.ones(1, *self.grid.shape)
+        return (self._read(subject.mask, labels=True) != 0).float()
+
     def prepare(
         self, subjects: Iterable[Subject], threads: int, done: Callable[[int, int], None] = lambda k, n: None
     ) -> None:
         """Decodes what is not there yet, so that a bad file is found now and no step waits for one later."""
-        files = {(s.image, False) for s in subjects} | {(s.label, True) for s in subjects if s.label is not None}
+        subjects = list(subjects)
+        files = {(s.image, False) for s in subjects}
+        files |= {(file, True) for s in subjects for file in (s.label, s.mask) if file is not None}
         with ThreadPoolExecutor(max(1, threads)) as pool:
             jobs = [pool.submit(self._ensure, file, labels) for file, labels in sorted(files)]
             for k, job in enumerate(jobs, 1):
@@ -140,6 +149,17 @@ class Volumes:
         return on_grid(Image(normalised(image.data, self.normalise), image.affine, image.path), self.grid)
 
 
+class LabelMaps:
+    """Label maps of subjects by number, coded as by `structure_codes`, for `synthesis.SyntheticPairs`."""
+
+    def __init__(self, volumes: Volumes, subjects: Sequence[Subject], structures: Sequence[Sequence[int]]) -> None:
+        self.volumes, self.subjects, self.structures = volumes, subjects, structures
+
+    def __call__(self, number: int) -> Tensor:
+        """[1, *grid.shape], int32; any number is some subject's."""
+        return structure_codes(self.volumes.labels(self.subjects[number % len(self.subjects)]), self.structures)
+
+
 class Pairs(Dataset[dict[str, Tensor]]):
     """An endless, seeded sequence of (moving, fixed) pairs; item k is the same in every process and every run.
 
@@ -150,6 +170,9 @@ class Pairs(Dataset[dict[str, Tensor]]):
         pairs: If given, these pairs, in a new order each time they are through.
         seed: Chance.
         flip: Mirror every other pair left to right, by chance.
+        structures: If given, items also hold "moving_labels" and "fixed_labels", coded as by `structure_codes`; all
+            zeros if one of the two subjects has no label map, so that no structure is missed in vain.
+        masked: Items also hold "moving_mask" and "fixed_mask".
     """
 
     def __init__(
@@ -161,11 +184,13 @@ class Pairs(Dataset[dict[str, Tensor]]):
         pairs: tuple[tuple[Subject, Subject], ...] = (),
         seed: int = 0,
         flip: bool = False,
+        structures: Sequence[Sequence[int]] = (),
+        masked: bool = False,
     ) -> None:
         if not pairs and len(subjects) < (1 if atlas else 2):
             raise InputError(f"training needs {'an image' if atlas else 'two images'}, the cohort has {len(subjects)}")
         self.volumes, self.subjects, self.atlas, self.pairs = volumes, subjects, atlas, pairs
-        self.seed, self.flip = seed, flip
+        self.seed, self.flip, self.structures, self.masked = seed, flip, structures, masked
 
     def names(self, index: int) -> tuple[Subject, Subject]:
         """Moving and fixed of item `index`."""
@@ -179,11 +204,22 @@ class Pairs(Dataset[dict[str, Tensor]]):
         return self.subjects[moving], self.subjects[fixed]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        moving, fixed = (self.volumes.image(subject) for subject in self.names(index))
+        moving, fixed = self.names(index)
+        item = {"moving": self.volumes.image(moving), "fixed": self.volumes.image(fixed)}
+        if self.structures:
+            both = moving.label is not None and fixed.label is not None
+            item |= {"moving_labels": self._codes(moving, both), "fixed_labels": self._codes(fixed, both)}
+        if self.masked:
+            item |= {"fixed_mask": self.volumes.mask(fixed), "moving_mask": self.volumes.mask(moving)}
         if self.flip and self._chance(2, index).random() < 0.5:
             axis = 1 + self.volumes.grid.left_right
-            moving, fixed = moving.flip(axis), fixed.flip(axis)
-        return {"moving": moving, "fixed": fixed}
+            item = {name: volume.flip(axis) for name, volume in item.items()}
+        return item
+
+    def _codes(self, subject: Subject, known: bool) -> Tensor:
+        if not known:
+            return torch.zeros(1, *self.volumes.grid.shape, dtype=torch.int32)
+        return structure_codes(self.volumes.labels(subject), self.structures)
 
     def _chance(self, *what: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *what])
@@ -204,8 +240,8 @@ class Share(Sampler[list[int]]):
         return self.stop - self.start
 
 
-def loader(pairs: Pairs, share: Share, workers: int, pin: bool) -> DataLoader[dict[str, Tensor]]:
-    """Batches {"moving", "fixed"} [batch, 1, D, H, W], read ahead by `workers` processes."""
+def loader(pairs: Dataset[dict[str, Tensor]], share: Share, workers: int, pin: bool) -> DataLoader[dict[str, Tensor]]:
+    """Batches {"moving", "fixed", ...} [batch, 1, D, H, W], read ahead by `workers` processes."""
     return DataLoader(
         pairs,
         batch_sampler=share,

@@ -23,6 +23,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from fastreg.files import InputError, atomic, check_exists
 from fastreg.ops.warp import warp
+from fastreg.png import read_png
 
 ARRAY_KEYS = ("vol", "seg", "vol_data", "data", "image", "labels", "arr_0")
 """Where an .npz file keeps its array, in the order tried; the first three are VoxelMorph's."""
@@ -72,7 +73,8 @@ def load_image(source: Any, *, what: str = "image", ndim: int | None = None, int
     """Intensities as float32, with the header's scaling applied. NaN voxels come as they are.
 
     Args:
-        source: A file (.nii, .nii.gz, .mgz, .npz, .npy), a nibabel image, an array (identity affine) or an `Image`.
+        source: A file (.nii, .nii.gz, .mgz, .npz, .npy, greyscale .png of 1 mm pixels), a nibabel image, an array
+            (identity affine) or an `Image`.
         what: What the image is to the user, for messages: "fixed image".
         ndim: 2 takes [X, Y, 1] as [X, Y]; 3 takes [X, Y] as [X, Y, 1]; None leaves it as it is.
         integers: Voxels that are integers on disk, and not scaled, stay so.
@@ -149,6 +151,8 @@ def _open(source: Any, what: str) -> tuple[np.ndarray, Any, Path | None]:
         path = check_exists(source, what)
         if path.suffix in (".npz", ".npy"):
             return (*_read_numpy(path, what), path)
+        if path.suffix.lower() == ".png":
+            return read_png(path, what), np.eye(4), path
         source = open_nibabel(path, what)
     elif isinstance(source, Image):
         return source.data, source.affine, source.path

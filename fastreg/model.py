@@ -158,6 +158,8 @@ class NetConfig:
     """Squarings of the velocity field."""
     downsize: int = 2
     """The velocity lives on a grid this many times coarser."""
+    uncertainty: bool = False
+    """The network also says the log variance of the velocity, and in training mode integrates a sample of it."""
     channels_last: bool = False
     amp: bool = False
     """The network (not the warp) runs in bfloat16 autocast."""
@@ -179,8 +181,9 @@ class RegistrationNet(nn.Module):
     Args:
         name: "vm1" (259,675 parameters in 3-D), "vm2" (300,547) or "vxm" (327,331).
         ndim: 3 or 2.
-        options: Further fields of `NetConfig`: channels, width, diffeomorphic, steps, downsize, channels_last, amp,
-            and those of loaded networks (`fastreg.compat`): features, half, strided_padding, resampling.
+        options: Further fields of `NetConfig`: channels, width, diffeomorphic, steps, downsize, uncertainty,
+            channels_last, amp, and those of loaded networks (`fastreg.compat`): features, half, strided_padding,
+            resampling.
 
     Raises:
         ValueError: a name, number of axes or option that does not exist.
@@ -209,6 +212,13 @@ class RegistrationNet(nn.Module):
         self.unet = UNet(architecture, 2 * self.config.channels, ndim, self.config.strided_padding)
         self.flow = _convolution(ndim, self.unet.outputs, ndim)
         nn.init.normal_(self.flow.weight, std=1e-5)  # starts at the identity, as the published code does
+        if self.config.uncertainty:
+            if not self.config.diffeomorphic:
+                raise ValueError("uncertainty needs a diffeomorphic network: it is the velocity's")
+            self.log_variance = _convolution(ndim, self.unet.outputs, ndim)
+            nn.init.normal_(self.log_variance.weight, std=1e-10)  # starts certain, as the published code does
+            assert self.log_variance.bias is not None
+            nn.init.constant_(self.log_variance.bias, -10.0)
         if self.config.channels_last:
             module: Any = self  # memory_format is missing from the type of Module.to
             module.to(memory_format=torch.channels_last_3d if ndim == 3 else torch.channels_last)
@@ -230,6 +240,10 @@ class RegistrationNet(nn.Module):
 
         On the half grid for networks with `half`.
         """
+        return self._fields(moving, fixed)[0]
+
+    def _fields(self, moving: Volume, fixed: Volume) -> list[Tensor]:
+        """The field and, from networks with `uncertainty`, its log variance."""
         _check_pair(moving, fixed, self.config)
         size = fixed.shape[2:]
         x = torch.cat([moving, fixed], 1)
@@ -237,11 +251,13 @@ class RegistrationNet(nn.Module):
         if self.config.channels_last:
             x = x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.amp):
-            field = self.flow(self.unet(x))
-        field = field.to(fixed.dtype)
+            features = self.unet(x)
+            heads = [self.flow, self.log_variance] if self.config.uncertainty else [self.flow]
+            found = [head(features).to(fixed.dtype) for head in heads]
         for axis, length in enumerate(size):
-            field = field.narrow(2 + axis, 0, math.ceil(length / 2) if self.config.half else length)
-        return field.contiguous()
+            kept = math.ceil(length / 2) if self.config.half else length
+            found = [field.narrow(2 + axis, 0, kept) for field in found]
+        return [field.contiguous() for field in found]
 
     def forward(self, moving: Volume, fixed: Volume, inverse: bool = False) -> Registration:
         """Registers `moving` to `fixed`, both [batch, channels, D, H, W] on one grid, intensities about [0, 1].
@@ -253,22 +269,29 @@ class RegistrationNet(nn.Module):
         """
         if inverse and not self.config.diffeomorphic:
             raise ValueError("inverse needs a diffeomorphic network; a displacement field has none in closed form")
-        field = self.field(moving, fixed)
+        field, *log_variance = self._fields(moving, fixed) if self.config.uncertainty else [self.field(moving, fixed)]
         size, factor = tuple(fixed.shape[2:]), 2 if self.config.half else self.config.downsize
         if not self.config.diffeomorphic:
             flow = self._resized(field, size, 2.0) if self.config.half else field
             return Registration(moved=warp(moving, flow), flow=flow)
-        velocity = field
+        mean = field
         if not self.config.half and factor > 1:
-            velocity = self._resized(field, tuple(math.ceil(length / factor) for length in size), 1 / factor)
+            mean = self._resized(field, tuple(math.ceil(length / factor) for length in size), 1 / factor)
+        velocity, unsure = mean, None
+        if log_variance:
+            mode = "trilinear" if self.config.ndim == 3 else "bilinear"
+            unsure = F.interpolate(log_variance[0], tuple(mean.shape[2:]), mode=mode, align_corners=True)
+            if self.training:
+                velocity = mean + torch.exp(0.5 * unsure) * torch.randn_like(mean)
         flow = self._resized(self._integrated(velocity), size, factor)
         back = self._resized(self._integrated(-velocity), size, factor) if inverse else None
         return Registration(
             moved=warp(moving, flow),
             flow=flow,
-            velocity=velocity,
+            velocity=mean,
             inverse_flow=back,
             moved_back=None if back is None else warp(fixed, back),
+            log_variance=unsure,
         )
 
     def _integrated(self, velocity: Tensor) -> Tensor:

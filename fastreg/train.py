@@ -15,24 +15,27 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from fastreg import checkpoint
 from fastreg.checkpoint import Checkpoint
 from fastreg.cohorts import Cohort, Subject, read_cohort, read_pairs
-from fastreg.config import TrainConfig
-from fastreg.data import Pairs, Share, Volumes, loader, working_grid
+from fastreg.config import SYNTHETIC, TrainConfig
+from fastreg.data import Grid, LabelMaps, Pairs, Share, Volumes, loader, working_grid
 from fastreg.devices import pick_device
 from fastreg.fields import jacobian_determinant
 from fastreg.files import InputError, check_exists
 from fastreg.images import load_image
-from fastreg.losses import LNCC, LOSSES, Smoothness
-from fastreg.metrics import dice, mean
-from fastreg.model import RegistrationNet
+from fastreg.metrics import dice, labels_of, mean
+from fastreg.model import NetConfig, RegistrationNet
+from fastreg.objective import Objective, resolved_objective
 from fastreg.ops.warp import warp
-from fastreg.types import Registration
+from fastreg.segmentation import read_structures
+from fastreg.synthesis import Recipe, SyntheticPairs
 
 LAST, MODEL = "last.safetensors", "model.safetensors"
 
@@ -45,6 +48,9 @@ class Step:
     loss: float
     image: float
     smoothness: float
+    """Or the KL divergence, with --uncertainty."""
+    segmentation: float
+    """Minus the soft Dice of the label maps; 0 without --seg-weight."""
     lr: float
     seconds: float
     """Since the run began, pauses left out."""
@@ -135,8 +141,7 @@ def _fit(config: TrainConfig, log: Log, process: Process) -> Path:
         _claim(config)
         log.config(_plain(config))
 
-    reference = atlas or (training.pairs[0][1] if training.pairs else training.subjects[0])
-    grid = working_grid(load_image(reference.image), config.spacing, config.shape)
+    grid = _grid(config, training, validation, atlas)
     volumes = Volumes(grid, config.normalise, config.cache or config.output / "cache")
     everybody = [*training.subjects, *validation_subjects(validation), *([atlas] if atlas else [])]
     if process.first:
@@ -160,11 +165,11 @@ def _fit(config: TrainConfig, log: Log, process: Process) -> Path:
     )
     if config.resume and (config.output / LAST).is_file():
         there = checkpoint.read_header(config.output / LAST)
-        if there["network"] != about.network or there["working"] != about.working:
+        if asdict(NetConfig(**there["network"])) != about.network or there["working"] != about.working:
             raise InputError(f"resume {config.output}: the run there has another network or working grid")
         before = checkpoint.resume(config.output / LAST, net, optimizer)
         about = replace(about, step=before.step, figures=before.figures, progress=before.progress)
-    pairs = Pairs(volumes, training.subjects, atlas=atlas, pairs=training.pairs, seed=config.seed, flip=config.flip)
+    pairs = _pairs(config, volumes, training, atlas)
     log.started(about.step, config.steps, len(training.subjects), len(validation))
     run = _Run(config, log, process, net, optimizer, about, volumes, pairs, validation)
     return run.train()
@@ -182,14 +187,13 @@ class _Run:
         optimizer: torch.optim.Optimizer,
         about: Checkpoint,
         volumes: Volumes,
-        pairs: Pairs,
+        pairs: Dataset[dict[str, Tensor]],
         validation: list[tuple[Subject, Subject]],
     ) -> None:
         self.config, self.log, self.process = config, log, process
         self.net, self.optimizer, self.about = net, optimizer, about
         self.volumes, self.pairs, self.validation = volumes, pairs, validation
-        self.image_loss = LNCC(config.window) if config.loss == "lncc" else LOSSES[config.loss]()
-        self.smoothness = Smoothness(config.penalty)
+        self.objective = Objective(config)
         self.step = about.step
         self.seconds = float(about.progress.get("seconds", 0.0))
         self.data_seconds = float(about.progress.get("data_seconds", 0.0))
@@ -210,13 +214,15 @@ class _Run:
         try:
             for batch in self._timed(iter(loader(self.pairs, share, config.workers, pin=device.type == "cuda"))):
                 lr = self._set_lr()
-                moving, fixed = (batch[name].to(device, non_blocking=True) for name in ("moving", "fixed"))
-                losses = self._losses(net(moving, fixed, inverse=config.bidir), moving, fixed)
+                batch = {name: volume.to(device, non_blocking=True) for name, volume in batch.items()}
+                if config.uncertainty:  # every step and process its own noise, the same after a resume
+                    torch.manual_seed(self._chance())
+                terms = self.objective(net(batch["moving"], batch["fixed"], inverse=config.bidir), batch)
                 self.optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(losses[0])
+                torch.autograd.backward(terms.total)
                 self.optimizer.step()
                 self.step += 1
-                self._after_step(losses.detach(), lr)
+                self._after_step(torch.stack(terms).detach(), lr)
                 if self._out_of_time():
                     break
         except KeyboardInterrupt:
@@ -227,14 +233,9 @@ class _Run:
         self._save()
         return config.output / MODEL
 
-    def _losses(self, out: Registration, moving: Tensor, fixed: Tensor) -> Tensor:
-        """[3]: total, image term, smoothness."""
-        image = self.image_loss(out.moved, fixed)
-        if out.moved_back is not None:
-            image = (image + self.image_loss(out.moved_back, moving)) / 2
-        rough = self.smoothness(out.flow if out.velocity is None else out.velocity)
-        assert self.config.lambda_ is not None
-        return torch.stack([image + self.config.lambda_ * rough, image, rough])
+    def _chance(self) -> int:
+        """The seed of this step's noise in this process."""
+        return int(np.random.SeedSequence([self.config.seed, self.step, self.process.rank]).generate_state(1)[0])
 
     def _timed(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """The batches, with the clock running: all of it, and the part spent waiting for data."""
@@ -279,14 +280,14 @@ class _Run:
             if self.process.world > 1:
                 dist.all_reduce(losses)
                 losses /= self.process.world
-            total, image, rough = losses.tolist()
+            total, image, rough, overlap = losses.tolist()
             if not math.isfinite(total):
                 raise InputError(
                     f"loss is {total} at step {self.step}: an image with infinite values, or a learning rate too high "
                     f"(--lr {config.lr})"
                 )
             if self.process.first:
-                row = Step(self.step, total, image, rough, lr, self.seconds, self.data_seconds)
+                row = Step(self.step, total, image, rough, overlap, lr, self.seconds, self.data_seconds)
                 self.metrics.add(row)
                 self.log.step(row)
                 self._to_board(row)
@@ -298,7 +299,7 @@ class _Run:
     def _validate(self) -> None:
         if not self.process.first:
             return
-        figures = validate(self.net, self.volumes, self.validation, self.image_loss, self.step)
+        figures = validate(self.net, self.volumes, self.validation, self.objective.image, self.step)
         self.validations.add(figures)
         self.log.validated(figures)
         self._to_board(figures)
@@ -372,10 +373,25 @@ def _resolved(config: TrainConfig) -> TrainConfig:
             raise InputError(f"{name}: expected at least 1, got {getattr(config, name)}")
     if config.spacing is not None and not config.spacing > 0:
         raise InputError(f"spacing: expected a length in mm above 0, got {config.spacing}")
-    if config.lambda_ is None:
-        published = {"lncc": 1.5 if config.model == "vm2" else 1.0, "mse": 0.01}
-        config = replace(config, lambda_=published[config.loss])
-    return config
+    if config.images == SYNTHETIC:
+        _check_synthetic(config)
+    if config.val_labels is not None and config.val is None:
+        raise InputError("val_labels: needs --val, the images that the label maps belong to")
+    return resolved_objective(config)
+
+
+def _check_synthetic(config: TrainConfig) -> None:
+    for name in ("atlas", "pairs", "masks", "unlabelled"):
+        if getattr(config, name) is not None:
+            raise InputError(f"{name}: not with --images synthetic, which makes its own pairs")
+    if config.shape is None and config.labels is None and config.val is None:
+        raise InputError("shape: needed with --images synthetic, where nothing else says how large the images are")
+    if config.shape is not None and (len(config.shape) not in (2, 3) or min(config.shape) < 1):
+        raise InputError(f"shape: expected 2 or 3 numbers of voxels, got {' '.join(map(str, config.shape))}")
+    if config.synth_labels < 2:
+        raise InputError(f"synth_labels: expected at least 2, got {config.synth_labels}")
+    if config.synth_warp < 0:
+        raise InputError(f"synth_warp: expected 0 or more voxels, got {config.synth_warp}")
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
@@ -390,6 +406,7 @@ def _network_options(config: TrainConfig) -> dict[str, Any]:
         "diffeomorphic": config.diffeomorphic,
         "steps": config.int_steps,
         "downsize": config.int_downsize,
+        "uncertainty": config.uncertainty,
         "channels_last": config.channels_last,
         "amp": config.amp,
     }
@@ -397,7 +414,13 @@ def _network_options(config: TrainConfig) -> dict[str, Any]:
 
 def _cohorts(config: TrainConfig) -> tuple[Cohort, list[tuple[Subject, Subject]], Subject | None]:
     """Training cohort, validation pairs and atlas."""
-    cohort = read_cohort(config.images, config.labels, config.img_prefix, config.img_suffix)
+    if config.images == SYNTHETIC:  # label maps stand in for the images, which are made of them
+        cohort = Cohort(())
+        if config.labels is not None:
+            maps = read_cohort(config.labels).subjects
+            cohort = Cohort(tuple(replace(subject, label=subject.image) for subject in maps))
+    else:
+        cohort = read_cohort(config.images, config.labels, config.img_prefix, config.img_suffix, config.masks)
     atlas = None
     if config.atlas is not None:
         labels = check_exists(config.atlas_labels, "atlas labels") if config.atlas_labels else None
@@ -405,20 +428,83 @@ def _cohorts(config: TrainConfig) -> tuple[Cohort, list[tuple[Subject, Subject]]
     chosen = Cohort(())
     if config.val is not None:
         ids = {word.strip() for word in config.val.split(",")}
-        if ids <= {s.id for s in cohort.subjects}:
+        if ids <= {s.id for s in cohort.subjects} and config.images != SYNTHETIC:
             cohort, chosen = cohort.split(ids)
         else:
             chosen = _validation_cohort(config, ids, cohort)
     pairs = cohort.pairs
     if config.pairs is not None:
         pairs = read_pairs(config.pairs, cohort)
+    if config.unlabelled is not None:
+        if pairs:
+            raise InputError(f"unlabelled {config.unlabelled}: the pairs to train on are given, none has these")
+        cohort = cohort.joined(read_cohort(config.unlabelled, None, config.img_prefix, config.img_suffix))
     return Cohort(cohort.subjects, pairs), _validation_pairs(chosen, atlas, config.val_pairs), atlas
+
+
+def _grid(
+    config: TrainConfig, training: Cohort, validation: list[tuple[Subject, Subject]], atlas: Subject | None
+) -> Grid:
+    """The working grid: that of the atlas, the first fixed image or the first subject, or of --shape alone."""
+    reference = atlas or (training.pairs[0][1] if training.pairs else next(iter(training.subjects), None))
+    if reference is None and validation:
+        reference = validation[0][1]
+    if reference is not None:
+        return working_grid(load_image(reference.image), config.spacing, config.shape)
+    assert config.shape is not None
+    spacing = config.spacing or 1.0
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[: len(config.shape), 3] = [-spacing * (length - 1) / 2 for length in config.shape]
+    return Grid(tuple(config.shape), affine)
+
+
+def _pairs(
+    config: TrainConfig, volumes: Volumes, training: Cohort, atlas: Subject | None
+) -> Dataset[dict[str, Tensor]]:
+    """What the training draws from."""
+    everybody = [*training.subjects, *([atlas] if atlas else [])]
+    if config.images == SYNTHETIC:
+        recipe = Recipe(labels=config.synth_labels, pair_warp=config.synth_warp)
+        maps = LabelMaps(volumes, training.subjects, _present(volumes, everybody)) if training.subjects else None
+        return SyntheticPairs(volumes.grid.shape, recipe, config.seed, maps)
+    return Pairs(
+        volumes,
+        training.subjects,
+        atlas=atlas,
+        pairs=training.pairs,
+        seed=config.seed,
+        flip=config.flip,
+        structures=_structures(config, volumes, everybody),
+        masked=any(subject.mask is not None for subject in training.subjects),
+    )
+
+
+def _present(volumes: Volumes, subjects: list[Subject]) -> tuple[tuple[int, ...], ...]:
+    """Every label of the subjects, each a structure."""
+    found = {label for s in subjects if s.label is not None for label in labels_of(volumes.labels(s))}
+    return tuple((label,) for label in sorted(found))
+
+
+def _structures(config: TrainConfig, volumes: Volumes, subjects: list[Subject]) -> tuple[tuple[int, ...], ...]:
+    """The structures of the auxiliary loss; none without it."""
+    if not config.seg_weight:
+        return ()
+    labelled = [subject for subject in subjects if subject.label is not None]
+    if len(labelled) < 2:
+        raise InputError(f"seg_weight: needs --labels, {len(labelled)} of {len(subjects)} subjects have a label map")
+    wanted = read_structures(config.seg_labels)
+    present = _present(volumes, labelled)
+    if wanted is None:
+        return present
+    if not any((label,) in present for group in wanted for label in group):
+        raise InputError(f"seg labels {config.seg_labels}: no label map of the training holds any of them")
+    return wanted
 
 
 def _validation_cohort(config: TrainConfig, ids: set[str], cohort: Cohort) -> Cohort:
     assert config.val is not None
     try:
-        return read_cohort(config.val, None, config.img_prefix, config.img_suffix)
+        return read_cohort(config.val, config.val_labels, config.img_prefix, config.img_suffix)
     except InputError as error:
         strangers = sorted(ids - {s.id for s in cohort.subjects})
         raise InputError(f"val {config.val}: neither a cohort nor ids of this one ({strangers[0]!r} is not)") from error

@@ -82,3 +82,6 @@ class Registration(NamedTuple):
     inverse_flow: Flow | None = None
     moved_back: Volume | None = None
     """The fixed image resampled by `inverse_flow`."""
+    log_variance: Flow | None = None
+    """Logarithm of the variance of every component of `velocity`, from networks that say how sure they are; `velocity`
+    is then the mean."""

@@ -13,14 +13,24 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     ["cli", "__main__"],
     ["compat"],
-    ["registration", "evaluation", "train", "batch"],
-    ["phantom", "plots", "deform", "affine"],
-    ["checkpoint", "transforms", "metrics", "data", "images", "losses", "model", "cohorts"],
+    ["registration", "evaluation", "train", "batch", "template"],
+    ["objective", "synthesis", "phantom", "plots", "deform", "affine"],
+    [
+        "checkpoint",
+        "transforms",
+        "metrics",
+        "data",
+        "images",
+        "losses",
+        "segmentation",
+        "model",
+        "cohorts",
+    ],
     ["fields", "unfold"],
     ["ops"],
     ["backends"],
     ["kernels", "_C"],
-    ["devices", "config", "types", "files"],
+    ["devices", "config", "types", "files", "png"],
 ]
 RANK = {name: row for row, names in enumerate(ROWS) for name in names}
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "Demo",
     "train": "Train",
     "sweep": "Sweep",
+    "template": "Template",
     "register": "Register",
     "warp": "Warp",
     "evaluate": "Evaluate",

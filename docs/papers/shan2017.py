@@ -1,0 +1,79 @@
+"""Shan et al. 2017 in 2-D: does a network register better when it has also trained on additional unlabelled images?
+
+Arms: a few training images; the same and all the additional ones; the same with the edge-aware smoothness swapped for
+the plain one. Test pairs are the labelled slices, which no training sees.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import study
+
+from fastreg.cohorts import Subject
+from fastreg.config import TrainConfig
+from fastreg.files import InputError
+from fastreg.images import open_numpy, save_image
+
+DATA = Path(os.environ.get("FASTREG_DATA", "data")) / "slices"
+
+
+def slices(path: Path, folder: Path) -> list[Subject]:
+    """Unpacks an .npz of slices (vol [N, H, W], perhaps seg and name) into 1 mm NIfTI files."""
+    content = open_numpy(path, "slices")
+    if "vol" not in content or content["vol"].ndim != 3:
+        raise InputError(f"slices {path}: expected an array vol [slices, H, W], got {list(content)}")
+    people = []
+    for k, vol in enumerate(content["vol"]):
+        name = str(content["name"][k]) if "name" in content else f"slice{k:03d}"
+        image, label = folder / f"{name}.nii.gz", None
+        save_image(image, vol.astype(np.float32), np.eye(4))
+        if "seg" in content:
+            label = folder / f"{name}_labels.nii.gz"
+            save_image(label, content["seg"][k], np.eye(4))
+        people.append(Subject(name, image, label))
+    return people
+
+
+def main() -> None:
+    """Runs the study."""
+    options = study.parser(__doc__, "shan2017")
+    options.add_argument("--train", type=Path, default=DATA / "oasis_slices.npz", help="unlabelled slices")
+    options.add_argument("--test", type=Path, default=DATA / "labelled_slices.npz", help="labelled slices")
+    options.add_argument("--few", type=int, default=10, help="training images without the additional ones")
+    options.set_defaults(steps=1500, minutes=20.0)
+    given = options.parse_args()
+
+    everybody = slices(given.train, given.output / "slices" / "train")
+    test = slices(given.test, given.output / "slices" / "test")
+    few = study.write_list(given.output / "few.csv", everybody[: given.few])
+    rest = study.write_list(given.output / "additional.csv", everybody[given.few :])
+    base = TrainConfig(
+        images=few, output=given.output / "few", model="vm2", loss="mse", penalty="edge_aware", lambda_=0.015, lr=5e-4,
+        schedule="cosine", batch_size=4, spacing=1.0, steps=given.steps, minutes=given.minutes, val_every=0,
+        save_every=200, workers=0, seed=given.seed, device=given.device, threads=given.threads,
+    )  # fmt: skip
+
+    def arm(name: str, folder: str, **change: object) -> study.Arm:
+        values = {**vars(base), **change, "output": given.output / folder}
+        return study.Arm("additional images", name, TrainConfig(**values))
+
+    arms = [
+        arm(f"{given.few} images", "few"),
+        arm(f"and {len(everybody) - given.few} more", "more", unlabelled=rest),
+        arm("and more, l2 smoothness", "more_l2", unlabelled=rest, penalty="l2", lambda_=0.05),
+    ]
+    rows = study.run(arms, list(permutations(test, 2)), given)
+    if rows:
+        study.plot(rows, "additional images", given.output / "additional_images.png", "")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"shan2017: {error}")

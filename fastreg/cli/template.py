@@ -1,0 +1,93 @@
+"""`fastreg template`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class Template:
+    """Build a template: the average image of a cohort at its average shape.
+
+    Example: `fastreg template --images 'scans/*_t1.nii.gz' --affine --spacing 2 -o template.nii.gz`
+
+    Every round registers all images to the template, averages them and undoes the mean displacement. By optimisation,
+    or with a network (--model), which is faster. The template then serves as `--atlas` of `fastreg train`.
+    """
+
+    images: str
+    """The cohort: a folder, a quoted glob, a list file (.txt), a CSV with a header (image, label) or a .json."""
+    output: Annotated[Path, Parameter(alias="-o")]
+    """Write the template here; intensities 0 to 1, on the first image's grid."""
+    labels: str | None = None
+    """A quoted glob of label maps that pairs with the glob of images by what the `*` stands for."""
+    labels_out: Path | None = None
+    """Write the label map of the template here: what most subjects have at each voxel."""
+    rounds: int = 4
+    """Times that everybody is registered."""
+    spacing: float | None = None
+    """Resolution of the template in mm; the first image's own if not given."""
+    affine: bool = False
+    """Align every image linearly first; without it they lie as their headers place them."""
+    model: Path | None = None
+    """A checkpoint of `fastreg train` to register with; none: by optimisation."""
+    refine: int | None = None
+    """Iterations of optimisation after the network."""
+    metric: Literal["lncc", "mse"] = "lncc"
+    """What makes images alike, in the optimisation."""
+    smoothness: Annotated[float, Parameter(alias="--lambda")] = 1.5
+    """Weight of the field's roughness in the optimisation."""
+    device: str | None = None
+    """"cpu", "cuda" ...; a GPU if there is one."""
+    overwrite: bool = False
+    """Replace outputs that exist."""
+    json: bool = False
+    """Print the figures of every round as JSON."""
+
+    def run(self) -> None:
+        """Builds, prints a row for each round and writes."""
+        from dataclasses import asdict
+
+        from fastreg.cli._output import print_json, print_table, progress
+        from fastreg.cohorts import read_cohort
+        from fastreg.files import InputError, check_exists, check_free
+        from fastreg.images import check_ending, save_image
+        from fastreg.template import build_template
+
+        for path in (self.output, self.labels_out):
+            if path is not None:
+                check_ending(check_free(path, self.overwrite))
+        cohort = read_cohort(self.images, self.labels)
+        if self.labels_out is not None and any(subject.label is None for subject in cohort.subjects):
+            raise InputError("labels_out: needs a label map of every image (--labels)")
+        if self.model is not None:
+            check_exists(self.model, "model")
+        with progress() as bar:
+            task = bar.add_task("registering", total=self.rounds * len(cohort.subjects))
+            found = build_template(
+                cohort.subjects,
+                rounds=self.rounds,
+                spacing_mm=self.spacing,
+                affine=self.affine,
+                model=self.model,
+                refine=self.refine,
+                metric=self.metric,
+                smoothness=self.smoothness,
+                device=self.device,
+                told=lambda done, total: bar.update(task, completed=done),
+            )
+        save_image(self.output, found.image)
+        if self.labels_out is not None and found.labels is not None:
+            save_image(self.labels_out, found.labels)
+        if self.json:
+            print_json({"rounds": [asdict(row) for row in found.rounds], "output": str(self.output)})
+            return
+        print_table(
+            ["round", "distance from the mean shape, mm", "change of the image", "spread of the moved images"],
+            [[str(r.number), f"{r.drift_mm:.3f}", f"{r.change:.4f}", f"{r.spread:.4f}"] for r in found.rounds],
+        )

@@ -1,0 +1,160 @@
+"""Training pairs out of nothing: random shapes, deformed twice, as images of random contrast.
+
+A network that only ever sees these learns to match shapes whatever their contrast (Hoffmann et al. 2021, "SynthMorph:
+learning contrast-invariant registration without acquired images"). Everything is a function of a generator, hence of
+a seed and an index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastreg.fields import integrate, resize
+from fastreg.ops.warp import warp
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How far chance goes; uniform ranges. Lengths are in voxels."""
+
+    labels: int = 26
+    """Shapes of a map, the background among them."""
+    shape_scale: tuple[float, float] = (12.0, 40.0)
+    """Size of the shapes: distance between the control points of the noise that they come from."""
+    shape_warp: float = 6.0
+    """Standard deviation, at most, of the velocity that bends the shapes before the pair is made."""
+    pair_warp: float = 3.0
+    """Likewise of the two velocities that make the pair out of one map."""
+    warp_scale: tuple[float, float] = (8.0, 32.0)
+    """Distance between the control points of the velocities."""
+    noise: tuple[float, float] = (0.01, 0.1)
+    """Standard deviation of the intensity inside a shape; its mean is anywhere in 0 to 1."""
+    blur: float = 1.0
+    """Standard deviation, at most, of the Gaussian blur."""
+    bias: float = 0.3
+    """Standard deviation, at most, of the logarithm of the bias field."""
+    bias_scale: tuple[float, float] = (40.0, 80.0)
+    gamma: float = 0.25
+    """Standard deviation of the logarithm of the exponent of all intensities."""
+    black_background: float = 0.2
+    """Part of the images whose background is exactly 0, as after skull-stripping."""
+
+
+def smooth_noise(chance: torch.Generator, channels: int, shape: tuple[int, ...], scale: float) -> Tensor:
+    """[channels, *shape]: Gaussian noise on control points `scale` voxels apart, linear between them, mean square 1."""
+    coarse = tuple(max(2, round(length / scale) + 1) for length in shape)
+    noise = torch.randn(1, channels, *coarse, generator=chance)
+    mode = "trilinear" if len(shape) == 3 else "bilinear"
+    fine = F.interpolate(noise, shape, mode=mode, align_corners=True)[0]
+    # Linear interpolation averages neighbours: per axis the mean square falls to 2/3 between many control points.
+    return fine * (1.5 ** (len(shape) / 2))
+
+
+def random_labels(chance: torch.Generator, shape: tuple[int, ...], recipe: Recipe) -> Tensor:
+    """[1, *shape], int32 in 0 to recipe.labels - 1: at every voxel the channel of noise that is highest there."""
+    best = torch.full(shape, -torch.inf)
+    labels = torch.zeros(shape, dtype=torch.int32)
+    scale = _uniform(chance, *recipe.shape_scale)
+    for label in range(recipe.labels):  # one at a time: memory does not grow with the number of shapes
+        noise = smooth_noise(chance, 1, shape, scale)[0]
+        higher = noise > best
+        best = torch.where(higher, noise, best)
+        labels = torch.where(higher, label, labels)
+    return deformed(labels[None], random_flow(chance, shape, recipe.shape_warp, recipe))
+
+
+def random_flow(chance: torch.Generator, shape: tuple[int, ...], most: float, recipe: Recipe) -> Tensor:
+    """[1, ndim, *shape], voxels: the integral of smooth noise whose standard deviation is anywhere in 0 to `most`.
+
+    A quarter of the distance between the control points is the most in any case: more would tear the shapes.
+    """
+    half = tuple(max(2, -(-length // 2)) for length in shape)
+    scale = _uniform(chance, *recipe.warp_scale)
+    sd = _uniform(chance, 0, min(most, scale / 4))
+    velocity = 0.5 * sd * smooth_noise(chance, len(shape), half, scale / 2)
+    return resize(integrate(velocity[None], steps=5), shape)
+
+
+def deformed(labels: Tensor, flow: Tensor) -> Tensor:
+    """The map [1, *shape] under `flow`; beyond its border it goes on."""
+    return warp(labels[None].to(flow.dtype), flow, mode="nearest", padding="border")[0].to(torch.int32)
+
+
+def random_image(chance: torch.Generator, labels: Tensor, recipe: Recipe) -> Tensor:
+    """[1, *shape], float32, 0 to 1: one random contrast of the map [1, *shape]."""
+    count = int(labels.max()) + 1
+    means = torch.rand(count, generator=chance)
+    deviations = recipe.noise[0] + (recipe.noise[1] - recipe.noise[0]) * torch.rand(count, generator=chance)
+    black = _uniform(chance, 0, 1) < recipe.black_background
+    if black:
+        means[0] = deviations[0] = 0
+    index = labels.long()
+    image = means[index] + deviations[index] * torch.randn(labels.shape, generator=chance)
+    image = _blurred(image, _uniform(chance, 0, recipe.blur))
+    scale, sd = _uniform(chance, *recipe.bias_scale), _uniform(chance, 0, recipe.bias)
+    image = image.clamp_min(0) * torch.exp(sd * smooth_noise(chance, 1, tuple(labels.shape[1:]), scale))
+    low, high = image.min(), image.max()
+    image = (image - low) / (high - low).clamp_min(torch.finfo(image.dtype).tiny)
+    exponent = float(torch.exp(recipe.gamma * torch.randn((), generator=chance)))
+    image = image**exponent
+    return torch.where(labels == 0, 0.0, image) if black else image
+
+
+def _blurred(image: Tensor, sd: float) -> Tensor:
+    """[1, *shape] under a Gaussian, axis by axis."""
+    if sd < 0.1:
+        return image
+    reach = max(1, round(3 * sd))
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sd) ** 2)
+    kernel = kernel / kernel.sum()
+    for axis in range(1, image.ndim):
+        rows = image.movedim(axis, -1)
+        padded = F.pad(rows.reshape(-1, 1, rows.shape[-1]), (reach, reach), mode="replicate")
+        image = F.conv1d(padded, kernel.view(1, 1, -1)).reshape(rows.shape).movedim(-1, axis)
+    return image
+
+
+def _uniform(chance: torch.Generator, low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand((), generator=chance))
+
+
+class SyntheticPairs(Dataset[dict[str, Tensor]]):
+    """An endless, seeded sequence of pairs with their label maps; item k is the same in every process and every run.
+
+    Args:
+        shape: Of the volumes, 2-D or 3-D.
+        recipe: How they are made.
+        seed: Chance.
+        maps: Where label maps [1, *shape] come from, consecutive integers from 0 on; random shapes if None. It gets a
+            number that chance drew.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        recipe: Recipe | None = None,
+        seed: int = 0,
+        maps: Callable[[int], Tensor] | None = None,
+    ) -> None:
+        self.shape, self.recipe, self.seed, self.maps = tuple(shape), recipe or Recipe(), seed, maps
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        seed = int(np.random.SeedSequence([self.seed, 4, index]).generate_state(1)[0])
+        chance = torch.Generator().manual_seed(seed)
+        if self.maps is None:
+            labels = random_labels(chance, self.shape, self.recipe)
+        else:
+            labels = self.maps(int(torch.randint(2**31, (), generator=chance)))
+        item = {}
+        for role in ("moving", "fixed"):
+            flow = random_flow(chance, self.shape, self.recipe.pair_warp, self.recipe)
+            item[f"{role}_labels"] = deformed(labels, flow)
+            item[role] = random_image(chance, item[f"{role}_labels"], self.recipe)
+        return item
