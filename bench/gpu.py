@@ -154,7 +154,7 @@ def fused_lncc(window: int) -> Callable[[Tensor, Tensor], Tensor]:
     """The fused-lncc package, built from its source package; its gradient goes to its first argument."""
     import fused_lncc as package
 
-    return partial(package.fused_lncc, kernel_size=window)
+    return partial(package.fused_lncc_loss, kernel_size=window)
 
 
 def fireants_lncc(window: int) -> Callable[[Tensor, Tensor], Tensor]:

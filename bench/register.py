@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import machine
+from machine import facts as machine
 from register_report import markdown, scatter
 
 from fastreg.images import load_image, load_labels, sample

@@ -26,7 +26,8 @@ SPILLS_ALLOWED = 48
 """Bytes a thread may spill: invariants of a loop, mostly."""
 
 SPILLS_ALLOWED_EXTRAS = 256
-"""The same where masks, maps and uncommon definitions are served, and for float64."""
+"""The same where masks, maps and uncommon definitions are served, for float64, and for LNCC's first pass on sm_80: 512
+threads have 128 registers each there too, and nvcc makes less of them."""
 
 FLAGS = ["-std=c++17", "-O3", "--prec-div=false", "-Xptxas", "-v", f"-I{ROOT / 'csrc'}"]
 
@@ -52,7 +53,9 @@ class Row:
 
     def spills(self) -> bool:
         """Whether it spills more than is allowed."""
-        extras = re.match(r"lncc_windows_fast<.*false>|.*_any<", self.kernel)
+        extras = re.match(r"lncc_windows_fast<.*false>|.*_any<", self.kernel) or (
+            self.architecture == "80" and self.kernel.startswith("lncc_windows_fast")
+        )
         return self.spilled > (SPILLS_ALLOWED_EXTRAS if extras else SPILLS_ALLOWED)
 
 
@@ -88,7 +91,7 @@ def _compile(folder: Path, source: Path, architecture: str) -> list[Row]:
                 max(int(stores), int(loads)),
                 int(shared.group(1)) if shared else 0,
                 len(lines) if lines else None,
-                _per_voxel(kernel, lines) if lines else None,
+                _per_voxel(kernel, architecture, lines) if lines else None,
             )
         )
     return rows
@@ -121,9 +124,9 @@ def _sass(cubin: Path) -> dict[str, list[tuple[int, str]]]:
     return kernels
 
 
-def _per_voxel(kernel: str, lines: list[tuple[int, str]]) -> float | None:
+def _per_voxel(kernel: str, architecture: str, lines: list[tuple[int, str]]) -> float | None:
     family = kernel.split("<")[0]
-    if family in MARCH:
+    if family in MARCH and int(architecture) < 100:  # later targets lay the loop out in pieces that this cannot follow
         return _longest_route(lines) * MARCH[family]
     if family in PLANES:
         return len(lines) / PLANES.get(f"{family} void" if ", void" in kernel else family, 1)
@@ -194,6 +197,34 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def digest(rows: list[Row]) -> str:
+    """The float32 kernels that do the work, an architecture a column; of the rest the largest figures."""
+    architectures = sorted({row.architecture for row in rows}, key=int)
+    main = [
+        row for row in rows if re.search(r"_near<float|_fast<\d, \d(, true)?>|^smoothness_kernel<float", row.kernel)
+    ]
+    lines = [
+        "Registers / bytes spilled / SASS instructions a voxel (where counted).",
+        "",
+        "| kernel | " + " | ".join(f"sm_{a}" for a in architectures) + " |",
+        "| --- " * (1 + len(architectures)) + "|",
+    ]
+    for kernel in sorted({row.kernel for row in main}):
+        cells = []
+        for architecture in architectures:
+            row = next(r for r in main if r.kernel == kernel and r.architecture == architecture)
+            voxel = "" if row.per_voxel is None else f" / {row.per_voxel:.0f}"
+            cells.append(f"{row.registers} / {row.spilled}{voxel}")
+        lines.append(f"| `{kernel}` | " + " | ".join(cells) + " |")
+    cells = []
+    for architecture in architectures:
+        rest = [row for row in rows if row not in main and row.architecture == architecture]
+        cells.append(f"{max(row.registers for row in rest)} / {max(row.spilled for row in rest)}")
+    count = len({row.kernel for row in rows}) - len({row.kernel for row in main})
+    lines.append(f"| the other {count}, at most | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 MARKS = "<!-- table: python bench/sass.py --write docs/kernels.md -->", "<!-- end of table -->"
 
 
@@ -201,16 +232,15 @@ def main() -> None:
     """Compiles, prints or writes the table, and fails where something spills."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", default="80,90,100,120")
-    parser.add_argument("--write", type=Path, help="Markdown file whose table is replaced")
+    parser.add_argument("--write", type=Path, help="Markdown file whose table is replaced by a digest")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = compile_all(Path(folder), options.architectures.split(","))
-    text = table(rows)
     if options.write is None:
-        print(text)
+        print(table(rows))
     else:
         before, rest = options.write.read_text().split(MARKS[0])
-        options.write.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
+        options.write.write_text(f"{before}{MARKS[0]}\n\n{digest(rows)}\n\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
     spilling = [row for row in rows if row.spills()]
     if spilling:
         sys.exit(f"too much spilled:\n{table(spilling)}")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastreg.files import InputError
 from fastreg.images import Image, resample_to_grid
+from fastreg.losses import MI
 from fastreg.ops.lncc import lncc
 from fastreg.ops.warp import warp
 from fastreg.transforms import Affine
@@ -234,32 +235,8 @@ def _mse(fixed: Volume, weight: Mask) -> Similarity:
 
 
 def _mi(fixed: Volume, weight: Mask) -> Similarity:
-    """Mutual information in nats; the joint histogram takes the fixed image's bins whole (Mattes et al. 2003)."""
-    rows = (fixed * (_BINS - 1)).round().long().flatten() * _BINS
-    share = (weight.double() / weight.sum()).flatten()
-
-    def information(moved: Volume) -> Scalar:
-        bins, parts = _parzen(moved.flatten().double())
-        empty = share.new_zeros(_BINS * _BINS)
-        joint = empty.index_add(0, (rows + bins).flatten(), (share * parts).flatten()).view(_BINS, _BINS)
-        apart = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
-        tiny = torch.finfo(joint.dtype).tiny
-        return (joint * ((joint + tiny) / (apart + tiny)).log()).sum()
-
-    return information
-
-
-_BINS = 32
-
-
-def _parzen(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The four bins over which a cubic B-spline spreads each value from 0 to 1, and its parts there: both [4, N]."""
-    place = values.clamp(0, 1) * (_BINS - 5) + 2
-    first = place.detach().floor()
-    t = place - first
-    cubes = [(1 - t) ** 3, (3 * t - 6) * t * t + 4, ((3 - 3 * t) * t + 3) * t + 1, t**3]
-    around = torch.arange(-1, 3, device=values.device)[:, None]
-    return first.long() + around, torch.stack(cubes) / 6
+    information = MI()
+    return lambda moved: -information(moved, fixed, weight)
 
 
 def _grid(shape: Sequence[int], device: torch.device) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,105 @@ def read_pairs(path: Path, cohort: Cohort) -> tuple[tuple[Subject, Subject], ...
     if not pairs:
         raise InputError(f"pairs {path}: no pairs in it")
     return tuple(pairs)
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """Two images to register, and what else is known of them."""
+
+    name: str
+    """Unlike those of the other pairs; a folder can be called so."""
+    moving: Path
+    fixed: Path
+    moving_labels: Path | None = None
+    fixed_labels: Path | None = None
+    moving_mask: Path | None = None
+    fixed_mask: Path | None = None
+    points_fixed: Path | None = None
+    """CSV of points of the fixed image."""
+    points_moving: Path | None = None
+    """CSV of the same points in the moving image."""
+
+
+_SYNONYMS = {
+    "moving_label": "moving_labels",
+    "fixed_label": "fixed_labels",
+    "mask_moving": "moving_mask",
+    "mask_fixed": "fixed_mask",
+    "mask": "fixed_mask",
+    "points": "points_fixed",
+}
+
+
+def read_pair_files(path: Path) -> tuple[PairFiles, ...]:
+    """The pairs of a list: .csv with a header, otherwise `moving fixed [moving_labels fixed_labels]` on every line.
+
+    A CSV file's columns are the fields of `PairFiles`, in any order. Files are as they are named or relative to the
+    list's folder. A pair without a name is called MOVING_to_FIXED after its files, with their folders' names where
+    those alone would not tell the pairs apart. Whether the files are there is not asked here.
+
+    Raises:
+        InputError: no such list, no pairs in it, a column or line that is not understood, two pairs of one name.
+    """
+    if not path.is_file():
+        raise InputError(f"pairs {path}: no such file")
+    rows = _rows_of_csv(path) if path.suffix == ".csv" else _rows_of_text(path)
+    if not rows:
+        raise InputError(f"pairs {path}: no pairs in it")
+    names = _pair_names([(_resolve(path, row["moving"]), _resolve(path, row["fixed"])) for row in rows])
+    pairs = {}
+    for row, name in zip(rows, names, strict=True):
+        name = row.pop("name", name)
+        if name in pairs:
+            raise InputError(f"pairs {path}: two pairs are called {name!r}; a column `name` tells them apart")
+        if "/" in name or "\\" in name or name.startswith("."):
+            raise InputError(f"pairs {path}: expected a name that a folder can have, got {name!r}")
+        pairs[name] = PairFiles(name, **{role: _resolve(path, word) for role, word in row.items()})
+    return tuple(pairs.values())
+
+
+def _pair_names(pairs: list[tuple[Path, Path]]) -> list[str]:
+    plain = [f"{_stem(moving)}_to_{_stem(fixed)}" for moving, fixed in pairs]
+    stems = {_stem(path): path for pair in pairs for path in pair}
+    if all(stems[_stem(path)] == path for pair in pairs for path in pair):
+        return plain
+    return ["_to_".join(f"{path.absolute().parent.name}-{_stem(path)}" for path in pair) for pair in pairs]
+
+
+def _rows_of_csv(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [line for line in csv.reader(file, skipinitialspace=True) if any(line)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"pairs {path}: not a CSV file ({error})") from error
+    header = [word.strip().lower().replace("-", "_") for word in lines[0]] if lines else []
+    header = [_SYNONYMS.get(word, word) for word in header]
+    known = [field.name for field in fields(PairFiles)]
+    strange = [word for word in header if word not in known]
+    if strange or not {"moving", "fixed"} <= set(header):
+        wrong = f"the column {strange[0]!r}" if strange else f"{', '.join(header) or 'nothing'}"
+        raise InputError(
+            f"pairs {path}: expected a header with moving, fixed, and some of {', '.join(known)}; got {wrong}"
+        )
+    rows = []
+    for k, line in enumerate(lines[1:], 1):
+        row = {role: cell.strip() for role, cell in zip(header, line, strict=False) if cell.strip()}
+        if len(line) != len(header) or not {"moving", "fixed"} <= set(row):
+            raise InputError(f"pairs {path}, pair {k}: expected {len(header)} cells with moving and fixed, got {line}")
+        rows.append(row)
+    return rows
+
+
+def _rows_of_text(path: Path) -> list[dict[str, str]]:
+    rows = []
+    for k, line in _lines(path):
+        words = line.split()
+        if len(words) not in (2, 4):
+            raise InputError(
+                f"pairs {path}, line {k}: expected moving fixed [moving_labels fixed_labels], got {line!r}"
+            )
+        rows.append(dict(zip(("moving", "fixed", "moving_labels", "fixed_labels"), words, strict=False)))
+    return rows
 
 
 def _stem(path: Path) -> str:

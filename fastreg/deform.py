@@ -11,21 +11,25 @@ The same code refines the output of a network (instance optimisation, Balakrishn
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastreg import fields
-from fastreg.losses import LNCC, MSE
+from fastreg import backends, fields
+from fastreg.files import InputError
+from fastreg.losses import LNCC, MI, MSE
 from fastreg.ops._checks import check_flow, check_same_device, check_volume, shape
 from fastreg.ops.warp import warp
-from fastreg.types import Flow, Mask, Registration, Volume
+from fastreg.types import Flow, Mask, Registration, Scalar, Volume
+from fastreg.unfold import sharpened_inverse, unfolded
 
-METRICS = ("lncc", "mse")
+METRICS: dict[str, float] = {"lncc": 1.5, "mse": 0.03, "mi": 10.0}
+"""Name -> the smoothness that suits the scale of its values."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,29 @@ class Stage:
 
 STAGES = (Stage(4, 60), Stage(2, 40), Stage(1, 10, 1))
 """Chosen on real brains, docs/register.md."""
+
+
+def read_stages(text: str) -> tuple[Stage, ...]:
+    """The pyramid behind what a user wrote: "3" levels, or every level's "4x60,2x40,1x10" (factor x iterations).
+
+    Raises:
+        InputError: anything else.
+    """
+    if text.strip().isdigit() and 1 <= int(text) <= 6:
+        factors = [2**k for k in reversed(range(int(text)))]
+        first, *middle, last = factors if len(factors) > 1 else (factors[0], 0)
+        return tuple(
+            Stage(factor, iterations, 1)
+            for factor, iterations in [(first, 60), *((factor, 40) for factor in middle), (last, 10)]
+            if factor
+        )
+    stages = []
+    for word in text.split(","):
+        found = re.fullmatch(r"\s*([1-9]\d*)x(\d+)\s*", word)
+        if found is None:
+            raise InputError(f"levels: expected 1 to 6, or factors and iterations such as 4x60,2x40,1x10, got {text!r}")
+        stages.append(Stage(int(found[1]), int(found[2]), 1))
+    return tuple(stages)
 
 
 @dataclass(frozen=True)
@@ -62,11 +89,14 @@ def deform(
     stages: Sequence[Stage] = STAGES,
     metric: str = "lncc",
     window: int = 7,
-    smoothness: float = 1.5,
+    smoothness: float | None = None,
     step: float = 0.15,
     tolerance: float = 1e-3,
     mask: Mask | None = None,
+    moving_mask: Mask | None = None,
     inverse: bool = False,
+    bidir: bool = False,
+    unfold: bool = True,
     told: Callable[[Progress], None] = lambda progress: None,
 ) -> Registration:
     """Finds the displacement that brings `moving` onto `fixed`.
@@ -76,34 +106,42 @@ def deform(
         moving: The same shape.
         flow: Where to start, [1, 3, D, H, W] in voxels, from a network or another registration; zero if None.
         stages: From coarse to fine.
-        metric: "lncc" or "mse".
+        metric: "lncc" or "mse"; "mi" (mutual information) between contrasts.
         window: Edge of the LNCC's window in voxels of each level, odd.
-        smoothness: Weight of the velocity's roughness (mean squared forward difference).
+        smoothness: Weight of the velocity's roughness (mean squared forward difference); that of `METRICS` if None.
         step: Adam's step in voxels of the velocity's grid.
         tolerance: A stage ends when the mean loss of the last ten iterations is not better than that of the ten before
             by this fraction of what the stage gained; 0 runs all iterations.
         mask: [1, 1, D, H, W], weights of the fixed image's voxels.
+        moving_mask: Likewise of the moving image's; a stage holds it where the stages before put it.
         inverse: Also give the inverse.
+        bidir: Compare the images on the moving one's grid too, by the inverse, and average: neither is preferred.
+        unfold: Smooth the few places where the composition of the stages, sampled on the grid, folds.
         told: Called after each stage.
 
     Returns:
-        `moved`, `flow` and, if wanted, `inverse_flow` and `moved_back`.
+        `moved`, `flow` and, with `inverse` or `bidir`, `inverse_flow` and `moved_back`.
 
     Raises:
         ValueError: shapes, devices or names that do not fit.
     """
     _check(fixed, moving, flow, metric)
     size = tuple(fixed.shape[2:])
-    loss = LNCC(window) if metric == "lncc" else MSE()
+    loss: nn.Module = LNCC(window) if metric == "lncc" else MI() if metric == "mi" else MSE()
+    weight = METRICS[metric] if smoothness is None else smoothness
+    if mask is not None or moving_mask is not None:
+        # The images' loss is a mean over the mask, the roughness one over the grid: the fewer voxels count, the harder
+        # each pulls. The root: between pulling as without a mask (1 / share) and not caring; see docs/register.md.
+        counted = mask if moving_mask is None else moving_mask if mask is None else mask * moving_mask
+        assert counted is not None
+        weight /= math.sqrt(max(float(counted.mean()), 1e-3))
     back: Flow | None = None
-    if inverse:
+    if inverse or bidir:
         back = torch.zeros_like(fixed[:, :1].expand(-1, fixed.ndim - 2, *size)) if flow is None else fields.invert(flow)
     for stage in stages:
         start = time.perf_counter()
-        velocity, value, iterations = _optimise(
-            _level(fixed, stage.factor), _level(moving, stage.factor), _level(mask, stage.factor), flow, stage, loss,
-            smoothness, step, tolerance,
-        )  # fmt: skip
+        level = _Level.of(fixed, moving, mask, moving_mask, flow, back if bidir else None, stage)
+        velocity, value, iterations = _optimise(level, stage, loss, weight, step, tolerance)
         with torch.no_grad():
             found = fields.resize(_exponential(velocity), size)
             flow = found if flow is None else fields.compose(flow, found)
@@ -111,7 +149,13 @@ def deform(
                 back = fields.compose(fields.resize(_exponential(-velocity), size), back)
         told(Progress(stage.factor, iterations, value, time.perf_counter() - start))
     with torch.no_grad():
-        flow = torch.zeros_like(fixed[:, :1]).repeat(1, fixed.ndim - 2, *[1] * len(size)) if flow is None else flow
+        if flow is None:
+            flow = torch.zeros_like(fixed[:, :1]).repeat(1, fixed.ndim - 2, *[1] * len(size))
+        elif unfold and stages:
+            flow = unfolded(flow)
+        if back is not None and stages:
+            back = sharpened_inverse(flow, back)
+            back = unfolded(back) if unfold else back
         moved_back = None if back is None else warp(fixed, back)
         return Registration(warp(moving, flow), flow, inverse_flow=back, moved_back=moved_back)
 
@@ -129,43 +173,81 @@ def _check(fixed: Volume, moving: Volume, flow: Flow | None, metric: str) -> Non
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
 
 
-def _level(image: Tensor | None, factor: int) -> Tensor | None:
+def _pooled(image: Tensor, factor: int) -> Tensor:
     """Averaged over cubes; axes shorter than the cube stay whole."""
-    if image is None or factor == 1:
+    if factor == 1:
         return image
     kernel = [min(factor, length) for length in image.shape[2:]]
     return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, kernel, ceil_mode=True)
 
 
+@dataclass(frozen=True)
+class _Level:
+    """What a stage compares: everything on its grid, and nothing that an iteration would have to make again."""
+
+    fixed: Volume
+    moving: Volume
+    """As the stages before left it."""
+    mask: Mask | None
+    backward: tuple[Volume, Mask | None, Flow] | None = None
+    """With `bidir`: the moving image in its place, its mask, and the inverse that is known."""
+
+    @classmethod
+    def of(
+        cls,
+        fixed: Volume,
+        moving: Volume,
+        mask: Mask | None,
+        moving_mask: Mask | None,
+        flow: Flow | None,
+        back: Flow | None,
+        stage: Stage,
+    ) -> _Level:
+        fixed, moving = _pooled(fixed, stage.factor), _pooled(moving, stage.factor)
+        mask, seen = (None if each is None else _pooled(each, stage.factor) for each in (mask, moving_mask))
+        size = tuple(fixed.shape[2:])
+        with torch.no_grad():
+            backward = None if back is None else (moving, seen, fields.resize(back, size))
+            if flow is not None:
+                known = fields.resize(flow, size)
+                moving = warp(moving, known, padding="border")
+                seen = None if seen is None else warp(seen, known)
+            if seen is not None:
+                mask = seen if mask is None else mask * seen
+        return cls(fixed, moving, mask, backward)
+
+    def loss(self, velocity: Flow, loss: nn.Module) -> Scalar:
+        """Of the images under the exponential of a velocity."""
+        size = tuple(self.fixed.shape[2:])
+        found = fields.resize(_exponential(velocity), size)
+        value: Scalar = loss(warp(self.moving, found, padding="border"), self.fixed, self.mask)
+        if self.backward is None:
+            return value
+        still, weight, known = self.backward
+        back = fields.compose(fields.resize(_exponential(-velocity), size), known)
+        return (value + loss(warp(self.fixed, back, padding="border"), still, weight)) / 2
+
+
 def _optimise(
-    fixed: Tensor | None,
-    moving: Tensor | None,
-    mask: Tensor | None,
-    flow: Flow | None,
-    stage: Stage,
-    loss: LNCC | MSE,
-    smoothness: float,
-    step: float,
-    tolerance: float,
+    level: _Level, stage: Stage, loss: nn.Module, smoothness: float, step: float, tolerance: float
 ) -> tuple[Tensor, float, int]:
     """The stage's velocity, the last loss and the number of iterations."""
-    assert fixed is not None and moving is not None
-    size = tuple(fixed.shape[2:])
-    if flow is not None:
-        with torch.no_grad():
-            moving = warp(moving, fields.resize(flow, size), padding="border")
+    size = tuple(level.fixed.shape[2:])
     coarser = max(1, stage.spacing // stage.factor)
-    velocity = fixed.new_zeros(fixed.shape[0], len(size), *[max(1, math.ceil(n / coarser)) for n in size])
-    velocity.requires_grad_()
+    velocity = level.fixed.new_zeros(
+        level.fixed.shape[0], len(size), *[max(1, math.ceil(n / coarser)) for n in size]
+    ).requires_grad_()
     adam = torch.optim.Adam([velocity], lr=step, betas=(0.9, 0.99), eps=1e-12, fused=True)
+    backend = backends.choose(None, velocity)
     values: list[float] = []
     for _ in range(stage.iterations):
-        found = fields.resize(_exponential(velocity), size)
-        similarity = loss(warp(moving, found, padding="border"), fixed, mask)
-        total = similarity + smoothness * fields.smoothness(velocity)
-        (velocity.grad,) = torch.autograd.grad(total, velocity)
+        similarity = level.loss(velocity, loss)
+        (gradient,) = torch.autograd.grad(similarity, velocity)
+        with torch.no_grad():  # the roughness brings its own gradient: scaled and added where it lies
+            roughness, slope = torch.ops.fastreg.smoothness(velocity, True, backend)
+            velocity.grad = gradient.add_(slope.mul_(smoothness))
         adam.step()
-        values.append(total.item())
+        values.append(similarity.item() + smoothness * roughness.item())
         if tolerance and _plateau(values, tolerance):
             break
     return velocity.detach(), values[-1] if values else math.nan, len(values)

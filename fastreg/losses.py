@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastreg import fields
 from fastreg.ops._checks import check_volume, shape
@@ -43,6 +46,111 @@ class MSE(nn.Module):
             return square.mean()
         weight = mask.to(square.dtype).expand_as(square)
         return (weight * square).sum() / weight.sum().clamp_min(torch.finfo(square.dtype).tiny)
+
+
+class MI(nn.Module):
+    """Minus the mutual information of the intensities, in nats, for images of different contrast (Mattes et al. 2003).
+
+    The fixed image's intensities fall into whole bins, the moved one's spread over four by a cubic B-spline, so that
+    the histogram changes smoothly with them. Intensities are about 0 to 1; what lies outside counts as 0 or 1.
+    """
+
+    def __init__(self, bins: int = 32) -> None:
+        super().__init__()
+        if bins < 5:
+            raise ValueError(f"bins must be at least 5, got {bins}")
+        self.bins = bins
+
+    def forward(self, moved: Volume, fixed: Volume, mask: Mask | None = None) -> Scalar:
+        """`moved`, `fixed`: [batch, channels, D, H, W], one histogram for each channel of each pair, averaged.
+
+        `mask` weights the voxels. Float64, whatever the dtype of the images; the gradient goes to `moved` alone.
+        """
+        check_volume("moved", moved)
+        if moved.shape != fixed.shape:
+            raise ValueError(f"fixed must have the shape of moved, {shape(moved)}, got {shape(fixed)}")
+        weights = [None] * len(moved) if mask is None else mask.detach().expand_as(moved).unbind()
+        terms = [
+            _Information.apply(m, f, None if weight is None else weight[k], self.bins)  # type: ignore[no-untyped-call]
+            for item, other, weight in zip(moved, fixed.detach(), weights, strict=True)
+            for k, (m, f) in enumerate(zip(item, other, strict=True))
+        ]
+        return -torch.stack(terms).mean()
+
+
+class _Information(torch.autograd.Function):
+    """Mutual information of two images under weights. By slices: the memory does not grow with the image."""
+
+    @staticmethod
+    def forward(ctx: Any, moved: Tensor, fixed: Tensor, weight: Tensor | None, bins: int) -> Tensor:
+        joint = torch.zeros(bins * bins, dtype=torch.float64, device=moved.device)
+        for values, rows, share in _slices(moved, fixed, weight, bins):
+            cells, t = _cells(values, rows, bins)
+            part = values.new_zeros(bins * bins)
+            for k, parts in enumerate(_spline(t)):
+                part.scatter_add_(0, cells + k, parts if share is None else parts * share)
+            joint += part  # in float64: a slice is too short for float32 to lose anything
+        joint = (joint / joint.sum().clamp_min(torch.finfo(joint.dtype).tiny)).view(bins, bins)
+        tiny = torch.finfo(joint.dtype).tiny
+        apart = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+        gain = ((joint + tiny) / (apart + tiny)).log()
+        ctx.save_for_backward(moved, fixed, weight, gain)
+        return (joint * gain).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The slope of a voxel is that of its four parts, each times what its bin gains: the margins cancel."""
+        moved, fixed, weight, gain = ctx.saved_tensors
+        bins = len(gain)
+        total = moved.numel() if weight is None else float(weight.double().sum())
+        scale = (grad * (bins - 5) / max(total, torch.finfo(gain.dtype).tiny)).to(moved.dtype)
+        table = gain.flatten().to(moved.dtype)
+        slope = torch.empty_like(moved, memory_format=torch.contiguous_format)
+        into = slope.view(-1)
+        start = 0
+        for values, rows, share in _slices(moved, fixed, weight, bins):
+            cells, t = _cells(values, rows, bins)
+            found = into[start : start + len(values)].zero_()
+            for k, parts in enumerate(_spline_slope(t)):
+                found.addcmul_(parts, table.index_select(0, cells + k))
+            found.mul_(scale).mul_((values >= 0) & (values <= 1))
+            if share is not None:
+                found.mul_(share)
+            start += len(values)
+        return slope, None, None, None
+
+
+_SLICE = 2**17
+
+
+def _slices(
+    moved: Tensor, fixed: Tensor, weight: Tensor | None, bins: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Values of the moved image, bins of the fixed one, weights; a slice of voxels at a time."""
+    flat = moved.flatten(), fixed.flatten(), None if weight is None else weight.flatten()
+    for start in range(0, moved.numel(), _SLICE):
+        values, other, share = (None if x is None else x[start : start + _SLICE] for x in flat)
+        assert values is not None and other is not None
+        rows = (other.clamp(0, 1) * (bins - 1)).round().long()
+        yield values, rows, None if share is None else share.to(values.dtype)
+
+
+def _cells(values: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """The first of the four cells of the joint histogram over which each value spreads, and its place from 0 to 1."""
+    place = values.clamp(0, 1) * (bins - 5) + 2
+    first = place.floor()
+    return rows * bins + first.long() - 1, place - first
+
+
+def _spline(t: Tensor) -> list[Tensor]:
+    """The parts of a value that fall into the bins -1, 0, 1 and 2 from its own: a cubic B-spline."""
+    cubes = [(1 - t) ** 3, (3 * t - 6) * t * t + 4, ((3 - 3 * t) * t + 3) * t + 1, t**3]
+    return [cube / 6 for cube in cubes]
+
+
+def _spline_slope(t: Tensor) -> list[Tensor]:
+    """The derivative of `_spline`."""
+    return [-((1 - t) ** 2) / 2, (1.5 * t - 2) * t, (1 - 1.5 * t) * t + 0.5, t * t / 2]
 
 
 class Dice(nn.Module):

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as fields_of
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastreg import fields
-from fastreg.ops._checks import check_volume, shape
+from fastreg.ops._checks import check_choice, check_volume, shape
 from fastreg.ops.warp import warp
 from fastreg.types import Registration, Volume
 
@@ -33,6 +34,8 @@ class Architecture:
     """Convolutions on the full grid, before the flow layer."""
     pooled: bool
     """Full-resolution first convolution and max-pooling (VxmDense) instead of stride-2 convolutions (2018)."""
+    half: bool = False
+    """Ends on the half grid, without the last upsampling and its skip (MICCAI 2018, VxmDense's `unet_half_res`)."""
 
 
 ARCHITECTURES = {
@@ -41,7 +44,7 @@ ARCHITECTURES = {
     "vxm": Architecture((16, 32, 32, 32), (32, 32, 32, 32), (), (32, 16, 16), pooled=True),
 }
 
-DIVISOR = 16  # four halvings
+RESAMPLINGS = ("corners", "voxelmorph", "voxelmorph2018")
 
 
 def _convolution(ndim: int, inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d | nn.Conv3d:
@@ -55,11 +58,17 @@ def _convolution(ndim: int, inputs: int, outputs: int, stride: int = 1) -> nn.Co
 
 
 class UNet(nn.Module):
-    """[batch, inputs, D, H, W] with axes divisible by 16 -> features [batch, tail[-1], D, H, W]."""
+    """[batch, inputs, D, H, W] with axes divisible by `divisor` -> features [batch, outputs, D, H, W].
 
-    def __init__(self, architecture: Architecture, inputs: int, ndim: int) -> None:
+    Networks with `half` give features on the half grid. `strided_padding`: how stride-2 convolutions are padded,
+    "tensorflow" (0, 1) or "symmetric" (1, 1).
+    """
+
+    def __init__(self, architecture: Architecture, inputs: int, ndim: int, strided_padding: str = "tensorflow") -> None:
         super().__init__()
         self.architecture, self.ndim = architecture, ndim
+        self.divisor = 2 ** len(architecture.encoder)
+        self.pads = ((0, 1) if strided_padding == "tensorflow" else (1, 1)) * ndim
         stride = 1 if architecture.pooled else 2
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         channels = inputs
@@ -72,19 +81,24 @@ class UNet(nn.Module):
             skips = [*skips[1:], inputs]
         for k, features in enumerate(architecture.decoder):
             self.decoder.append(_convolution(ndim, channels, features))
-            channels = features + (skips[k] if k + 1 < len(architecture.decoder) or architecture.pooled else 0)
+            channels = features + (skips[k] if self._joins(k) else 0)
         self.tail_half, self.tail = nn.ModuleList(), nn.ModuleList()
         for features in architecture.tail_half:
             self.tail_half.append(_convolution(ndim, channels, features))
             channels = features
-        channels += 0 if architecture.pooled else skips[-1]
+        channels += 0 if architecture.pooled or architecture.half else skips[-1]
         for features in architecture.tail:
             self.tail.append(_convolution(ndim, channels, features))
             channels = features
         self.outputs = channels
 
+    def _joins(self, k: int) -> bool:
+        """Whether the k-th decoder convolution is followed by upsampling and a skip."""
+        last = len(self.architecture.decoder) - 1
+        return k < last or (self.architecture.pooled and not self.architecture.half)
+
     def forward(self, x: Tensor) -> Tensor:
-        """Features on the full grid."""
+        """Features on the full grid, or on the half grid."""
         skips = [] if self.architecture.pooled else [x]
         for layer in self.encoder:
             if self.architecture.pooled:
@@ -93,18 +107,17 @@ class UNet(nn.Module):
                 x = (F.max_pool3d if self.ndim == 3 else F.max_pool2d)(x, 2)
             else:
                 # TensorFlow's SAME padding of a stride-2 convolution of an even axis is (0, 1), not (1, 1).
-                x = _activate(_convolve(layer, F.pad(x, (0, 1) * self.ndim)))
+                x = _activate(_convolve(layer, F.pad(x, self.pads)))
                 skips.append(x)
         if not self.architecture.pooled:
             skips.pop()  # the coarsest features are the decoder's input
-        last = len(self.decoder) - 1
         for k, layer in enumerate(self.decoder):
             x = _activate(_convolve(layer, x))
-            if k < last or self.architecture.pooled:
+            if self._joins(k):
                 x = _join(x, skips.pop())
         for layer in self.tail_half:
             x = _activate(_convolve(layer, x))
-        if not self.architecture.pooled:
+        if not (self.architecture.pooled or self.architecture.half):
             x = _join(x, skips.pop())
         for layer in self.tail:
             x = _activate(_convolve(layer, x))
@@ -150,6 +163,16 @@ class NetConfig:
     channels_last: bool = False
     amp: bool = False
     """The network (not the warp) runs in bfloat16 autocast."""
+    features: tuple[tuple[int, ...], ...] | None = None
+    """Encoder, decoder, tail_half and tail of the `Architecture`, in place of those of `name`."""
+    half: bool = False
+    """The network ends on the half grid; what it says is integrated there and upsampled."""
+    strided_padding: str = "tensorflow"
+    """Of stride-2 convolutions: "tensorflow" (0, 1) or "symmetric" (1, 1)."""
+    resampling: str = "corners"
+    """Between the velocity's grid and the image's, a factor f: "corners" (corner voxels coincide, the values scaled to
+    fit), "voxelmorph" (the same positions, values times f: VxmDense), "voxelmorph2018" (voxel p is p / f, values times
+    f, the velocity continued beyond its grid)."""
 
 
 class RegistrationNet(nn.Module):
@@ -159,12 +182,14 @@ class RegistrationNet(nn.Module):
         name: "vm1" (259,675 parameters in 3-D), "vm2" (300,547) or "vxm" (327,331).
         ndim: 3 or 2.
         options: Further fields of `NetConfig`: channels, width, diffeomorphic, steps, downsize, uncertainty,
-            channels_last, amp.
+            channels_last, amp, and those of loaded networks (`fastreg.compat`): features, half, strided_padding,
+            resampling.
 
     Raises:
         ValueError: a name, number of axes or option that does not exist.
 
-    Any image shape will do: the input is padded with zeros at the far end to a multiple of 16, the field cropped.
+    Any image shape will do: the input is padded with zeros at the far end to a multiple of 16 (2 to the number of
+    encoder levels), the field cropped.
     Source: Balakrishnan et al., CVPR 2018 and TMI 2019; Dalca et al. 2018 for the diffeomorphic head.
     """
 
@@ -177,9 +202,14 @@ class RegistrationNet(nn.Module):
         unknown = set(options) - set(NetConfig.__dataclass_fields__)
         if unknown:
             raise ValueError(f"unknown options {', '.join(sorted(unknown))}; RegistrationNet takes those of NetConfig")
-        self.config = NetConfig(name, ndim, **options)
+        self.config = NetConfig(name, ndim, **{**options, "features": _tuples(options.get("features"))})
+        _check_config(self.config)
         architecture = _widened(ARCHITECTURES[name], self.config.width)
-        self.unet = UNet(architecture, 2 * self.config.channels, ndim)
+        if self.config.features is not None:
+            encoder, decoder, tail_half, tail = self.config.features
+            architecture = Architecture(encoder, decoder, tail_half, tail, architecture.pooled)
+        architecture = replace(architecture, half=self.config.half)
+        self.unet = UNet(architecture, 2 * self.config.channels, ndim, self.config.strided_padding)
         self.flow = _convolution(ndim, self.unet.outputs, ndim)
         nn.init.normal_(self.flow.weight, std=1e-5)  # starts at the identity, as the published code does
         if self.config.uncertainty:
@@ -195,11 +225,21 @@ class RegistrationNet(nn.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Keyword arguments that build this network again."""
-        return asdict(self.config)
+        """Keyword arguments that build this network again, as JSON has them."""
+        options = asdict(self.config)
+        for field in fields_of(NetConfig):
+            # Few networks have these; left out, the checkpoints of all others stay as they were.
+            if field.name in _UNCOMMON and options[field.name] == field.default:
+                del options[field.name]
+        if "features" in options:
+            options["features"] = [list(part) for part in options["features"]]
+        return options
 
     def field(self, moving: Volume, fixed: Volume) -> Tensor:
-        """What the last layer says: [batch, ndim, D, H, W], a displacement, or a velocity of the diffeomorphic form."""
+        """What the last layer says: [batch, ndim, D, H, W], a displacement, or a velocity of the diffeomorphic form.
+
+        On the half grid for networks with `half`.
+        """
         return self._fields(moving, fixed)[0]
 
     def _fields(self, moving: Volume, fixed: Volume) -> list[Tensor]:
@@ -207,7 +247,7 @@ class RegistrationNet(nn.Module):
         _check_pair(moving, fixed, self.config)
         size = fixed.shape[2:]
         x = torch.cat([moving, fixed], 1)
-        x = F.pad(x, [pad for length in reversed(size) for pad in (0, -length % DIVISOR)])
+        x = F.pad(x, [pad for length in reversed(size) for pad in (0, -length % self.unet.divisor)])
         if self.config.channels_last:
             x = x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.amp):
@@ -215,6 +255,7 @@ class RegistrationNet(nn.Module):
             heads = [self.flow, self.log_variance] if self.config.uncertainty else [self.flow]
             found = [head(features).to(fixed.dtype) for head in heads]
         for axis, length in enumerate(size):
+            length = math.ceil(length / 2) if self.config.half else length
             found = [field.narrow(2 + axis, 0, length) for field in found]
         return [field.contiguous() for field in found]
 
@@ -229,18 +270,21 @@ class RegistrationNet(nn.Module):
         if inverse and not self.config.diffeomorphic:
             raise ValueError("inverse needs a diffeomorphic network; a displacement field has none in closed form")
         field, *log_variance = self._fields(moving, fixed) if self.config.uncertainty else [self.field(moving, fixed)]
+        size, factor = tuple(fixed.shape[2:]), 2 if self.config.half else self.config.downsize
         if not self.config.diffeomorphic:
-            return Registration(moved=warp(moving, field), flow=field)
-        size = tuple(field.shape[2:])
-        mean = velocity = fields.resize(field, tuple(math.ceil(length / self.config.downsize) for length in size))
-        unsure = None
+            flow = self._resized(field, size, 2.0) if self.config.half else field
+            return Registration(moved=warp(moving, flow), flow=flow)
+        mean = field
+        if not self.config.half and factor > 1:
+            mean = self._resized(field, tuple(math.ceil(length / factor) for length in size), 1 / factor)
+        velocity, unsure = mean, None
         if log_variance:
             mode = "trilinear" if self.config.ndim == 3 else "bilinear"
             unsure = F.interpolate(log_variance[0], tuple(mean.shape[2:]), mode=mode, align_corners=True)
             if self.training:
                 velocity = mean + torch.exp(0.5 * unsure) * torch.randn_like(mean)
-        flow = fields.resize(fields.integrate(velocity, steps=self.config.steps), size)
-        back = fields.resize(fields.integrate(-velocity, steps=self.config.steps), size) if inverse else None
+        flow = self._resized(self._integrated(velocity), size, factor)
+        back = self._resized(self._integrated(-velocity), size, factor) if inverse else None
         return Registration(
             moved=warp(moving, flow),
             flow=flow,
@@ -249,6 +293,41 @@ class RegistrationNet(nn.Module):
             moved_back=None if back is None else warp(fixed, back),
             log_variance=unsure,
         )
+
+    def _integrated(self, velocity: Tensor) -> Tensor:
+        padding = "border" if self.config.resampling == "voxelmorph2018" else "zeros"
+        return fields.integrate(velocity, steps=self.config.steps, padding=padding)
+
+    def _resized(self, field: Tensor, size: tuple[int, ...], factor: float) -> Tensor:
+        """The field on the grid of `size`, `factor` times finer."""
+        if self.config.resampling == "corners":
+            return fields.resize(field, size)
+        mode = "trilinear" if field.ndim == 5 else "bilinear"
+        if self.config.resampling == "voxelmorph":
+            return factor * F.interpolate(field, size=size, mode=mode, align_corners=True)
+        # Of a grid with one voxel more at the far end, which ends where the finer grid does, the corners coincide.
+        longer = F.pad(field, (0, 1) * (field.ndim - 2), mode="replicate")
+        whole = [round(factor * length) + 1 for length in field.shape[2:]]
+        field = factor * F.interpolate(longer, size=whole, mode=mode, align_corners=True)
+        for axis, length in enumerate(size):
+            field = field.narrow(2 + axis, 0, length)
+        return field.contiguous()
+
+
+_UNCOMMON = ("uncertainty", "features", "half", "strided_padding", "resampling")
+
+
+def _tuples(features: Any) -> tuple[tuple[int, ...], ...] | None:
+    return None if features is None else tuple(tuple(int(n) for n in part) for part in features)
+
+
+def _check_config(config: NetConfig) -> None:
+    check_choice("strided_padding", config.strided_padding, ("tensorflow", "symmetric"))
+    check_choice("resampling", config.resampling, RESAMPLINGS)
+    if config.features is not None and len(config.features) != 4:
+        raise ValueError(f"features must name encoder, decoder, tail_half and tail, got {len(config.features)} parts")
+    if config.resampling == "voxelmorph2018" and not config.half:
+        raise ValueError("resampling 'voxelmorph2018' is that of networks with half")
 
 
 def _widened(architecture: Architecture, width: float) -> Architecture:

@@ -423,43 +423,86 @@ def _curves(path: Path) -> dict[str, tuple[Grid, Grid]]:
     return {name: (points[:, 0], points[:, 1]) for name, points in columns.items() if np.isfinite(points[:, 1]).any()}
 
 
-def dice_boxplot(
-    before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], path: str | Path, *, title: str = ""
-) -> None:
-    """Dice of every structure over the pairs, before and after registration, the best registered on top.
+def dice_boxplot(methods: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path, *, title: str = "") -> None:
+    """Dice of every structure over the pairs, the methods side by side, the structure that the last does best on top.
 
     Args:
-        before: Structure -> one value a pair; NaN is left out.
-        after: The same structures.
+        methods: Name of a method -> structure -> one value a pair; NaN is left out. "before" is drawn in grey.
         path: The picture.
         title: Above it.
     """
-    names = sorted(after, key=lambda name: mean(after[name]) if not math.isnan(mean(after[name])) else -1)
-    figure = _figure((6.4, 1.1 + 0.34 * len(names)), "white")
+    last = list(methods.values())[-1]
+    names = sorted(last, key=lambda name: mean(last[name]) if not math.isnan(mean(last[name])) else -1)
+    row = 0.12 + 0.11 * len(methods)
+    height = 1.1 + row * len(names)
+    figure = _figure((6.4, height), "white")
     axes = figure.add_subplot()
-    for data, colour, offset, label in ((before, "#9aa0a6", -0.17, "before"), (after, "#1a73e8", 0.17, "after")):
-        values = [[v for v in data.get(name, ()) if not math.isnan(v)] for name in names]
-        drawn = axes.boxplot(
-            values,
-            positions=[k + offset for k in range(len(names))],
-            widths=0.26,
-            orientation="horizontal",
-            patch_artist=True,
-            manage_ticks=False,
-            flierprops={"markersize": 2.5, "markeredgecolor": colour},
-            medianprops={"color": "black", "lw": 1.2},
-        )
-        for box in drawn["boxes"]:
-            box.set(facecolor=colour, alpha=0.75, edgecolor=colour)
-        for line in (*drawn["whiskers"], *drawn["caps"]):
-            line.set(color=colour)
-        overall = mean(v for row in values for v in row)
-        axes.plot([], [], color=colour, lw=5, label=f"{label}, mean {overall:.3f}")
+    palette = iter(("#1a73e8", "#e8710a", "#188038", "#9334e6", "#d93025", "#12b5cb") * len(methods))
+    width = 0.8 / len(methods)
+    for k, (method, structures) in enumerate(methods.items()):
+        colour = "#9aa0a6" if method == "before" else next(palette)
+        values = [[v for v in structures.get(name, ()) if not math.isnan(v)] for name in names]
+        offset = (k - (len(methods) - 1) / 2) * width  # the first lowest, as the legend has it last to first
+        places = [place + offset for place in range(len(names))]
+        if max(map(len, values), default=0) == 1:  # one pair: a box of one value would be but a line
+            axes.plot([found[0] if found else math.nan for found in values], places, "o", color=colour, ms=4)
+        else:
+            _boxes(axes, values, places, 0.8 * width, colour)
+        overall = mean(v for found in values for v in found)
+        axes.plot([], [], color=colour, lw=5, label=f"{method}, mean {overall:.3f}")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlim(0, 1)
+    axes.set_ylim(-0.6, len(names) - 0.4)
     _tidy(axes, "Dice", "")
-    figure.legend(loc="upper center", ncols=2, frameon=False, fontsize=9, title=title or None)
-    figure.tight_layout(rect=(0, 0, 1, 1 - (0.48 if title else 0.3) / (1.1 + 0.34 * len(names))))
+    lines = math.ceil(len(methods) / 3)
+    figure.legend(loc="upper center", ncols=min(3, len(methods)), frameon=False, fontsize=9, title=title or None)
+    figure.tight_layout(rect=(0, 0, 1, 1 - (0.12 + 0.18 * lines + (0.18 if title else 0)) / height))
+    _save(figure, path)
+
+
+def _boxes(axes: Any, values: Sequence[Sequence[float]], places: Sequence[float], width: float, colour: str) -> None:
+    drawn = axes.boxplot(
+        values,
+        positions=places,
+        widths=width,
+        orientation="horizontal",
+        patch_artist=True,
+        manage_ticks=False,
+        flierprops={"markersize": 2.5, "markeredgecolor": colour},
+        medianprops={"color": "black", "lw": 1.2},
+    )
+    for box in drawn["boxes"]:
+        box.set(facecolor=colour, alpha=0.75, edgecolor=colour)
+    for line in (*drawn["whiskers"], *drawn["caps"]):
+        line.set(color=colour)
+
+
+def sweep_curve(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
+    """Validation Dice, and the share of folds, against the weight of the smoothness.
+
+    Args:
+        rows: With `lambda`, `dice`, `dice_before` and `folds_percent`.
+        path: The picture.
+    """
+    weights, figure = [row["lambda"] for row in rows], _figure((6.0, 3.6), "white")
+    axes = figure.add_subplot()
+    axes.axhline(mean(row["dice_before"] for row in rows), color="#9aa0a6", ls=":", label="Dice before")
+    axes.plot(weights, [row["dice"] for row in rows], "o-", color="#1a73e8", ms=5, label="Dice")
+    best = max(rows, key=lambda row: row["dice"] if not math.isnan(row["dice"]) else -1)
+    axes.annotate(
+        f"{best['dice']:.3f} at {best['lambda']:g}", (best["lambda"], best["dice"]), (0, 7),
+        textcoords="offset points", ha="center", fontsize=8, color="#1a73e8",
+    )  # fmt: skip
+    axes.margins(y=0.15)
+    _tidy(axes, "weight of the smoothness, λ", "Dice")
+    right = axes.twinx()
+    right.plot(weights, [row["folds_percent"] for row in rows], "s--", color="#e8710a", ms=4, lw=1, label="folds")
+    right.set_ylabel("voxels that fold, %", color="#e8710a")
+    right.tick_params(colors="#e8710a", labelsize=8)
+    right.set_ylim(bottom=0)
+    right.spines["top"].set_visible(False)
+    figure.legend(loc="upper center", ncols=3, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
     _save(figure, path)
 
 

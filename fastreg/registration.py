@@ -24,7 +24,9 @@ from fastreg.images import Image, affine_field, affine_flow, load_image, reorien
 from fastreg.model import RegistrationNet
 from fastreg.ops.warp import warp as warp_op
 from fastreg.transforms import Affine, Warp, save_warp
+from fastreg.transforms.points import Table, from_ras, to_ras
 from fastreg.types import Flow, Registration, Volume
+from fastreg.unfold import unfolded
 
 
 @dataclass
@@ -66,6 +68,26 @@ class Registered:
         data = sample(image, warp.tensor(), mode or ("nearest" if image.is_labels else "linear"))
         return Image(data, self.fixed.affine)
 
+    def map_points(self, table: Table, space: str = "ras", *, back: bool = False) -> str:
+        """Points of the fixed image -> where they are in the moving one, as `fastreg warp --points` maps them.
+
+        Args:
+            table: What `fastreg.transforms.points.load_points` read.
+            space: "ras" or "lps" mm, or "voxel": in come indices of the one image, out go those of the other.
+            back: The other way, by the inverse warp: points of the moving image -> places in the fixed one.
+
+        Returns:
+            The table with the new points, as CSV.
+
+        Raises:
+            InputError: the way back without an inverse, or a space that is none.
+        """
+        warp = self.inverse_warp if back else self.warp
+        if warp is None:
+            raise InputError("points of the moving image need the inverse: register with inverse=True")
+        places = warp(to_ras(table.points, space, warp.fixed_affine))
+        return table.text(from_ras(places, space, warp.moving_affine, table.points.shape[1]))
+
     def save_moved(self, path: str | Path) -> None:
         """Writes the moved image, float32, on the fixed grid."""
         save_image(path, self.apply(self.moving))
@@ -86,11 +108,12 @@ def register(
     refine: int | None = None,
     stages: Sequence[Stage] = STAGES,
     metric: str = "lncc",
-    smoothness: float = 1.5,
+    smoothness: float | None = None,
     fixed_mask: Any = None,
     moving_mask: Any = None,
     device: str | torch.device | None = None,
     inverse: bool = False,
+    bidir: bool = False,
     told: Callable[[str, float], None] = lambda what, seconds: None,
 ) -> Registered:
     """Registers `moving` to `fixed`: linear alignment, then a network, an optimisation, or one after the other.
@@ -108,12 +131,13 @@ def register(
         refine: Iterations of optimisation on the full grid after the network; None: 0 with a model, and the whole
             pyramid without one.
         stages: The pyramid of the optimisation, `fastreg.deform.Stage`s from coarse to fine.
-        metric: "lncc", "mse", or, for other contrasts, "mi" (linear transforms only).
-        smoothness: Weight of the field's roughness in the optimisation.
+        metric: "lncc", "mse", or, for other contrasts, "mi".
+        smoothness: Weight of the field's roughness in the optimisation; what suits the metric if None.
         fixed_mask: Where the fixed image counts: as `fixed`, on any grid.
-        moving_mask: Likewise, for the linear alignment.
+        moving_mask: Likewise of the moving image.
         device: Where it is computed; a GPU if there is one.
         inverse: Also find the inverse warp.
+        bidir: The optimisation compares the images on both grids, by the warp and by its inverse, which is kept.
         told: Called with what was done and its seconds after each stage.
 
     Raises:
@@ -121,8 +145,9 @@ def register(
     """
     if transform not in (*KINDS, "deformable"):
         raise InputError(f"transform: expected one of {', '.join(KINDS)}, deformable, got {transform}")
-    if metric not in METRICS and (metric != "mi" or transform == "deformable"):
-        raise InputError(f"metric: expected one of {', '.join(METRICS)} (mi: linear transforms only), got {metric}")
+    if metric not in METRICS:
+        raise InputError(f"metric: expected one of {', '.join(METRICS)}, got {metric}")
+    inverse = inverse or (bidir and transform == "deformable")
     clock = _Clock(told)
     device = pick_device(device)
     if isinstance(model, str | Path):
@@ -138,6 +163,11 @@ def register(
         if image.ndim != (ndim or fixed_image.ndim):
             wanted = f"the network is {ndim}-D" if ndim else f"the fixed image is {fixed_image.ndim}-D"
             raise InputError(f"{name} image: {wanted}, the image is {image.ndim}-D")
+    for image, what in ((fixed_image, "fixed image"), (moving_image, "moving image")):
+        _check_structure(image, what)
+    for mask, image, what in zip(masks, (fixed_image, moving_image), ("fixed", "moving"), strict=True):
+        if mask is not None:
+            _check_mask(mask, image, what)
     clock.lap("read")
 
     world = init if isinstance(init, Affine) else Affine(np.eye(4))
@@ -148,6 +178,7 @@ def register(
             device=device,
         )  # fmt: skip
         clock.lap("affine")
+    optimised = False
     log: dict[str, Any] = {"device": str(device), "transform": transform, "metric": metric}
     if transform != "deformable":
         grid = Grid(fixed_image.shape, fixed_image.affine)
@@ -157,11 +188,15 @@ def register(
         grid = _network_grid(fixed_image, model[1].working) if model else _isotropic_grid(fixed_image)
         if refine is not None or model is not None:
             stages = (Stage(1, refine, 1),) if refine else ()
-        optimise = partial(deform, stages=stages, metric=metric, smoothness=smoothness) if stages else None
-        pair = fixed_image, moving_image, masks[0]
-        found = _deformable(grid, *pair, world, model, optimise, device, inverse, clock)
+        optimise = partial(deform, stages=stages, metric=metric, smoothness=smoothness, bidir=bidir) if stages else None
+        optimised = optimise is not None
+        found = _deformable(
+            grid, fixed_image, moving_image, masks[0], masks[1], world, model, optimise, device, inverse, clock
+        )
         log |= {"network": model[0].config.name if model else None, "working_shape": list(grid.shape)}
     warp = _on_image_grid(found.flow.cpu(), grid, fixed_image, moving_image, world)
+    if optimised and grid.shape != fixed_image.shape:
+        warp = _without_folds(warp)
     inverse_warp = None
     if found.inverse_flow is not None:
         inverse_warp = _inverse_on_image_grid(found.inverse_flow.cpu(), grid, moving_image, fixed_image, world)
@@ -174,6 +209,7 @@ def _deformable(
     fixed: Image,
     moving: Image,
     mask: Image | None,
+    moving_mask: Image | None,
     world: Affine,
     model: tuple[RegistrationNet, Checkpoint] | None,
     optimise: Callable[..., Registration] | None,
@@ -198,20 +234,47 @@ def _deformable(
         return found or Registration(pair[0], zero, inverse_flow=zero if inverse else None)
     if pair[0].max() == pair[0].min():
         raise InputError(f"moving image: nothing of it lies in the fixed image{_named(fixed)}; check the headers")
-    weight = None
-    if mask is not None:
-        inside = on_grid(Image((mask.data > 0).astype(np.float32), mask.affine, mask.path), grid)
-        weight = torch.from_numpy(np.ascontiguousarray(inside))[None, None].to(device)
-        if not (weight > 0).any():
-            raise InputError("fixed mask: expected voxels above 0 within the fixed image, got none")
+    weights = _weight(mask, grid, "fixed", device), _weight(moving_mask, grid, "moving", device, world)
+    if weights[0] is not None and weights[1] is not None and not (weights[0] * weights[1]).any():
+        raise InputError("moving mask: where the deformation starts, it does not meet the fixed mask")
     return optimise(
         pair[1],
         pair[0],
         flow=None if found is None else found.flow.clone(),
-        mask=weight,
+        mask=weights[0],
+        moving_mask=weights[1],
         inverse=inverse,
         told=lambda p: clock.lap(f"level_{p.factor}"),
     )
+
+
+def _check_structure(image: Image, what: str) -> None:
+    """InputError where there is nothing to register."""
+    finite = image.data[np.isfinite(image.data)]
+    if not finite.size:
+        raise InputError(f"{what}{_named(image)}: expected intensities, got NaN in every voxel")
+    if finite.min() == finite.max():
+        raise InputError(f"{what}{_named(image)}: expected structure, got the constant {finite.min():g}")
+
+
+def _check_mask(mask: Image, image: Image, what: str) -> None:
+    if mask.ndim != image.ndim:
+        raise InputError(f"{what} mask{_named(mask)}: {mask.ndim}-D, but the {what} image is {image.ndim}-D")
+    if not (mask.data > 0).any():
+        raise InputError(f"{what} mask{_named(mask)}: expected voxels above 0, got none")
+
+
+def _weight(
+    mask: Image | None, grid: Grid, what: str, device: torch.device, world: Affine | None = None
+) -> Tensor | None:
+    """A mask on the working grid, [1, 1, ...]; InputError where it leaves nothing there."""
+    if mask is None:
+        return None
+    inside = Image((mask.data > 0).astype(np.float32), mask.affine, mask.path)
+    weight = torch.from_numpy(np.ascontiguousarray(on_grid(_seen(inside, world), grid)))[None, None].to(device)
+    if not (weight > 0).any():
+        raise InputError(f"{what} mask{_named(mask)}: expected voxels above 0 within the fixed image, got none")
+    return weight
 
 
 class _Clock:
@@ -225,7 +288,8 @@ class _Clock:
     def lap(self, name: str) -> None:
         """Ends a stage."""
         now = time.perf_counter()
-        self.laps[f"{name}_seconds"] = now - self.last
+        key = f"{name}_seconds"
+        self.laps[key] = self.laps.get(key, 0.0) + now - self.last  # a level may come twice
         self.told(name, now - self.last)
         self.last = now
 
@@ -255,10 +319,15 @@ def _isotropic_grid(fixed: Image) -> Grid:
 
 
 def _working(image: Image, grid: Grid, normalise: str, world: Affine | None = None) -> Tensor:
-    scaled = Image(normalised(image.data, normalise), image.affine, image.path)
-    if world is not None and not np.allclose(world.matrix, np.eye(4)):  # seen where the alignment puts it
-        scaled = Image(scaled.data, np.linalg.inv(world.matrix) @ scaled.affine, scaled.path)
+    scaled = _seen(Image(normalised(image.data, normalise), image.affine, image.path), world)
     return torch.from_numpy(np.ascontiguousarray(on_grid(scaled, grid)))[None, None]
+
+
+def _seen(image: Image, world: Affine | None) -> Image:
+    """The moving image where the alignment puts it."""
+    if world is None or np.allclose(world.matrix, np.eye(4)):
+        return image
+    return Image(image.data, np.linalg.inv(world.matrix) @ image.affine, image.path)
 
 
 def _named(image: Image) -> str:
@@ -296,3 +365,13 @@ def _warp_from(start: Flow, displacement: Flow, back: np.ndarray, onto: Image, o
     ndim = onto.ndim
     total = start + torch.einsum("rc,bc...->br...", displacement.new_tensor(back[:ndim, :ndim]), displacement)
     return Warp(np.moveaxis(total[0].numpy(), 0, -1), onto.affine, other.affine, other.shape)
+
+
+def _without_folds(warp: Warp) -> Warp:
+    """Between the voxels of the working grid a field that does not fold there may."""
+    flow = warp.onto(warp.fixed_affine).tensor()  # in voxels of its own grid the determinant is the change of volume
+    repaired = unfolded(flow)
+    if repaired is flow:
+        return warp
+    own = Warp(np.moveaxis(repaired[0].numpy(), 0, -1), warp.fixed_affine, warp.fixed_affine)
+    return own.onto(warp.moving_affine, warp.moving_shape)

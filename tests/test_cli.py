@@ -156,7 +156,12 @@ def test_outputs_are_not_overwritten_by_accident(bad, model, tmp_path, capsys):
         (["-o", "{t}/x.nii.gz", "--moving-labels", "{t}/l.nii.gz"], "--moving-labels and --moved-labels go together"),
         (["-o", "{t}/x.nii.gz", "--warp", "{t}/x.nii.gz"], "two outputs have the same path"),
         (["-o", "{t}/x.nii.gz", "--refine", "-1"], "refine: expected 0 or more"),
-        (["-o", "{t}/x.nii.gz", "--metric", "mi"], "mi: linear transforms only"),
+        (["-o", "{t}/x.nii.gz", "--levels", "4x"], "levels: expected 1 to 6, or factors and iterations"),
+        (["-o", "{t}/x.nii.gz", "--levels", "2", "--refine", "3"], "--levels is the pyramid without --refine"),
+        (["-o", "{t}/x.mnc"], "x.mnc: expected a name that ends in"),
+        (["-o", "{t}/x.nii.gz", "--points", "{t}/p.csv"], "--points and --points-output go together"),
+        (["-o", "{t}/x.nii.gz", "--part", "1/2"], "--part needs --pairs"),
+        (["-o", "{t}/x.nii.gz", "--fixed-labels", "{t}/l.nii.gz"], "--fixed-labels needs --moving-labels"),
         (["-o", "{t}/x.nii.gz", "--model", "{t}/none.safetensors"], "none.safetensors: no such file"),
         (["-o", "{t}/x.nii.gz", "--init", "{t}/none.mat"], "none.mat"),
         (["-o", "{t}/x.nii.gz", "--device", "abacus"], "abacus"),
@@ -174,7 +179,7 @@ def test_images_without_structure(value, bad, tmp_path, capsys):
     good, path = bad("missing")
     save_image(path, np.full((24, 20, 28), value, np.float32), np.diag([-2.0, 2.0, 2.0, 1.0]))
     code, _, err = run(capsys, "register", "-f", good, "-m", path, "-o", tmp_path / "x.nii.gz")
-    assert code == 1 and "moving image: expected" in err.splitlines()[-1] and "Traceback" not in err
+    assert code == 1 and f"moving image {path}: expected" in err.splitlines()[-1] and "Traceback" not in err
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastreg import metrics
+from fastreg import metrics, plots
 from fastreg.cli import main
 from fastreg.evaluation import average, evaluate, flat, read_labels, read_pairs, save_csv
 from fastreg.files import InputError
@@ -215,6 +215,36 @@ def test_command_for_many_pairs(case, capsys):
     assert "exists; use --overwrite" in capsys.readouterr().err
     assert run("--pairs", folder / "pairs.csv", "--json", "--learn2reg") == 0
     assert json.loads(capsys.readouterr().out)["mean"]["dice_mean"] > 0.5
+
+
+def test_boxplot_of_this_and_other_methods(case, capsys, monkeypatch):
+    folder, _, moved = case
+    pair = ["--fixed-labels", folder / "fixed.nii.gz", "--moving-labels", folder / "moving.nii.gz", "--no-hd95"]
+    warped = [*pair, "--warp", folder / "warp.nii.gz"]
+    assert run(*warped, "--json") == 0
+    (folder / "vm1.json").write_text(capsys.readouterr().out)
+    drawn = {}
+    draw = plots.dice_boxplot
+    monkeypatch.setattr(plots, "dice_boxplot", lambda methods, *a, **k: (drawn.update(methods), draw(methods, *a, **k)))
+    names = ["--labels", folder / "names.json"]
+    (folder / "names.json").write_text('{"1": "one", "5": "five"}')
+    assert run(*warped, *names, "--plot", folder / "box.png", "--against", folder / "vm1.json") == 0
+    assert (folder / "box.png").stat().st_size > 5000
+    after = {name: [metrics.dice(boxes(), moved)[k]] for name, k in (("one", 1), ("five", 5))}
+    before = {name: [metrics.dice(boxes(), boxes(1))[k]] for name, k in (("one", 1), ("five", 5))}
+    assert drawn == {"before": before, "vm1": after, "this": after}
+    capsys.readouterr()
+    for options, message in [
+        ([*warped, "--plot", folder / "box.png"], "exists; use --overwrite"),
+        ([*warped, "--against", folder / "vm1.json"], "--against adds methods to the picture of --plot"),
+        (
+            [*warped, "--plot", folder / "b.png", "--against", folder / "names.json"],
+            "evaluate --json prints, with dice",
+        ),
+        ([*pair, "--plot", folder / "b.png"], "plot: expected Dice of moved labels, got none"),
+    ]:
+        assert run(*options) == 1
+        assert message in capsys.readouterr().err and not (folder / "b.png").exists()
 
 
 @pytest.mark.parametrize(

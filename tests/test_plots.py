@@ -179,5 +179,22 @@ def test_dice_boxplot(tmp_path):
     rng = np.random.default_rng(2)
     before = {name: rng.random(9) * 0.5 for name in ("cortex", "ventricle")} | {"absent": [math.nan]}
     after = {name: 0.5 + rng.random(9) * 0.5 for name in ("cortex", "ventricle")} | {"absent": [math.nan]}
-    plots.dice_boxplot(before, after, tmp_path / "box.png", title="demo")
+    plots.dice_boxplot({"before": before, "after": after}, tmp_path / "box.png", title="demo")
     assert picture(tmp_path / "box.png").std() > 0.05
+    one = {name: values[:1] for name, values in after.items()}
+    plots.dice_boxplot({"before": before, "a": after, "b": one, "c": after}, tmp_path / "more.png")
+    assert picture(tmp_path / "more.png").shape[0] > picture(tmp_path / "box.png").shape[0]
+
+
+def test_sweep_curve(tmp_path):
+    rows = [
+        {
+            "lambda": weight,
+            "dice": 0.6 - (weight - 1) ** 2 / 10,
+            "dice_before": 0.4,
+            "folds_percent": 1 / (weight + 0.5),
+        }
+        for weight in (0, 0.5, 1, 2)
+    ]
+    plots.sweep_curve(rows, tmp_path / "sweep.png")
+    assert picture(tmp_path / "sweep.png").std() > 0.05

@@ -9,6 +9,7 @@ from torch.func import grad, jvp, vmap
 
 import fastreg
 from fastreg import _C
+from fastreg.backends import _arguments as arguments
 from fastreg.backends import native, reference
 from fastreg.types import MODES, PADDINGS
 
@@ -152,10 +153,15 @@ def test_volume_gradient_is_the_same_alone_and_together(isa):
 def test_backward_writes_every_element(isa):
     """Outputs come uninitialised: what lies in them must not matter."""
     vol, flow, out = problem(3, torch.float32)
-    arguments = native._warp_arguments(vol, flow, "linear", "zeros", False)
+    begin = (
+        *arguments.warp(vol, flow, "linear", "zeros", False),
+        torch.get_num_threads(),
+        vol.data_ptr(),
+        flow.data_ptr(),
+    )
     poisoned = [torch.full_like(tensor, float("nan")) for tensor in (out, vol, flow)]
-    _C.cpu.warp_forward(*arguments, poisoned[0].data_ptr())
-    _C.cpu.warp_backward(*arguments, out.data_ptr(), poisoned[1].data_ptr(), poisoned[2].data_ptr())
+    _C.cpu.warp_forward(*begin, poisoned[0].data_ptr())
+    _C.cpu.warp_backward(*begin, out.data_ptr(), poisoned[1].data_ptr(), poisoned[2].data_ptr())
     assert all(tensor.isfinite().all() for tensor in poisoned)
 
 

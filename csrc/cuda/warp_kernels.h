@@ -17,6 +17,17 @@ constexpr int kWarpLanes = 32, kWarpRows = 8;
 constexpr int kWarpThreads = kWarpLanes * kWarpRows;
 constexpr int kForwardPlanes = 4, kSlopePlanes = 4, kScatterPlanes = 2;  // voxels of a thread, along z
 
+// Blocks of the forward that shall fit into a multiprocessor at once: what leaves it registers enough not to spill.
+constexpr int forward_blocks() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+  return 2;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  return 3;
+#else
+  return 4;
+#endif
+}
+
 struct WarpPoint {
   int x, y, z;  // of the thread's first voxel; the others lie above it
   int64_t batch;
@@ -103,7 +114,7 @@ __device__ __forceinline__ void near_slope(const NearPlace& t, const NearCorners
 }
 
 template <class T, Padding P, bool FUSED>
-__global__ void __launch_bounds__(kWarpThreads, 4) warp_forward_near(const WarpArgs q) {
+__global__ void __launch_bounds__(kWarpThreads, forward_blocks()) warp_forward_near(const WarpArgs q) {
   const WarpPoint at = warp_point<kForwardPlanes>(q);
   const int d = int(q.size[0]), h = int(q.size[1]), w = int(q.size[2]);
   const int gd = int(q.grid[0]), gh = int(q.grid[1]), gw = int(q.grid[2]);

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 
 import torch
 
+from fastreg.backends import _arguments as arguments
 from fastreg.backends import reference
-from fastreg.types import MODES, PADDINGS, Flow, LnccForm, Mask, Scalar, Volume
+from fastreg.backends._arguments import address
+from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
 
 try:
     from fastreg import _C
@@ -22,8 +24,6 @@ except ImportError as error:  # pragma: no cover - only a broken installation
 else:
     _missing = None if hasattr(_C, "cuda") else "fastreg was built without nvcc"
 
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-_FLOORS = {"none": 0, "max": 1, "add": 2}
 
 LNCC_WORKSPACE = 192 << 20
 """Most bytes that the windows' derivatives may take at a time; larger problems are done in slabs."""
@@ -38,7 +38,7 @@ def refuse(*tensors: torch.Tensor) -> str | None:
     for tensor in tensors:
         if tensor.device.type != "cuda":
             return f"it runs on a GPU, and a tensor is on {tensor.device}"
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in arguments.DTYPES:
             return f"it computes float16, bfloat16, float32 and float64, and a tensor is {tensor.dtype}"
     return _refuse_device(tensors[0].device.index if tensors else None)
 
@@ -68,15 +68,6 @@ def _launching(tensor: torch.Tensor) -> Iterator[int]:
         yield torch.cuda.current_stream(tensor.device).cuda_stream
 
 
-def _size(shape: torch.Size | tuple[int, ...]) -> list[int]:
-    """D, H, W; a 2-D image has one plane."""
-    return [1] * (3 - len(shape)) + list(shape)
-
-
-def _address(tensor: torch.Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def _single(dtype: torch.dtype) -> torch.dtype:
     """What half precision is computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -101,31 +92,14 @@ def _scratch(like: torch.Tensor, size: int) -> torch.Tensor:
     return torch.empty(size, dtype=torch.uint8, device=like.device)
 
 
-def _warp_arguments(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> tuple:
-    grid = flow.shape[1:-1] if channels_last else flow.shape[2:]
-    return (
-        vol.ndim - 2,
-        vol.shape[0],
-        vol.shape[1],
-        _size(vol.shape[2:]),
-        _size(grid),
-        _DTYPES[vol.dtype],
-        MODES.index(mode),
-        PADDINGS.index(padding),
-        channels_last,
-        _address(vol),
-        _address(flow),
-    )
-
-
 def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> Volume:
     """See `reference.warp_forward`."""
     dtype = vol.dtype
     vol, flow = _volume_and_flow(vol, flow)
-    grid = flow.shape[1:-1] if channels_last else flow.shape[2:]
-    out = vol.new_empty(*vol.shape[:2], *grid)
+    out = vol.new_empty(*vol.shape[:2], *arguments.field_grid(flow, channels_last))
+    problem = arguments.warp(vol, flow, mode, padding, channels_last)
     with _launching(vol) as stream:
-        _C.cuda.warp_forward(*_warp_arguments(vol, flow, mode, padding, channels_last), _address(out), stream)
+        _C.cuda.warp_forward(*problem, address(vol), address(flow), address(out), stream)
     return out.to(dtype)
 
 
@@ -144,12 +118,12 @@ def warp_backward(
     grad_vol = torch.empty_like(vol) if need_vol else None
     grad_flow = torch.empty_like(flow) if need_flow else None
     fixed = need_vol and torch.are_deterministic_algorithms_enabled()
-    arguments = _warp_arguments(vol, flow, mode, padding, channels_last)
-    batch, channels, size, _, dtype = arguments[1:6]
+    problem = arguments.warp(vol, flow, mode, padding, channels_last)
+    batch, channels, size, _, dtype = problem[1:6]
     scratch = _scratch(vol, _C.cuda.warp_backward_scratch(batch, channels, size, dtype, fixed) if need_vol else 0)
-    addresses = [_address(tensor) for tensor in (grad, grad_vol, grad_flow)]
+    addresses = [address(tensor) for tensor in (vol, flow, grad, grad_vol, grad_flow)]
     with _launching(vol) as stream:
-        _C.cuda.warp_backward(*arguments, *addresses, fixed, _address(scratch), stream)
+        _C.cuda.warp_backward(*problem, *addresses, fixed, address(scratch), stream)
     return (
         None if grad_vol is None else grad_vol.to(vol_dtype),
         None if grad_flow is None else grad_flow.to(flow_dtype),
@@ -171,36 +145,22 @@ def lncc(
     grad_b = torch.empty_like(b) if need_b else None
     cc = torch.empty_like(a) if need_map else None
     value = torch.empty((), dtype=torch.float64, device=a.device)
-    arguments = (
-        a.ndim - 2,
-        a.shape[0],
-        a.shape[1],
-        _size(a.shape[2:]),
-        _DTYPES[a.dtype],
-        form.window,
-        _FLOORS[form.floor],
-        form.floor_eps,
-        form.den_eps,
-        form.num_eps,
-        form.cross_floor,
-        form.mean,
-        form.count,
-        form.flat_eps,
-        form.flat,
-        form.clamp,
-        _address(a),
-        _address(b),
-        _address(weight),
+    problem = (
+        *arguments.images(a),
+        *arguments.lncc(form),
+        address(a),
+        address(b),
+        address(weight),
         1 if weight is None else weight.shape[1],
         scale,
-        _address(grad_a),
-        _address(grad_b),
-        _address(cc),
+        address(grad_a),
+        address(grad_b),
+        address(cc),
         LNCC_WORKSPACE,
     )
     with _launching(a) as stream:
-        scratch = _scratch(a, _C.cuda.lncc(*arguments, 0, 0, 0))
-        _C.cuda.lncc(*arguments, _address(value), _address(scratch), stream)
+        scratch = _scratch(a, _C.cuda.lncc(*problem, 0, 0, 0))
+        _C.cuda.lncc(*problem, address(value), address(scratch), stream)
     return (
         value,
         None if grad_a is None else grad_a.to(dtype_a),
@@ -214,17 +174,6 @@ def integrate_saved_like(velocity: Flow, steps: int, need_grad: bool) -> torch.T
     return reference.integrate_saved_like(velocity, steps, need_grad)
 
 
-def _integrate_arguments(velocity: Flow, steps: int, padding: str) -> tuple:
-    return (
-        velocity.ndim - 2,
-        velocity.shape[0],
-        _size(velocity.shape[2:]),
-        _DTYPES[velocity.dtype],
-        steps,
-        PADDINGS.index(padding),
-    )
-
-
 def integrate_forward(velocity: Flow, steps: int, padding: str, need_grad: bool) -> tuple[Flow, torch.Tensor]:
     """See `reference.integrate_forward`."""
     dtype = velocity.dtype
@@ -233,9 +182,9 @@ def integrate_forward(velocity: Flow, steps: int, padding: str, need_grad: bool)
     saved = integrate_saved_like(velocity, steps, need_grad)
     keeps = saved.numel() > 0
     scratch = None if keeps else torch.empty_like(velocity)
-    addresses = [_address(velocity), _address(flow), _address(saved) if keeps else 0, _address(scratch)]
+    addresses = [address(velocity), address(flow), address(saved) if keeps else 0, address(scratch)]
     with _launching(velocity) as stream:
-        _C.cuda.integrate_forward(*_integrate_arguments(velocity, steps, padding), *addresses, stream)
+        _C.cuda.integrate_forward(*arguments.integrate(velocity, steps, padding), *addresses, stream)
     return flow.to(dtype), saved
 
 
@@ -250,9 +199,9 @@ def integrate_backward(grad: Flow, velocity: Flow, saved: torch.Tensor, steps: i
             grad = grad + grad_vol + grad_flow
         return (grad / 2**steps).to(dtype)
     grad_velocity, scratch = torch.empty_like(grad), torch.empty_like(grad)
-    addresses = [_address(tensor) for tensor in (saved, grad, grad_velocity, scratch)]
+    addresses = [address(tensor) for tensor in (saved, grad, grad_velocity, scratch)]
     with _launching(grad) as stream:
-        _C.cuda.integrate_backward(*_integrate_arguments(grad, steps, padding), *addresses, stream)
+        _C.cuda.integrate_backward(*arguments.integrate(grad, steps, padding), *addresses, stream)
     return grad_velocity.to(dtype)
 
 
@@ -263,7 +212,7 @@ def smoothness(flow: Flow, need_grad: bool) -> tuple[Scalar, Flow | None]:
     grad = torch.empty_like(flow) if need_grad else None
     value = torch.empty((), dtype=torch.float64, device=flow.device)
     scratch = _scratch(flow, _C.cuda.smoothness_scratch())
-    addresses = [_address(tensor) for tensor in (flow, grad, value, scratch)]
+    addresses = [address(tensor) for tensor in (flow, grad, value, scratch)]
     with _launching(flow) as stream:
-        _C.cuda.smoothness(flow.ndim - 2, flow.shape[0], _size(flow.shape[2:]), _DTYPES[flow.dtype], *addresses, stream)
+        _C.cuda.smoothness(*arguments.field(flow), *addresses, stream)
     return value, None if grad is None else grad.to(dtype)

@@ -21,10 +21,12 @@ from fastreg.files import InputError
 COMMANDS = {
     "demo": "Demo",
     "train": "Train",
+    "sweep": "Sweep",
     "template": "Template",
     "register": "Register",
     "warp": "Warp",
     "evaluate": "Evaluate",
+    "convert": "Convert",
     "info": "Info",
     "doctor": "Doctor",
 }

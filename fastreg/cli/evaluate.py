@@ -49,8 +49,13 @@ class Evaluate:
     """Compute HD95, the slowest of the figures (extra: eval)."""
     csv: Path | None = None
     """Write a CSV file: a row for each pair, a column for each figure."""
+    plot: Path | None = None
+    """Draw a box plot of Dice per structure, before and after, here (.png, .pdf, .svg; extra: plot)."""
+    against: tuple[Path, ...] = ()
+    """Other methods for --plot: files of what this command printed with --json, named by the file. Repeat the option
+    for more."""
     overwrite: bool = False
-    """Replace the CSV file if it exists."""
+    """Replace the CSV file and the plot if they exist."""
     json: bool = False
     """Print JSON instead of tables."""
 
@@ -69,8 +74,12 @@ class Evaluate:
             raise InputError(
                 f"--pairs names the files of every pair; leave out --{next(iter(single)).replace('_', '-')}"
             )
-        if self.csv is not None:
-            check_free(self.csv, self.overwrite)
+        for output in (self.csv, self.plot):
+            if output is not None:
+                check_free(output, self.overwrite)
+        if self.against and self.plot is None:
+            raise InputError("--against adds methods to the picture of --plot, which is not given")
+        others = {path.stem: _dice_of(path) for path in self.against}
         names = {} if self.labels is None else read_labels(self.labels)
         options: dict[str, Any] = {
             "labels": list(names) or None,
@@ -91,6 +100,8 @@ class Evaluate:
                     raise InputError(str(error) if self.pairs is None else f"pair {name}: {error}") from error
         if self.csv is not None:
             save_csv(scored, self.csv)
+        if self.plot is not None:
+            _plot(scored, others, names, self.plot)
         mean = average(scored.values())
         if self.json:
             print_json(scored["pair"] if self.pairs is None else {"pairs": scored, "mean": mean})
@@ -99,6 +110,54 @@ class Evaluate:
             _print_pairs(scored)
         _print_structures(mean, names, f"mean of {len(scored)} pairs" if len(scored) > 1 else None)
         _print_rest(mean)
+
+
+def _plot(
+    scored: dict[str, dict[str, Any]],
+    others: dict[str, list[dict[str, float]]],
+    names: dict[int, str],
+    path: Path,
+) -> None:
+    """The box plot: before, the other methods, this one."""
+    from fastreg.files import InputError
+    from fastreg.plots import dice_boxplot
+
+    def rows(key: str) -> list[dict[str, float]]:
+        return [{str(k): value for k, value in row[key].items()} for row in scored.values() if key in row]
+
+    methods = {"before": rows("dice_before"), **others, "this" if others else "after": rows("dice")}
+    methods = {name: found for name, found in methods.items() if found}
+    if not set(methods) - {"before", *others}:
+        raise InputError("plot: expected Dice of moved labels, got none; give fixed labels and moved or moving labels")
+    title = "" if len(scored) == 1 else f"{len(scored)} pairs"
+    structures = dict.fromkeys(key for found in methods.values() for row in found for key in row)
+    told = {str(number): name for number, name in names.items()}
+    dice_boxplot(
+        {
+            method: {told.get(key, key): [row[key] for row in found if key in row] for key in structures}
+            for method, found in methods.items()
+        },
+        path,
+        title=title,
+    )
+
+
+def _dice_of(path: Path) -> list[dict[str, float]]:
+    """Dice per structure of every pair in a file that `--json` printed."""
+    import json
+    import math
+
+    from fastreg.files import InputError, check_exists
+
+    try:
+        figures = json.loads(check_exists(path, "against").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"against {path}: not a JSON file ({error})") from error
+    pairs = figures.get("pairs", {"pair": figures}) if isinstance(figures, dict) else {}
+    found = [row["dice"] for row in pairs.values() if isinstance(row, dict) and isinstance(row.get("dice"), dict)]
+    if not found:
+        raise InputError(f"against {path}: expected what fastreg evaluate --json prints, with dice, got none")
+    return [{key: math.nan if value is None else float(value) for key, value in row.items()} for row in found]
 
 
 def _print_pairs(scored: dict[str, dict[str, Any]]) -> None:

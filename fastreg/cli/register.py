@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
 
 if TYPE_CHECKING:
     from fastreg.registration import Registered
@@ -15,21 +15,23 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(kw_only=True)
 class Register:
-    """Register two images: bring the moving one onto the fixed one's grid.
+    """Register two images, or many pairs: bring the moving one onto the fixed one's grid.
 
     Example: `fastreg register -f fixed.nii.gz -m moving.nii.gz -o moved.nii.gz --warp warp.nii.gz --qc qc.png`
+
+    Many pairs: `fastreg register --pairs pairs.csv -o folder` (again to go on where it stopped)
 
     Without a model: linear alignment, then optimisation from coarse to fine, in seconds. With --model: a network
     trained by `fastreg train`, and --refine N iterations after it. The images may differ in size, orientation and
     spacing. No output is touched unless all inputs could be read and all outputs can be written.
     """
 
-    fixed: Annotated[Path, Parameter(alias="-f")]
+    fixed: Annotated[Path | None, Parameter(alias="-f")] = None
     """The image whose grid the result has."""
-    moving: Annotated[Path, Parameter(alias="-m")]
+    moving: Annotated[Path | None, Parameter(alias="-m")] = None
     """The image that is moved."""
     moved: Annotated[Path | None, Parameter(alias="-o")] = None
-    """Write the moved image here."""
+    """Write the moved image here. With --pairs: the folder of all results."""
     warp: Path | None = None
     """Write the displacement field here (ITK's format, which ANTs, SimpleITK and Slicer read). It contains the linear
     part."""
@@ -43,12 +45,37 @@ class Register:
     """A label map of the moving image, carried along."""
     moved_labels: Path | None = None
     """Write the moved labels (nearest voxel) here."""
+    fixed_labels: Path | None = None
+    """A label map of the fixed image: with --moving-labels, mean Dice before and after is printed."""
+    points: Path | None = None
+    """CSV of points of the fixed image (columns x, y, z), carried into the moving image as `fastreg warp` does it."""
+    points_output: Path | None = None
+    """Write the points in the moving image here."""
+    points_moving: Path | None = None
+    """CSV of points of the moving image: where they are in the fixed one, by the inverse warp."""
+    points_moving_output: Path | None = None
+    """Write the points in the fixed image here."""
+    points_space: Literal["ras", "lps", "voxel"] = "ras"
+    """RAS mm, LPS mm (ITK, ANTs), or voxel indices: of the image that the points are in before and after."""
+
+    pairs: Path | None = None
+    """Many pairs: a CSV file with the columns moving, fixed, and any of name, moving_labels, fixed_labels, moving_mask,
+    fixed_mask, points_fixed, points_moving; or text, a line for each: moving fixed [moving_labels fixed_labels].
+    A folder for each pair and results.csv (Dice, folds, TRE, seconds, errors) come into -o. What is done already is
+    left as it is, what failed is tried again."""
+    save: str = "moved,warp"
+    """With --pairs, what is kept: of moved, warp, inverse-warp, affine; labels and points that are given always are."""
+    part: str | None = None
+    """With --pairs, this process' share of them, such as 2/8; torchrun and Slurm's job arrays say it themselves."""
 
     model: Path | None = None
     """A checkpoint of `fastreg train`; none: by optimisation."""
     refine: int | None = None
     """Iterations of optimisation at full resolution: after a model 0 if not given; without one the whole pyramid if not
     given."""
+    levels: str | None = None
+    """The pyramid of the optimisation: how many levels (3 if not given), or factors and iterations, such as
+    4x60,2x40,1x10. A level ends early where it gains no more."""
     transform: Literal["translation", "rigid", "similarity", "affine", "deformable"] = "deformable"
     """How far to go."""
     affine: bool | None = None
@@ -56,89 +83,236 @@ class Register:
     init: str = "auto"
     """Start of the linear alignment: auto, header, mass (centres of mass), or a file with an affine."""
     metric: Literal["lncc", "mse", "mi"] = "lncc"
-    """What makes images alike; mi (other contrasts) for linear transforms."""
-    smoothness: Annotated[float, Parameter(alias="--lambda")] = 1.5
-    """Weight of the field's roughness in the optimisation."""
+    """What makes images alike: local correlation, squared differences, or, for other contrasts, mutual information."""
+    smoothness: Annotated[float | None, Parameter(alias="--lambda")] = None
+    """Weight of the field's roughness in the optimisation; what suits the metric (LNCC: 1.5) if not given."""
+    bidir: bool = False
+    """Compare the images on the moving image's grid too, by the inverse warp: neither image is preferred."""
     mask_fixed: Path | None = None
     """Where the fixed image counts."""
     mask_moving: Path | None = None
-    """Where the moving image counts, in the linear alignment."""
+    """Where the moving image counts."""
 
     device: str | None = None
     """"cpu", "cuda" ...; a GPU if there is one."""
     overwrite: bool = False
     """Replace outputs that exist."""
     json: bool = False
-    """Print the seconds of every stage as JSON."""
+    """Print the seconds of every stage, and the figures, as JSON."""
 
     def run(self) -> None:
         """Registers and writes."""
-        from fastreg.cli._output import err, out, print_json
-        from fastreg.files import InputError, check_exists
-        from fastreg.images import load_labels, save_image
-        from fastreg.registration import register
-        from fastreg.transforms import load_affine, save_affine, save_warp
+        from fastreg.files import InputError
 
-        self._check_outputs()
-        for path, what in ((self.fixed, "fixed image"), (self.moving, "moving image")):
-            check_exists(path, what)
-        labels = None if self.moving_labels is None else load_labels(self.moving_labels, what="moving labels")
-        init = self.init if self.init in ("auto", "header", "mass") else load_affine(self.init)
         if self.refine is not None and self.refine < 0:
             raise InputError(f"refine: expected 0 or more iterations, got {self.refine}")
+        if self.levels is not None and self.refine is not None:
+            raise InputError("--levels is the pyramid without --refine: give one of them")
+        if self.pairs is not None:
+            self._run_pairs(self.pairs)
+        elif self.fixed is None or self.moving is None:
+            raise CycloptsError(msg="register needs --fixed and --moving, or --pairs")
+        else:
+            self._run_one(self.fixed, self.moving)
 
+    def _options(self) -> dict[str, Any]:
+        """The arguments of `fastreg.register` that one pair and many have in common."""
+        from fastreg.deform import read_stages
+        from fastreg.transforms import load_affine
+
+        options: dict[str, Any] = {
+            "model": self.model,
+            "transform": self.transform,
+            "affine": self.affine,
+            "init": self.init if self.init in ("auto", "header", "mass") else load_affine(self.init),
+            "refine": self.refine,
+            "metric": self.metric,
+            "smoothness": self.smoothness,
+            "bidir": self.bidir,
+        }
+        return options if self.levels is None else {**options, "stages": read_stages(self.levels)}
+
+    # ------------------------------------------------------------ one pair
+
+    def _run_one(self, fixed: Path, moving: Path) -> None:
+        from fastreg.batch import save, score
+        from fastreg.cli._output import err, out, print_json
+        from fastreg.cohorts import PairFiles
+        from fastreg.files import check_exists
+        from fastreg.images import load_labels, save_image
+        from fastreg.registration import register
+        from fastreg.transforms.points import load_points, save_text
+
+        self._check_outputs()
+        for path, what in ((fixed, "fixed image"), (moving, "moving image")):
+            check_exists(path, what)
+        labels = None if self.moving_labels is None else load_labels(self.moving_labels, what="moving labels")
+        if self.fixed_labels is not None:
+            load_labels(self.fixed_labels, what="fixed labels")  # before, not after, the work
+        tables = [None if path is None else load_points(path) for path in (self.points, self.points_moving)]
         found = register(
-            self.fixed,
-            self.moving,
-            model=self.model,
-            transform=self.transform,
-            affine=self.affine,
-            init=init,
-            refine=self.refine,
-            metric=self.metric,
-            smoothness=self.smoothness,
+            fixed,
+            moving,
+            **self._options(),
             fixed_mask=self.mask_fixed,
             moving_mask=self.mask_moving,
             device=self.device,
-            inverse=self.inverse_warp is not None,
+            inverse=self.inverse_warp is not None or self.points_moving is not None,
             told=lambda what, seconds: None if self.json else err.print(f"{what:10} {seconds:6.2f} s"),
         )
-        if self.moved is not None:
-            found.save_moved(self.moved)
-        if self.warp is not None:
-            found.save_warp(self.warp)
-        if self.inverse_warp is not None and found.inverse_warp is not None:
-            save_warp(self.inverse_warp, found.inverse_warp)
-        if self.affine_out is not None:
-            save_affine(self.affine_out, found.affine)
+        figures: dict[str, Any] = {}
+        if self.fixed_labels is not None:
+            pair = PairFiles("pair", moving, fixed, self.moving_labels, self.fixed_labels)
+            figures = {key: value for key, value in score(found, pair).items() if key != "seconds"}
+        save(
+            found,
+            {
+                "moved": self.moved,
+                "warp": self.warp,
+                "inverse-warp": self.inverse_warp,
+                "affine": self.affine_out,
+            },
+        )
         if labels is not None and self.moved_labels is not None:
             save_image(self.moved_labels, found.apply(labels))
+        for table, output, back in zip(
+            tables, (self.points_output, self.points_moving_output), (False, True), strict=True
+        ):
+            if table is not None and output is not None:
+                save_text(output, found.map_points(table, self.points_space, back=back))
         if self.qc is not None:
             _draw(found, self.qc)
         if self.json:
-            print_json(found.log)
-        else:
-            seconds = sum(value for name, value in found.log.items() if name.endswith("_seconds"))
-            written = ", ".join(str(path) for path in self._outputs())
-            out.print(f"registered in {seconds:.1f} s: {written}", soft_wrap=True)
+            print_json({**found.log, **figures})
+            return
+        seconds = sum(value for name, value in found.log.items() if name.endswith("_seconds"))
+        written = ", ".join(str(path) for path in self._outputs())
+        if figures:
+            before, after = (_shown(figures.get(key)) for key in ("dice_before", "dice"))
+            out.print(f"mean Dice {before} before, {after} after; folds {figures.get('folds', '')}")
+        out.print(f"registered in {seconds:.1f} s: {written}", soft_wrap=True)
 
     def _outputs(self) -> list[Path]:
         paths = [self.moved, self.warp, self.inverse_warp, self.affine_out, self.moved_labels, self.qc]
+        paths += [self.points_output, self.points_moving_output]
         return [path for path in paths if path is not None]
 
     def _check_outputs(self) -> None:
         from fastreg.files import InputError, check_free
+        from fastreg.images import check_ending
 
         if not self._outputs():
             raise InputError(
                 "nothing to write: give at least one of --moved, --warp, --inverse-warp, --affine-out, --qc"
             )
-        if (self.moving_labels is None) != (self.moved_labels is None):
+        if self.moved_labels is not None and self.moving_labels is None:
             raise InputError("--moving-labels and --moved-labels go together")
+        if self.moving_labels is not None and self.moved_labels is None and self.fixed_labels is None:
+            raise InputError("--moving-labels and --moved-labels go together")
+        if self.fixed_labels is not None and self.moving_labels is None:
+            raise InputError("--fixed-labels needs --moving-labels, which are moved onto them")
+        for given, output, name in (
+            (self.points, self.points_output, "--points"),
+            (self.points_moving, self.points_moving_output, "--points-moving"),
+        ):
+            if (given is None) != (output is None):
+                raise InputError(f"{name} and {name}-output go together")
+        for option in ("save", "part"):
+            if getattr(self, option) != getattr(Register(), option):
+                raise InputError(f"--{option} needs --pairs")
         for path in self._outputs():
             check_free(path, self.overwrite)
+        for image in (self.moved, self.warp, self.inverse_warp, self.moved_labels):
+            if image is not None:
+                check_ending(image)
         if len(set(self._outputs())) < len(self._outputs()):
             raise InputError("two outputs have the same path")
+
+    # ------------------------------------------------------------ many pairs
+
+    def _run_pairs(self, listed: Path) -> None:
+        from fastreg import batch, checkpoint
+        from fastreg.cli._output import err, print_json
+        from fastreg.cohorts import read_pair_files
+        from fastreg.devices import pick_device
+        from fastreg.files import InputError
+
+        folder = self._check_pairs()
+        pairs = read_pair_files(listed)
+        part = batch.pick_part(self.part)
+        options = self._options()
+        recorded = {key: str(value) for key, value in options.items() if key != "init"} | {"init": self.init}
+        device = pick_device(batch.pick_local_device(self.device))
+        if self.model is not None:
+            options["model"] = checkpoint.load(self.model, device)
+        job = batch.Batch(
+            folder,
+            {**options, "device": device},
+            recorded,
+            tuple(word.strip() for word in self.save.split(",") if word.strip()),
+            self.points_space,
+            self.overwrite,
+        )
+        mine = len(pairs[part[0] :: part[1]])
+        done = 0
+
+        def told(row: batch.Row, fresh: bool) -> None:
+            nonlocal done
+            done += 1
+            if not self.json:
+                err.print(f"{done}/{mine} {_told(row, fresh)}", soft_wrap=True, markup=False)
+
+        rows = batch.run(pairs, job, part, told)
+        failed = [row for row in rows if row.get("error")]
+        if self.json:
+            print_json({"pairs": rows, "table": str(folder / batch.TABLE)})
+        else:
+            _print_rows(rows, folder / batch.TABLE)
+        if failed:
+            raise InputError(
+                f"{len(failed)} of {len(rows)} pairs failed, {failed[0]['name']} first; see {folder / batch.TABLE}"
+            )
+
+    def _check_pairs(self) -> Path:
+        from fastreg.files import InputError
+
+        single = (
+            "fixed", "moving", "warp", "inverse_warp", "affine_out", "qc", "moving_labels", "moved_labels",
+            "fixed_labels", "points", "points_output", "points_moving", "points_moving_output", "mask_fixed",
+            "mask_moving",
+        )  # fmt: skip
+        given = [name for name in single if getattr(self, name) is not None]
+        if given:
+            raise InputError(f"--pairs: the list and --save say what --{given[0].replace('_', '-')} says for one pair")
+        if self.moved is None:
+            raise InputError("--pairs needs -o, the folder for what comes out")
+        if self.moved.exists() and not self.moved.is_dir():
+            raise InputError(f"output {self.moved} is a file, not a folder")
+        return self.moved
+
+
+def _told(row: dict[str, Any], fresh: bool) -> str:
+    if row.get("error"):
+        return f"{row['name']}: {row['error']}"
+    dice = f", Dice {_shown(row['dice_before'])} -> {_shown(row['dice'])}" if "dice" in row else ""
+    return f"{row['name']}: {row['seconds']:.1f} s{dice}" if fresh else f"{row['name']}: done before"
+
+
+def _shown(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.3f}"
+
+
+def _print_rows(rows: list[dict[str, Any]], table: Path) -> None:
+    from fastreg.cli._output import out, print_table
+
+    known = {"dice_before": "Dice before", "dice": "Dice", "tre_mm_before": "TRE mm before", "tre_mm": "TRE mm"}
+    columns = {key: title for key, title in known.items() if any(key in row for row in rows)}
+    columns |= {"sdlogj": "SDlogJ", "seconds": "seconds"}
+    print_table(
+        ["pair", *columns.values(), "folds"],
+        [[row["name"], *(_shown(row.get(key)) for key in columns), str(row.get("folds", "-"))] for row in rows],
+    )
+    out.print(f"written: {table}", soft_wrap=True)
 
 
 def _draw(found: Registered, path: Path) -> None:

@@ -1,0 +1,86 @@
+"""`fastreg convert`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass
+class Convert:
+    """Turn a network of VoxelMorph into a model that `fastreg register --model` takes.
+
+    Example: `fastreg convert cvpr2018_vm2_cc.h5 vm2.safetensors`
+
+    Reads the .h5 files of CVPR 2018, MICCAI 2018 and VxmDense (extra: compat) and the .pt files of VxmDense. Those say
+    nothing about the images that the network was trained on. --spacing, --orientation and --normalise do; their
+    defaults are what VoxelMorph's own brains have. Registering brings any image onto that working grid.
+    """
+
+    file: Path
+    """The network: .h5 or .pt."""
+    output: Path
+    """The model to write: .safetensors."""
+    indexing: Literal["ij", "xy"] | None = field(default=None, kw_only=True)
+    """Flow channels 0 and 1 of an .h5 file displace axes 0 and 1 (ij) or 1 and 0 (xy). If not said: as the file says,
+    or as the network shows on a test pair."""
+    spacing: float = field(default=1.0, kw_only=True)
+    """Edge of the training images' voxels, mm."""
+    orientation: str = field(default="LIA", kw_only=True)
+    """Where the training images' axes run to, as `fastreg info` says it."""
+    normalise: Literal["minmax", "percentile", "none"] = field(default="minmax", kw_only=True)
+    """How intensities become [0, 1]: by minimum and maximum, by percentiles, or not at all."""
+    overwrite: bool = field(default=False, kw_only=True)
+    """Replace the model if it exists."""
+    json: bool = field(default=False, kw_only=True)
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Reads, checks and writes."""
+        from fastreg import checkpoint
+        from fastreg.checkpoint import Checkpoint
+        from fastreg.cli._output import out, print_json
+        from fastreg.compat.voxelmorph import read_network
+        from fastreg.files import InputError, check_free
+
+        if self.output.suffix != ".safetensors":
+            raise InputError(f"output {self.output}: expected .safetensors, got {self.output.suffix or 'no ending'}")
+        if not self.spacing > 0:
+            raise InputError(f"spacing: expected a length in mm above 0, got {self.spacing}")
+        if sorted(_AXES.get(letter, 3) for letter in self.orientation) != [0, 1, 2]:
+            raise InputError(f"orientation: expected three letters such as LIA or RAS, got {self.orientation}")
+        check_free(self.output, self.overwrite)
+        found = read_network(self.file, indexing=self.indexing)
+        net = found.network()
+        about = Checkpoint(
+            network=net.options,
+            working={
+                "spacing_mm": self.spacing,
+                "orientation": self.orientation,
+                "shape": None if found.shape is None else list(found.shape),
+                "normalise": self.normalise,
+            },
+            config={"converted_from": self.file.name, "notes": found.notes},
+        )
+        checkpoint.save(self.output, net, about)
+        parameters = sum(p.numel() for p in net.parameters())
+        if self.json:
+            print_json({"model": str(self.output), "parameters": parameters, "notes": found.notes, **vars(about)})
+            return
+        for note in found.notes:
+            out.print(f"note    {note}", soft_wrap=True)
+        head = f"diffeomorphic, {net.config.steps} steps" if net.config.diffeomorphic else "displacement"
+        out.print(f"model   {self.output}: {net.config.name}, {head}, {parameters:,} parameters", soft_wrap=True)
+        grid = f"{self.spacing:g} mm, {self.orientation}, intensities {self.normalise}"
+        out.print(f"expects {grid}{_shape(found.shape)}", soft_wrap=True)
+
+
+_AXES = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "" if shape is None else f"; trained on {'x'.join(map(str, shape))} voxels"

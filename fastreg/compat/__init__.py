@@ -1,0 +1,1 @@
+"""Files of other registration software: `fastreg.compat.voxelmorph.load_weights`."""
