@@ -228,7 +228,7 @@ class RegistrationNet(nn.Module):
         """Keyword arguments that build this network again, as JSON has them."""
         options = asdict(self.config)
         for field in fields_of(NetConfig):
-            # Only loaded networks have these; left out, the checkpoints of all others stay as they were.
+            # Few networks have these; left out, the checkpoints of all others stay as they were.
             if field.name in _UNCOMMON and options[field.name] == field.default:
                 del options[field.name]
         if "features" in options:
@@ -314,7 +314,7 @@ class RegistrationNet(nn.Module):
         return field.contiguous()
 
 
-_UNCOMMON = ("features", "half", "strided_padding", "resampling")
+_UNCOMMON = ("uncertainty", "features", "half", "strided_padding", "resampling")
 
 
 def _tuples(features: Any) -> tuple[tuple[int, ...], ...] | None:

@@ -31,7 +31,7 @@ from fastreg.fields import jacobian_determinant
 from fastreg.files import InputError, check_exists
 from fastreg.images import load_image
 from fastreg.metrics import dice, labels_of, mean
-from fastreg.model import NetConfig, RegistrationNet
+from fastreg.model import RegistrationNet
 from fastreg.objective import Objective, resolved_objective
 from fastreg.ops.warp import warp
 from fastreg.segmentation import read_structures
@@ -165,7 +165,7 @@ def _fit(config: TrainConfig, log: Log, process: Process) -> Path:
     )
     if config.resume and (config.output / LAST).is_file():
         there = checkpoint.read_header(config.output / LAST)
-        if asdict(NetConfig(**there["network"])) != about.network or there["working"] != about.working:
+        if there["network"] != about.network or there["working"] != about.working:
             raise InputError(f"resume {config.output}: the run there has another network or working grid")
         before = checkpoint.resume(config.output / LAST, net, optimizer)
         about = replace(about, step=before.step, figures=before.figures, progress=before.progress)
