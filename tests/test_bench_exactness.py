@@ -104,7 +104,7 @@ def test_peers_are_called_as_their_definition_says():
                     if row.absent is None:
                         judged += 1
                         assert row.error < 2e-4, (rival.name, row)
-    assert judged >= 12  # torch's are always there
+    assert judged >= 8  # torch, SimpleITK and scipy are always there
 
 
 def test_no_speed_without_gradients():
