@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare import machine
+from machine import facts as machine
 from register import cases, structures
 
 from fastreg.affine import align
