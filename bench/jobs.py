@@ -114,10 +114,10 @@ def measure(
     about = {"op": work, "work": f"{name}, {work}", "network": name, "size": list(fixed.shape), "dtype": "float32"}
     about |= {"device": device, "threads": torch.get_num_threads()}
     rows = [Job(backend=who, absent=why, **about) for who, why in absent.items()]
-    alone = summary(times[ALONE])["median"]
+    alone = summary(times[ALONE])["median"] if ALONE in times else None
     for who, runs in times.items():
         figures = summary(runs)
-        share = None if who == ALONE else max(0.0, 1 - alone / figures["median"])
+        share = None if who == ALONE or alone is None else max(0.0, 1 - alone / figures["median"])
         rows.append(Job(backend=who, images_per_second=1000 / figures["median"], share=share, **about, **figures))
     return rows
 

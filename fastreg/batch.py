@@ -31,6 +31,7 @@ SAVED = {
     "affine": "affine.mat",
 }
 """What can be kept of a pair, and its file's name. Labels and points that are given are always carried along."""
+MOVED_LABELS, POINTS = "moved_labels.nii.gz", "points.csv"
 RECORD = "pair.json"
 TABLE = "results.csv"
 _COLUMNS = (
@@ -98,8 +99,8 @@ def run(
 
 def _finished(pair: PairFiles, batch: Batch) -> Row | None:
     """The row of a pair that is done; None if it is to be registered."""
-    record = _read_record(batch.folder / pair.name)
-    if record is None or batch.overwrite or record["row"].get("error"):
+    record = None if batch.overwrite else _read_record(batch.folder / pair.name)
+    if record is None or record["row"].get("error"):
         return None
     if record["asked"] != _asked(pair, batch):
         raise InputError(f"output {batch.folder / pair.name} was made with other options or files; use --overwrite")
@@ -119,11 +120,20 @@ def _asked(pair: PairFiles, batch: Batch) -> dict[str, Any]:
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        return dict(json.loads((folder / RECORD).read_text()))
+        record = json.loads((folder / RECORD).read_text())
+        if not isinstance(record, dict) or not {"row", "asked"} <= set(record):
+            raise ValueError("no row in it")
+        return record
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
         raise InputError(f"record {folder / RECORD}: expected one that fastreg register wrote ({error})") from error
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a file from another, and from itself after it was written anew."""
+    told = path.stat() if path.exists() else None
+    return f"{path.absolute()}, {told.st_size} bytes, {told.st_mtime_ns}" if told else str(path.absolute())
 
 
 def _registered(pair: PairFiles, batch: Batch) -> Row:
@@ -131,6 +141,8 @@ def _registered(pair: PairFiles, batch: Batch) -> Row:
     folder = batch.folder / pair.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
+    for name in (*SAVED.values(), MOVED_LABELS, POINTS):  # of an earlier run with other options, or one that failed
+        (folder / name).unlink(missing_ok=True)
     for rest in folder.glob(".partial-*"):  # of a process that was killed
         rest.unlink(missing_ok=True)
     row: Row = {"name": pair.name, "moving": str(pair.moving), "fixed": str(pair.fixed)}
@@ -149,6 +161,10 @@ def _registered(pair: PairFiles, batch: Batch) -> Row:
 def _register_one(pair: PairFiles, batch: Batch, folder: Path) -> tuple[Row, dict[str, Any]]:
     labels = None if pair.moving_labels is None else load_labels(pair.moving_labels, what="moving labels")
     points = None if pair.points_fixed is None else load_points(pair.points_fixed)
+    if pair.fixed_labels is not None:
+        load_labels(pair.fixed_labels, what="fixed labels")  # before, not after, the work
+    if pair.points_moving is not None:
+        load_points(pair.points_moving)
     found = register(
         pair.fixed,
         pair.moving,
@@ -160,9 +176,9 @@ def _register_one(pair: PairFiles, batch: Batch, folder: Path) -> tuple[Row, dic
     figures = score(found, pair, batch.points_space)
     save(found, {what: folder / SAVED[what] for what in batch.saved})
     if labels is not None:
-        save_image(folder / "moved_labels.nii.gz", found.apply(labels))
+        save_image(folder / MOVED_LABELS, found.apply(labels))
     if points is not None:
-        save_text(folder / "points.csv", found.map_points(points, batch.points_space))
+        save_text(folder / POINTS, found.map_points(points, batch.points_space))
     return figures, found.log
 
 
@@ -236,7 +252,7 @@ def pick_part(text: str | None, environment: Mapping[str, str] = os.environ) -> 
     """
     if text is not None:
         words = text.split("/")
-        if len(words) != 2 or not all(word.strip().isdigit() for word in words):
+        if len(words) != 2 or not all(word.strip().isdecimal() for word in words):
             raise InputError(f"part: expected a part and how many there are, such as 2/8, got {text!r}")
         part, count = int(words[0]) - 1, int(words[1])
         if not 0 <= part < count:

@@ -165,7 +165,10 @@ def read_pair_files(path: Path) -> tuple[PairFiles, ...]:
         name = row.pop("name", name)
         if name in pairs:
             raise InputError(f"pairs {path}: two pairs are called {name!r}; a column `name` tells them apart")
-        if "/" in name or "\\" in name or name.startswith("."):
+        for whole, half in (("moving_labels", "fixed_labels"), ("points_fixed", "points_moving")):
+            if half in row and whole not in row:
+                raise InputError(f"pairs {path}, {name}: expected {whole} beside {half}, got none")
+        if "/" in name or "\\" in name or name.startswith(".") or name == "results.csv":
             raise InputError(f"pairs {path}: expected a name that a folder can have, got {name!r}")
         pairs[name] = PairFiles(name, **{role: _resolve(path, word) for role, word in row.items()})
     return tuple(pairs.values())

@@ -54,7 +54,7 @@ def read_stages(text: str) -> tuple[Stage, ...]:
     Raises:
         InputError: anything else.
     """
-    if text.strip().isdigit() and 1 <= int(text) <= 6:
+    if text.strip().isdecimal() and 1 <= int(text) <= 6:
         factors = [2**k for k in reversed(range(int(text)))]
         first, *middle, last = factors if len(factors) > 1 else (factors[0], 0)
         return tuple(
@@ -126,6 +126,8 @@ def deform(
         ValueError: shapes, devices or names that do not fit.
     """
     _check(fixed, moving, flow, metric)
+    if smoothness is not None and not 0 <= smoothness < math.inf:
+        raise ValueError(f"smoothness must be at least 0 and finite, got {smoothness}")
     size = tuple(fixed.shape[2:])
     loss: nn.Module = LNCC(window) if metric == "lncc" else MI() if metric == "mi" else MSE()
     weight = METRICS[metric] if smoothness is None else smoothness

@@ -57,8 +57,8 @@ class MI(nn.Module):
 
     def __init__(self, bins: int = 32) -> None:
         super().__init__()
-        if bins < 5:
-            raise ValueError(f"bins must be at least 5, got {bins}")
+        if bins < 6:
+            raise ValueError(f"bins must be at least 6, got {bins}")
         self.bins = bins
 
     def forward(self, moved: Volume, fixed: Volume, mask: Mask | None = None) -> Scalar:
@@ -98,6 +98,7 @@ class _Information(torch.autograd.Function):
         return (joint * gain).sum()
 
     @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The slope of a voxel is that of its four parts, each times what its bin gains: the margins cancel."""
         moved, fixed, weight, gain = ctx.saved_tensors

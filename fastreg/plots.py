@@ -19,6 +19,9 @@ from fastreg.fields import jacobian_determinant
 from fastreg.files import InputError, atomic, check_exists
 from fastreg.metrics import Array, as_array, as_field, dice, mean
 
+PICTURE_ENDINGS = (".png", ".pdf", ".svg")
+"""Formats that pictures are written in."""
+
 Grid: TypeAlias = "np.ndarray[Any, Any]"
 
 INK, PAPER = "#e8e8ec", "#000000"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -147,6 +148,8 @@ def register(
         raise InputError(f"transform: expected one of {', '.join(KINDS)}, deformable, got {transform}")
     if metric not in METRICS:
         raise InputError(f"metric: expected one of {', '.join(METRICS)}, got {metric}")
+    if smoothness is not None and not 0 <= smoothness < math.inf:
+        raise InputError(f"smoothness: expected a number of at least 0, got {smoothness}")
     inverse = inverse or (bidir and transform == "deformable")
     clock = _Clock(told)
     device = pick_device(device)

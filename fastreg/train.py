@@ -412,6 +412,11 @@ def _network_options(config: TrainConfig) -> dict[str, Any]:
     }
 
 
+def validation_pairs(config: TrainConfig) -> list[tuple[Subject, Subject]]:
+    """The pairs (moving, fixed) that a run validates on."""
+    return _cohorts(_resolved(config))[1]
+
+
 def _cohorts(config: TrainConfig) -> tuple[Cohort, list[tuple[Subject, Subject]], Subject | None]:
     """Training cohort, validation pairs and atlas."""
     if config.images == SYNTHETIC:  # label maps stand in for the images, which are made of them

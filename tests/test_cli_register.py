@@ -158,6 +158,32 @@ def test_other_options_are_not_mixed_in(cohort, capsys):
     before = load_warp(out / NAMES[0] / "warp.nii.gz").flow
     assert fastreg(capsys, *words, "--smoothness", "3", "--overwrite")[0] == 0
     assert not np.array_equal(before, load_warp(out / NAMES[0] / "warp.nii.gz").flow)
+    assert fastreg(capsys, *words, "--save", "affine", "--overwrite")[0] == 0
+    assert {path.name for path in (out / NAMES[0]).iterdir()} == {"affine.mat", "moved_labels.nii.gz", "pair.json"}
+
+
+def test_a_start_that_was_written_anew_is_another(cohort, capsys):
+    listed, out = cohort
+    start = listed.parent / "start.txt"
+    start.write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    words = ("register", "--pairs", listed, "-o", out, "--transform", "translation", "--save", "affine")
+    assert fastreg(capsys, *words, "--init", start)[0] == 0
+    code, _, err = fastreg(capsys, *words, "--init", start)
+    assert code == 0 and err.count("done before") == 4
+    start.write_text("1 0 0 5.0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    code, _, err = fastreg(capsys, *words, "--init", start)
+    assert code == 1 and "was made with other options or files" in err
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "no JSON"])
+def test_a_record_that_is_none(text, cohort, capsys):
+    listed, out = cohort
+    (out / NAMES[0]).mkdir(parents=True)
+    (out / NAMES[0] / "pair.json").write_text(text)
+    words = ("register", "--pairs", listed, "-o", out, *FAST)
+    code, _, err = fastreg(capsys, *words)
+    assert code == 1 and "expected one that fastreg register wrote" in err and err.count("\n") == 1
+    assert fastreg(capsys, *words, "--overwrite")[0] == 0
 
 
 def test_a_bad_pair_does_not_stop_the_rest(cohort, capsys):
@@ -174,10 +200,20 @@ def test_a_bad_pair_does_not_stop_the_rest(cohort, capsys):
     assert "s3_labels.nii.gz: no such file" in rows[NAMES[2]]["error"]
     assert rows[NAMES[0]]["error"] == rows[NAMES[3]]["error"] == "" and float(rows[NAMES[3]]["dice"]) > 0
     assert not (out / NAMES[1] / "moved.nii.gz").exists()
+    assert not (out / NAMES[2] / "moved.nii.gz").exists()  # the labels were missed before the work
     (folder / "s2_image.nii.gz").write_bytes(good)
     code, _, err = fastreg(capsys, *words)  # what failed is tried again, and nothing else
     assert code == 1 and err.count("done before") == 2 and "1 of 4 pairs failed" in err
     assert table(out)[NAMES[1]]["error"] == ""
+
+
+def test_under_torchrun_a_bad_pair_does_not_stop_the_other_processes(cohort, capsys, monkeypatch):
+    listed, out = cohort
+    (listed.parent / "s1_image.nii.gz").unlink()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = fastreg(capsys, "register", "--pairs", listed, "-o", out, *FAST)
+    assert code == 0 and "1 of 2 pairs failed, s1_image_to_s0_image first" in err
 
 
 def test_parts_give_the_whole(cohort, capsys):
@@ -298,6 +334,9 @@ def test_points_and_masks_of_a_cohort(cohort, capsys):
         ("moving,fixed,colour\na,b,c\n", "p.csv", "got the column 'colour'"),
         ("moving,fixed\na\n", "p.csv", "pair 1: expected 2 cells"),
         ("name,moving,fixed\nx,a,b\nx,c,d\n", "p.csv", "two pairs are called 'x'"),
+        ("name,moving,fixed\nresults.csv,a,b\n", "p.csv", "a name that a folder can have"),
+        ("moving,fixed,fixed_labels\na,b,c\n", "p.csv", "expected moving_labels beside fixed_labels"),
+        ("moving,fixed,points_moving\na,b,c\n", "p.csv", "expected points_fixed beside points_moving"),
         ("name,moving,fixed\n../x,a,b\n", "p.csv", "a name that a folder can have"),
         ("a b c\n", "p.txt", "line 1: expected moving fixed"),
         ("# nothing\n", "p.txt", "no pairs in it"),
@@ -334,6 +373,23 @@ def test_wrong_options_of_a_cohort(words, code, message, cohort, tmp_path, capsy
     (tmp_path / "file").write_text("")
     got, _, err = fastreg(capsys, "register", "--pairs", listed, *[word.format(t=tmp_path) for word in words])
     assert got == code and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--affine-out", "q.foo"], "q.foo: expected a name that ends in .mat, .tfm, .txt"),
+        (["--qc", "q.foo"], "q.foo: expected a name that ends in .png, .pdf, .svg"),
+        (["--lambda=nan"], "smoothness: expected a number of at least 0, got nan"),
+        (["--lambda=-1"], "smoothness: expected a number of at least 0, got -1"),
+        (["--levels", "\u00b2"], "levels: expected 1 to 6"),
+    ],
+)
+def test_nothing_is_written_where_an_option_is_wrong(words, message, blobs, tmp_path, capsys):
+    folder = blobs(2)
+    pair = ("-f", folder / "s0_image.nii.gz", "-m", folder / "s1_image.nii.gz", "-o", tmp_path / "moved.nii.gz")
+    code, _, err = fastreg(capsys, "register", *pair, *words)
+    assert code == 1 and message in err and not (tmp_path / "moved.nii.gz").exists()
 
 
 def test_neither_pair_nor_pairs_is_a_usage_error(capsys):

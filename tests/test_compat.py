@@ -278,6 +278,10 @@ def test_vxm_dense_h5(tmp_path):
     _, tensors = images()
     expected = vxm_flow(state, *tensors, 5, 2)
     torch.testing.assert_close(net(*tensors).flow, expected, atol=2e-4, rtol=2e-4)
+    with pytest.raises(InputError, match="those of VxmDense are ij"):
+        load_weights(tmp_path / "net.h5", indexing="xy")
+    with pytest.raises(ValueError, match="indexing must be ij or xy, got 'banana'"):
+        load_weights(tmp_path / "net.h5", indexing="banana")
 
 
 # ---------------------------------------------------------------- what cannot be read

@@ -48,6 +48,7 @@ def test_the_estimate_leaves_nothing(blobs, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--lambdas", "0,x"], "lambdas: expected numbers separated by commas, got 0,x"),
+        (["--lambdas", "nan"], "lambdas: expected numbers of at least 0"),
         (["--lambdas=-1,0"], "lambdas: expected numbers of at least 0"),
         (["--lambda", "1"], "--lambda is what is swept"),
         (["--val-every", "0"], "compares by validation"),
@@ -57,3 +58,12 @@ def test_wrong_options(arguments, message, tmp_path, capsys):
     base = ["sweep", "--images", "x", "--val", "y", "-o", tmp_path / "sweep"]
     assert run(*base, *arguments) == 1
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("change", [["--val", "s3"], ["--labels", ""]], ids=str)
+def test_without_dice_there_is_nothing_to_compare(change, blobs, tmp_path, capsys):
+    words = [str(word) for word in cohort(blobs())]
+    at = words.index(change[0])
+    words[at : at + 2] = change if change[1] else []
+    assert run("sweep", *words, *TINY, "-o", tmp_path / "sweep") == 1
+    assert "no pair with them" in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "sweep").exists()

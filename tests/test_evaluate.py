@@ -236,6 +236,7 @@ def test_boxplot_of_this_and_other_methods(case, capsys, monkeypatch):
     capsys.readouterr()
     for options, message in [
         ([*warped, "--plot", folder / "box.png"], "exists; use --overwrite"),
+        ([*warped, "--plot", folder / "b.foo"], "b.foo: expected a name that ends in .png"),
         ([*warped, "--against", folder / "vm1.json"], "--against adds methods to the picture of --plot"),
         (
             [*warped, "--plot", folder / "b.png", "--against", folder / "names.json"],

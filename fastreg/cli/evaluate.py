@@ -68,6 +68,8 @@ class Evaluate:
         from fastreg.cli._output import print_json, progress
         from fastreg.evaluation import Pair, average, evaluate, read_labels, read_pairs, save_csv
         from fastreg.files import InputError, check_free
+        from fastreg.images import check_ending
+        from fastreg.plots import PICTURE_ENDINGS
 
         single = {f.name: getattr(self, f.name) for f in fields(Pair) if getattr(self, f.name) is not None}
         if self.pairs is not None and single:
@@ -77,9 +79,13 @@ class Evaluate:
         for output in (self.csv, self.plot):
             if output is not None:
                 check_free(output, self.overwrite)
+        if self.plot is not None:
+            check_ending(self.plot, PICTURE_ENDINGS)
         if self.against and self.plot is None:
             raise InputError("--against adds methods to the picture of --plot, which is not given")
         others = {path.stem: _dice_of(path) for path in self.against}
+        if len(others) < len(self.against):
+            raise InputError("--against: two files have the same name, which is what the picture calls a method")
         names = {} if self.labels is None else read_labels(self.labels)
         options: dict[str, Any] = {
             "labels": list(names) or None,
@@ -154,6 +160,7 @@ def _dice_of(path: Path) -> list[dict[str, float]]:
     except ValueError as error:
         raise InputError(f"against {path}: not a JSON file ({error})") from error
     pairs = figures.get("pairs", {"pair": figures}) if isinstance(figures, dict) else {}
+    pairs = pairs if isinstance(pairs, dict) else {}
     found = [row["dice"] for row in pairs.values() if isinstance(row, dict) and isinstance(row.get("dice"), dict)]
     if not found:
         raise InputError(f"against {path}: expected what fastreg evaluate --json prints, with dice, got none")

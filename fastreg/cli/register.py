@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -200,6 +201,8 @@ class Register:
     def _check_outputs(self) -> None:
         from fastreg.files import InputError, check_free
         from fastreg.images import check_ending
+        from fastreg.plots import PICTURE_ENDINGS
+        from fastreg.transforms import AFFINE_ENDINGS
 
         if not self._outputs():
             raise InputError(
@@ -225,6 +228,10 @@ class Register:
         for image in (self.moved, self.warp, self.inverse_warp, self.moved_labels):
             if image is not None:
                 check_ending(image)
+        if self.affine_out is not None:
+            check_ending(self.affine_out, AFFINE_ENDINGS)
+        if self.qc is not None:
+            check_ending(self.qc, PICTURE_ENDINGS)
         if len(set(self._outputs())) < len(self._outputs()):
             raise InputError("two outputs have the same path")
 
@@ -241,7 +248,10 @@ class Register:
         pairs = read_pair_files(listed)
         part = batch.pick_part(self.part)
         options = self._options()
-        recorded = {key: str(value) for key, value in options.items() if key != "init"} | {"init": self.init}
+        recorded = {key: str(value) for key, value in options.items()}
+        recorded["init"] = self.init if isinstance(options["init"], str) else batch.fingerprint(Path(self.init))
+        if self.model is not None:
+            recorded["model"] = batch.fingerprint(self.model)
         device = pick_device(batch.pick_local_device(self.device))
         if self.model is not None:
             options["model"] = checkpoint.load(self.model, device)
@@ -269,9 +279,10 @@ class Register:
         else:
             _print_rows(rows, folder / batch.TABLE)
         if failed:
-            raise InputError(
-                f"{len(failed)} of {len(rows)} pairs failed, {failed[0]['name']} first; see {folder / batch.TABLE}"
-            )
+            said = f"{len(failed)} of {len(rows)} pairs failed, {failed[0]['name']} first; see {folder / batch.TABLE}"
+            if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+                raise InputError(said)
+            err.print(said, soft_wrap=True, markup=False)  # torchrun stops all others where one process ends with 1
 
     def _check_pairs(self) -> Path:
         from fastreg.files import InputError

@@ -42,7 +42,7 @@ class Sweep(TrainConfig):
         from fastreg.cli._output import err, out, print_json, print_table
         from fastreg.cli._train_log import TrainBar
         from fastreg.files import InputError
-        from fastreg.train import fit
+        from fastreg.train import fit, validation_pairs
 
         weights = _weights(self.lambdas)
         if self.lambda_ is not None:
@@ -51,6 +51,8 @@ class Sweep(TrainConfig):
             raise InputError("sweep: compares by validation; give --val, and --val-every above 0")
         options: dict[str, Any] = {name: getattr(self, name) for name in TrainConfig.__dataclass_fields__}
         config = replace(TrainConfig(**options), cache=self.cache or self.output / "cache")
+        if not any(moving.label and fixed.label for moving, fixed in validation_pairs(config)):
+            raise InputError("sweep: compares the Dice of label maps; --val has no pair with them (needs --labels)")
         if self.estimate:
             seconds = _seconds_of_a_step(replace(config, lambda_=weights[0]))
             hours = seconds * self.steps * len(weights) / 3600
@@ -96,7 +98,7 @@ def _weights(text: str) -> list[float]:
         found = sorted({float(word) for word in text.split(",") if word.strip()})
     except ValueError as error:
         raise InputError(f"lambdas: expected numbers separated by commas, got {text}") from error
-    if not found or found[0] < 0 or found[-1] == float("inf"):
+    if not found or not all(0 <= weight < float("inf") for weight in found):
         raise InputError(f"lambdas: expected numbers of at least 0, got {text or 'none'}")
     return found
 

@@ -38,10 +38,14 @@ def read(path: Path, indexing: str | None = None) -> Found:
         file = h5py.File(path, "r")
     except OSError as error:
         raise InputError(f"weights {path}: expected a Keras .h5 file, got something that is no HDF5 file") from error
+    if indexing not in (None, "ij", "xy"):
+        raise ValueError(f"indexing must be ij or xy, got {indexing!r}")
     with file:
         config = _model_config(path, file.attrs.get("model_config"))
         stored = _stored(path, file.get("model_weights", file))
     if any(re.search(r"enc_conv_\d+", name) for name in stored):
+        if indexing == "xy":
+            raise InputError(f"weights {path}: indexing xy is for files of 2018, those of VxmDense are ij")
         return _vxm_dense(path, stored, config.get("config", {}))
     graph = _Graph(path, config) if "layers" in config.get("config", {}) else None
     return _paper_2018(path, stored, graph, indexing)
@@ -52,7 +56,7 @@ def _model_config(path: Path, text: str | bytes | None) -> dict[str, Any]:
         config = json.loads(text or "{}")
     except ValueError as error:
         raise InputError(f"weights {path}: model_config is not JSON ({error})") from error
-    return config if isinstance(config, dict) else {}
+    return config if isinstance(config, dict) and isinstance(config.get("config", {}), dict) else {}
 
 
 def _stored(path: Path, group: Any) -> dict[str, Layer]:
@@ -279,7 +283,7 @@ def _vxm_dense(path: Path, stored: dict[str, Layer], config: dict[str, Any]) -> 
     if steps is None:
         notes.append(f"no int_steps: {STEPS} assumed")
         steps = STEPS
-    downsize = int(config.get("int_resolution", config.get("int_downsize", 2)))
+    downsize = int(config.get("int_resolution") or config.get("int_downsize") or 2)
     half = bool(config.get("unet_half_res", False)) or int(config.get("svf_resolution", 1) or 1) == 2
     shape = config.get("inshape")
     return Found(
