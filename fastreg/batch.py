@@ -102,7 +102,7 @@ def _finished(pair: PairFiles, batch: Batch) -> Row | None:
     record = None if batch.overwrite else _read_record(batch.folder / pair.name)
     if record is None or record["row"].get("error"):
         return None
-    if record["asked"] != _asked(pair, batch):
+    if record.get("asked") != _asked(pair, batch):
         raise InputError(f"output {batch.folder / pair.name} was made with other options or files; use --overwrite")
     return dict(record["row"])
 
@@ -121,7 +121,7 @@ def _asked(pair: PairFiles, batch: Batch) -> dict[str, Any]:
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads((folder / RECORD).read_text())
-        if not isinstance(record, dict) or not {"row", "asked"} <= set(record):
+        if not isinstance(record, dict) or not isinstance(record.get("row"), dict):
             raise ValueError("no row in it")
         return record
     except FileNotFoundError:

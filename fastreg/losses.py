@@ -98,8 +98,16 @@ class _Information(torch.autograd.Function):
         return (joint * gain).sum()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """With `create_graph` a result that raises where somebody asks for its derivative."""
+        with torch.no_grad():
+            slope = _Information._slope(ctx, grad)
+        if torch.is_grad_enabled():
+            slope = torch._C._functions.DelayedError("losses.MI has no second derivative", 1)(slope.requires_grad_())
+        return slope, None, None, None
+
+    @staticmethod
+    def _slope(ctx: Any, grad: Tensor) -> Tensor:
         """The slope of a voxel is that of its four parts, each times what its bin gains: the margins cancel."""
         moved, fixed, weight, gain = ctx.saved_tensors
         bins = len(gain)
@@ -118,7 +126,7 @@ class _Information(torch.autograd.Function):
             if share is not None:
                 found.mul_(share)
             start += len(values)
-        return slope, None, None, None
+        return slope
 
 
 _SLICE = 2**17

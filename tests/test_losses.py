@@ -86,14 +86,14 @@ def test_mutual_information_of_the_same_and_of_nothing():
     assert losses.MI()(torch.zeros_like(image), image).abs() < 1e-12
     with pytest.raises(ValueError, match="fixed must have the shape of moved"):
         losses.MI()(image, image[..., 1:])
-    with pytest.raises(ValueError, match="bins must be at least 5"):
+    with pytest.raises(ValueError, match="bins must be at least 6"):
         losses.MI(4)
 
 
 def test_mutual_information_has_no_second_derivative():
     moved = torch.rand(1, 1, 6, 6, 6, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(losses.MI(8)(moved, torch.rand_like(moved)), moved, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+    with pytest.raises(RuntimeError, match="MI has no second derivative"):
+        (slope + moved).sum().backward()
     with pytest.raises(ValueError, match="bins must be at least 6"):
         losses.MI(5)
