@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLOURS = {"fastreg": "#d1495b", "ANTs": "#30638e", "elastix": "#5b8c5a", "Greedy": "#c78c11", "FireANTs": "#7b5ea7"}
 MARKERS = "osD^vPX"
@@ -50,7 +50,9 @@ def scatter(result: dict[str, Any], path: Path) -> None:
             if row["case"] == case:
                 axes.plot(row["seconds"], row["dice"], ls="", ms=8, mec="white", mew=0.6, **style[row["method"]])
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(case, fontsize=9)
         axes.grid(alpha=0.25, lw=0.5)
         axes.tick_params(labelsize=8)
