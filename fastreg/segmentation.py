@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastreg.backends.reference import _linear_index, _split
+from fastreg.backends.reference import linear_index, whole_and_fraction
 from fastreg.files import InputError, check_exists
 from fastreg.ops._checks import check_flow, shape
 from fastreg.types import Flow, Scalar
@@ -98,10 +98,10 @@ def _corners(moving: Tensor, flow: Flow, columns: int) -> Iterator[tuple[Tensor,
     """For each corner: the column of the label there, [batch, points], its weight's factor along each axis, and which
     corner it is. The outside is background, column 0."""
     ndim, size = flow.shape[1], tuple(moving.shape[2:])
-    split = [_split(flow.detach(), axis) for axis in range(ndim)]
+    split = [whole_and_fraction(flow.detach(), axis) for axis in range(ndim)]
     values = moving.flatten(1)
     for corner in itertools.product((0, 1), repeat=ndim):
-        flat, inside = _linear_index([split[k][0] + corner[k] for k in range(ndim)], size, "zeros")
+        flat, inside = linear_index([split[k][0] + corner[k] for k in range(ndim)], size, "zeros")
         there = torch.where(inside, values.gather(1, flat), 0)
         factors = [(split[k][1] if corner[k] else 1 - split[k][1]).flatten(1) for k in range(ndim)]
         yield _columns(there, columns), factors, corner

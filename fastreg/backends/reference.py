@@ -42,7 +42,7 @@ def _source(index: torch.Tensor, size: int, padding: str) -> tuple[torch.Tensor,
     return torch.minimum(index, period - index) if size > 1 else torch.zeros_like(index), None
 
 
-def _split(flow: Flow, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+def whole_and_fraction(flow: Flow, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Voxel index and fraction of grid point + displacement on one axis.
 
     The floor is taken of the displacement alone: the sum with a large index would round the fraction.
@@ -64,7 +64,7 @@ def _nearest(flow: Flow, axis: int) -> torch.Tensor:
     return torch.round(grid + u).nan_to_num(0.0).clamp(-FAR, FAR).long()  # ties to even
 
 
-def _linear_index(corner: list[torch.Tensor], size: tuple[int, ...], padding: str) -> tuple[torch.Tensor, torch.Tensor]:
+def linear_index(corner: list[torch.Tensor], size: tuple[int, ...], padding: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Flat index of a corner in the volume, and 1 where it is inside, else 0. Both [batch, points]."""
     flat = torch.zeros_like(corner[0])
     inside = torch.ones_like(corner[0], dtype=torch.bool)
@@ -94,13 +94,13 @@ def warp(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) 
     ndim = len(size)
     lost = flow.detach().isnan().any(1).flatten(1)[:, None]  # NaN coordinate -> NaN there and only there
     if mode == "nearest":
-        flat, inside = _linear_index([_nearest(flow, axis) for axis in range(ndim)], size, padding)
+        flat, inside = linear_index([_nearest(flow, axis) for axis in range(ndim)], size, padding)
         out = torch.where(inside[:, None], _gather(vol, flat), 0.0)
     else:
-        split = [_split(flow, axis) for axis in range(ndim)]
+        split = [whole_and_fraction(flow, axis) for axis in range(ndim)]
         out = vol.new_zeros(())
         for corner in itertools.product((0, 1), repeat=ndim):
-            flat, inside = _linear_index([split[k][0] + corner[k] for k in range(ndim)], size, padding)
+            flat, inside = linear_index([split[k][0] + corner[k] for k in range(ndim)], size, padding)
             weight = torch.ones_like(split[0][1])
             for k in range(ndim):
                 weight = weight * (split[k][1] if corner[k] else 1 - split[k][1])
@@ -131,12 +131,12 @@ def warp_backward(
     grad_vol = torch.zeros_like(vol).flatten(2)
     grad_flow = torch.zeros_like(flow).flatten(2)
     if mode == "nearest":
-        flat, inside = _linear_index([_nearest(flow, axis) for axis in range(ndim)], size, padding)
+        flat, inside = linear_index([_nearest(flow, axis) for axis in range(ndim)], size, padding)
         grad_vol.scatter_add_(2, flat[:, None].expand_as(upstream), torch.where(inside[:, None], scattered, 0.0))
     else:
-        split = [_split(flow, axis) for axis in range(ndim)]
+        split = [whole_and_fraction(flow, axis) for axis in range(ndim)]
         for corner in itertools.product((0, 1), repeat=ndim):
-            flat, inside = _linear_index([split[k][0] + corner[k] for k in range(ndim)], size, padding)
+            flat, inside = linear_index([split[k][0] + corner[k] for k in range(ndim)], size, padding)
             factors = [(split[k][1] if corner[k] else 1 - split[k][1]).flatten(1)[:, None] for k in range(ndim)]
             weight = torch.stack(factors).prod(0) * inside[:, None]
             if need_vol:

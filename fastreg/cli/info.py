@@ -75,7 +75,7 @@ def _image_figures(path: Path) -> dict[str, Any]:
     from fastreg.images import forms_distance_mm, load_image, open_nibabel, orientation
 
     image = load_image(path, integers=True)
-    header = None if path.suffix in (".npz", ".npy", ".png") else open_nibabel(path, "image")
+    header = None if path.suffix.lower() in (".npz", ".npy", ".png") else open_nibabel(path, "image")
     finite = image.data[np.isfinite(image.data)]
     labels = np.unique(image.data) if image.is_labels else None
     return {
