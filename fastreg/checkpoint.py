@@ -17,6 +17,8 @@ from fastreg.files import InputError, atomic, check_exists
 from fastreg.model import RegistrationNet
 
 FORMAT = 1
+MODELS = ("general",)
+"""Names of the networks that come with fastreg."""
 _WEIGHTS, _OPTIMIZER, _CHANCE = "model.", "optimizer.", "chance"
 
 
@@ -24,7 +26,8 @@ _WEIGHTS, _OPTIMIZER, _CHANCE = "model.", "optimizer.", "chance"
 class Checkpoint:
     """What a file holds.
 
-    `working` says what images the network expects: spacing_mm, orientation, shape, normalise.
+    `working` says what images the network expects: spacing_mm (or voxels, as in `data.spacing_of`), orientation, shape,
+    normalise; whether they are to be aligned first (align) and the passes of `cascade`, if these are not one.
     """
 
     network: dict[str, Any]
@@ -53,9 +56,16 @@ def save(path: Path, net: RegistrationNet, about: Checkpoint, optimizer: torch.o
         save_file(tensors, partial, metadata={"fastreg": json.dumps(header)})
 
 
+def find(path: str | Path) -> Path:
+    """The file of a model: `path`, or, for the name of one of `MODELS` where no file has that name, fastreg's own."""
+    if str(path) in MODELS and not Path(path).exists():
+        return Path(__file__).parent / "models" / f"{path}.safetensors"
+    return check_exists(path, "model")
+
+
 def read_header(path: str | Path) -> dict[str, Any]:
     """The JSON part alone; InputError if the file is none of ours."""
-    path = check_exists(path, "model")
+    path = find(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -80,6 +90,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Registra
 
 def load_weights(path: str | Path, net: RegistrationNet) -> None:
     """Puts a checkpoint's weights into `net`; InputError if they are those of another network."""
+    path = find(path)
     read_header(path)
     with safe_open(path, framework="pt") as file:
         weights = {n[len(_WEIGHTS) :]: file.get_tensor(n) for n in file.keys() if n.startswith(_WEIGHTS)}  # noqa: SIM118

@@ -47,16 +47,26 @@ class TrainConfig:
     spacing: float | None = None
     """Working resolution in mm; the atlas' or first image's own if not given."""
     shape: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True)] = None
-    """Working grid in voxels, 2 or 3 numbers, centred; what the spacing gives if not given."""
+    """Working grid in voxels, 2 or 3 numbers, centred; what the spacing gives if not given. Random shapes: the size of
+    the pairs, while --val has its own grid."""
+    voxels: int | None = None
+    """In place of --spacing: cubic voxels so large that about this many cover the image, whatever its size in mm, but
+    not finer than its own. The model registers every image on such a grid."""
+    passes: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1,)
+    """How the model is used, in validations too: a number for each time that it is applied, the moving image warped by
+    what the times before found; images are averaged over cubes of that many voxels. Such as 2 1 1, coarse to fine."""
     normalise: Literal["percentile", "none"] = "percentile"
     """Intensities to [0, 1] by the 0.1st and 99.9th percentile, or as they are."""
     flip: bool = False
     """Mirror every other pair left to right: twice the data, if left and right may be exchanged."""
 
-    model: Literal["vm1", "vm2", "vxm"] = "vm2"
-    """The network: vm1 and vm2 of CVPR 2018, or vxm (VxmDense)."""
+    model: Literal["vm1", "vm2", "vxm", "match"] = "vm2"
+    """The network: vm1 and vm2 of CVPR 2018, vxm (VxmDense), or match: a smaller U-Net that sees how well each place
+    fits its neighbours in the other image, whatever the contrast."""
     width: float = 1.0
     """Factor on the number of features of every layer."""
+    half: bool = False
+    """The network ends on the half grid and its field is upsampled (MICCAI 2018): less than half the time."""
     diffeomorphic: bool = False
     """The network predicts a velocity field, which is integrated."""
     int_steps: int = 7
@@ -72,6 +82,9 @@ class TrainConfig:
     """With --uncertainty: standard deviation of the image noise, intensities being 0 to 1."""
     prior_lambda: float = 10.0
     """With --uncertainty: precision of the velocity's prior."""
+    region_weight: float = 0.0
+    """Above 0: the network also learns, with this weight, to say where the fixed image's mask (--masks) is, and images
+    without one are compared where it says so (Shan et al. 2017)."""
 
     loss: Annotated[Literal["lncc", "mse", "none"] | None, Parameter(alias=["--image-loss"])] = None
     """Image loss; lncc if not given. none: label maps alone (--seg-weight), which --images synthetic implies."""
@@ -91,6 +104,12 @@ class TrainConfig:
     """Synthetic: shapes of a random label map, the background among them."""
     synth_warp: float = 3.0
     """Synthetic: largest standard deviation of the two velocities that make a pair, in voxels."""
+    synth_shapes: Annotated[tuple[float, float], Parameter(consume_multiple=True)] = (12.0, 40.0)
+    """Synthetic: size of the random shapes, from and to, in voxels."""
+    synth_bends: Annotated[tuple[float, float], Parameter(consume_multiple=True)] = (8.0, 32.0)
+    """Synthetic: distance over which the velocities change, from and to, in voxels."""
+    field_weight: float = 0.0
+    """Synthetic: weight of the mean distance, in voxels, from the deformation that made the pair."""
 
     steps: int = 10000
     """Training steps."""
@@ -103,7 +122,7 @@ class TrainConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over the run: constant, or a cosine down to zero."""
     amp: bool = False
-    """Convolutions in bfloat16."""
+    """Convolutions in bfloat16; in float32 on processors that would be slower in it."""
     channels_last: bool = False
     """Convolutions in channels-last memory format."""
     compile: bool = False

@@ -62,6 +62,18 @@ def working_grid(image: Image, spacing_mm: float | None = None, shape: tuple[int
     return Grid(tuple(int(n) for n in shape), centred_affine(image, shape, new))
 
 
+def spacing_of(image: Image, spacing_mm: float | None, voxels: int | None) -> float | None:
+    """The working spacing: what is said, or what covers the image with about `voxels` cubes, or None: its own.
+
+    With `voxels` the cubes are not smaller than the image's own voxels.
+    """
+    if voxels is None:
+        return spacing_mm
+    ndim = len(image.shape)
+    own = float(np.prod(image.spacing_mm[:ndim]) ** (1 / ndim))
+    return max(own, own * (float(np.prod(image.shape)) / voxels) ** (1 / ndim))
+
+
 def normalised(data: np.ndarray, how: str) -> np.ndarray:
     """Float32 intensities; "percentile": 0.1st to 99.9th onto [0, 1], clipped; "minmax": all onto it; "none": as is."""
     data = np.ascontiguousarray(data, dtype=np.float32)
@@ -174,7 +186,8 @@ class Pairs(Dataset[dict[str, Tensor]]):
         flip: Mirror every other pair left to right, by chance.
         structures: If given, items also hold "moving_labels" and "fixed_labels", coded as by `structure_codes`; all
             zeros if one of the two subjects has no label map, so that no structure is missed in vain.
-        masked: Items also hold "moving_mask" and "fixed_mask".
+        masked: Items also hold "moving_mask", "fixed_mask" and "mask_known", [1, 1, ...]: whether the fixed image has
+            one.
     """
 
     def __init__(
@@ -213,6 +226,7 @@ class Pairs(Dataset[dict[str, Tensor]]):
             item |= {"moving_labels": self._codes(moving, both), "fixed_labels": self._codes(fixed, both)}
         if self.masked:
             item |= {"fixed_mask": self.volumes.mask(fixed), "moving_mask": self.volumes.mask(moving)}
+            item["mask_known"] = torch.full((1,) * (1 + len(self.volumes.grid.shape)), fixed.mask is not None)
         if self.flip and self._chance(2, index).random() < 0.5:
             axis = 1 + self.volumes.grid.left_right
             item = {name: volume.flip(axis) for name, volume in item.items()}

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastreg import backends, fields
@@ -175,14 +174,6 @@ def _check(fixed: Volume, moving: Volume, flow: Flow | None, metric: str) -> Non
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
 
 
-def _pooled(image: Tensor, factor: int) -> Tensor:
-    """Averaged over cubes; axes shorter than the cube stay whole."""
-    if factor == 1:
-        return image
-    kernel = [min(factor, length) for length in image.shape[2:]]
-    return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, kernel, ceil_mode=True)
-
-
 @dataclass(frozen=True)
 class _Level:
     """What a stage compares: everything on its grid, and nothing that an iteration would have to make again."""
@@ -205,8 +196,8 @@ class _Level:
         back: Flow | None,
         stage: Stage,
     ) -> _Level:
-        fixed, moving = _pooled(fixed, stage.factor), _pooled(moving, stage.factor)
-        mask, seen = (None if each is None else _pooled(each, stage.factor) for each in (mask, moving_mask))
+        fixed, moving = fields.pooled(fixed, stage.factor), fields.pooled(moving, stage.factor)
+        mask, seen = (None if each is None else fields.pooled(each, stage.factor) for each in (mask, moving_mask))
         size = tuple(fixed.shape[2:])
         with torch.no_grad():
             backward = None if back is None else (moving, seen, fields.resize(back, size))

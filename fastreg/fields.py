@@ -89,6 +89,17 @@ def resize(flow: Flow, size: tuple[int, ...]) -> Flow:
     )
 
 
+def pooled(image: torch.Tensor, factor: int) -> torch.Tensor:
+    """Averaged over cubes of this edge: [batch, channels, D, H, W] -> [..., ceil(D / factor), ...].
+
+    Axes shorter than the cube stay whole.
+    """
+    if factor == 1:
+        return image
+    kernel = [min(factor, length) for length in image.shape[2:]]
+    return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, kernel, ceil_mode=True)
+
+
 def smoothness(flow: Flow, *, penalty: str = "l2", image: Volume | None = None, backend: str | None = None) -> Scalar:
     """How rough a field is; lower is smoother.
 

@@ -1,7 +1,8 @@
 """The U-Net family of VoxelMorph and its registration head.
 
 `vm1` and `vm2` are the networks of CVPR 2018 layer by layer, with TensorFlow's padding of stride-2 convolutions;
-`vxm` is the later package's VxmDense. Channels and order follow the published code and weight files.
+`vxm` is the later package's VxmDense. Channels and order follow the published code and weight files. `match` is ours:
+a smaller U-Net behind a cost volume, for images of any contrast.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastreg import fields
+from fastreg.devices import computes_bfloat16
+from fastreg.matching import Matching
 from fastreg.ops._checks import check_choice, check_volume, shape
 from fastreg.ops.warp import warp
 from fastreg.types import Registration, Volume
@@ -36,12 +39,16 @@ class Architecture:
     """Full-resolution first convolution and max-pooling (VxmDense) instead of stride-2 convolutions (2018)."""
     half: bool = False
     """Ends on the half grid, without the last upsampling and its skip (MICCAI 2018, VxmDense's `unet_half_res`)."""
+    matching: int = 0
+    """Above 0: all of the network is on the half grid and sees, instead of the images, `matching.Matching` of this
+    radius."""
 
 
 ARCHITECTURES = {
     "vm1": Architecture((16, 32, 32, 32), (32, 32, 32, 32), (8,), (8,), pooled=False),
     "vm2": Architecture((16, 32, 32, 32), (32, 32, 32, 32), (32,), (16, 16), pooled=False),
     "vxm": Architecture((16, 32, 32, 32), (32, 32, 32, 32), (), (32, 16, 16), pooled=True),
+    "match": Architecture((24, 32, 32), (32, 32, 32), (32,), (16, 16), pooled=False, matching=2),
 }
 
 RESAMPLINGS = ("corners", "voxelmorph", "voxelmorph2018")
@@ -125,14 +132,42 @@ class UNet(nn.Module):
 
 
 def _convolve(layer: nn.Module, x: Tensor) -> Tensor:
+    if x.device.type != "cpu" or x.ndim == 4:
+        y: Tensor = layer(x)
+        return y
     # oneDNN's bfloat16 gradient of 3-D weights reads memory that it never wrote where there are two planes, now and
     # then a NaN; grids that coarse cost nothing in float32.
-    if x.device.type == "cpu" and x.ndim == 5 and x.shape[2] == 2:
+    if x.shape[2] == 2:
         with torch.autocast("cpu", enabled=False):
-            y: Tensor = layer(x.float())
+            y = layer(x.float())
             return y
+    if _left_to_plain_loops(x):
+        assert isinstance(layer, nn.Conv3d)
+        return _convolve_halves(layer, x)
     y = layer(x)
     return y
+
+
+def _left_to_plain_loops(x: Tensor) -> bool:
+    """Whether torch takes its im2col loops for [1, channels, D, H, W], up to 11 times slower than oneDNN.
+
+    It goes by the product of the first four axes, as if the image had two; larger batches always have oneDNN.
+    """
+    small = len(x) == 1 and x.shape[1] * x.shape[2] * x.shape[3] <= 20480
+    return small and x[0, 0].numel() > 512 and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def _convolve_halves(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    """The same convolution, 3 voxels wide along the first axis, of the image's halves as a batch of two."""
+    assert not isinstance(layer.padding, str)
+    stride, (first, *others) = layer.stride[0], layer.padding
+    x = F.pad(x, (0, 0, 0, 0, first, first))
+    planes = (x.shape[2] - 3) // stride + 1
+    half = -(-planes // 2)
+    reach, start = stride * (half - 1) + 3, stride * (planes - half)
+    halves = torch.cat([x[:, :, :reach], x[:, :, start : start + reach]])
+    y = F.conv3d(halves, layer.weight, layer.bias, layer.stride, (0, *others))
+    return torch.cat([y[:1], y[1:, :, 2 * half - planes :]], 2)
 
 
 def _activate(x: Tensor) -> Tensor:
@@ -160,9 +195,11 @@ class NetConfig:
     """The velocity lives on a grid this many times coarser."""
     uncertainty: bool = False
     """The network also says the log variance of the velocity, and in training mode integrates a sample of it."""
+    region: bool = False
+    """The network also says where the fixed image's region of interest is (Shan et al. 2017)."""
     channels_last: bool = False
     amp: bool = False
-    """The network (not the warp) runs in bfloat16 autocast."""
+    """The network (not the warp) runs in bfloat16 autocast, in float32 on processors that do not compute in it."""
     features: tuple[tuple[int, ...], ...] | None = None
     """Encoder, decoder, tail_half and tail of the `Architecture`, in place of those of `name`."""
     half: bool = False
@@ -179,7 +216,7 @@ class RegistrationNet(nn.Module):
     """From two images to the displacement field that brings the moving one onto the fixed one.
 
     Args:
-        name: "vm1" (259,675 parameters in 3-D), "vm2" (300,547) or "vxm" (327,331).
+        name: "vm1" (259,675 parameters in 3-D), "vm2" (300,547), "vxm" (327,331) or "match" (258,731).
         ndim: 3 or 2.
         options: Further fields of `NetConfig`: channels, width, diffeomorphic, steps, downsize, uncertainty,
             channels_last, amp, and those of loaded networks (`fastreg.compat`): features, half, strided_padding,
@@ -207,9 +244,14 @@ class RegistrationNet(nn.Module):
         architecture = _widened(ARCHITECTURES[name], self.config.width)
         if self.config.features is not None:
             encoder, decoder, tail_half, tail = self.config.features
-            architecture = Architecture(encoder, decoder, tail_half, tail, architecture.pooled)
+            architecture = replace(architecture, encoder=encoder, decoder=decoder, tail_half=tail_half, tail=tail)
         architecture = replace(architecture, half=self.config.half)
-        self.unet = UNet(architecture, 2 * self.config.channels, ndim, self.config.strided_padding)
+        inputs = 2 * self.config.channels
+        if architecture.matching:
+            inputs = architecture.encoder[0]
+            self.matching = Matching(self.config.channels, ndim, architecture.matching, inputs)
+        self.on_half_grid = architecture.half or architecture.matching > 0
+        self.unet = UNet(architecture, inputs, ndim, self.config.strided_padding)
         self.flow = _convolution(ndim, self.unet.outputs, ndim)
         nn.init.normal_(self.flow.weight, std=1e-5)  # starts at the identity, as the published code does
         if self.config.uncertainty:
@@ -219,6 +261,8 @@ class RegistrationNet(nn.Module):
             nn.init.normal_(self.log_variance.weight, std=1e-10)  # starts certain, as the published code does
             assert self.log_variance.bias is not None
             nn.init.constant_(self.log_variance.bias, -10.0)
+        if self.config.region:
+            self.region = _convolution(ndim, self.unet.outputs, 1)
         if self.config.channels_last:
             module: Any = self  # memory_format is missing from the type of Module.to
             module.to(memory_format=torch.channels_last_3d if ndim == 3 else torch.channels_last)
@@ -238,26 +282,30 @@ class RegistrationNet(nn.Module):
     def field(self, moving: Volume, fixed: Volume) -> Tensor:
         """What the last layer says: [batch, ndim, D, H, W], a displacement, or a velocity of the diffeomorphic form.
 
-        On the half grid for networks with `half`.
+        On the half grid for networks with `half`, and for "match".
         """
-        return self._fields(moving, fixed)[0]
+        return self._said(moving, fixed)["field"]
 
-    def _fields(self, moving: Volume, fixed: Volume) -> list[Tensor]:
-        """The field and, from networks with `uncertainty`, its log variance."""
+    def _said(self, moving: Volume, fixed: Volume) -> dict[str, Tensor]:
+        """Of every head: the "field", its "log_variance" with `uncertainty`, the "region" with `region`."""
         _check_pair(moving, fixed, self.config)
         size = fixed.shape[2:]
-        x = torch.cat([moving, fixed], 1)
-        x = F.pad(x, [pad for length in reversed(size) for pad in (0, -length % self.unet.divisor)])
+        matching = self.unet.architecture.matching > 0
+        x = self.matching(moving, fixed) if matching else torch.cat([moving, fixed], 1)
+        x = F.pad(x, [pad for length in reversed(x.shape[2:]) for pad in (0, -length % self.unet.divisor)])
         if self.config.channels_last:
             x = x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.amp):
+        amp = self.config.amp and computes_bfloat16(x.device)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
             features = self.unet(x)
-            heads = [self.flow, self.log_variance] if self.config.uncertainty else [self.flow]
-            found = [head(features).to(fixed.dtype) for head in heads]
+            heads = {"field": self.flow}
+            heads |= {"log_variance": self.log_variance} if self.config.uncertainty else {}
+            heads |= {"region": self.region} if self.config.region else {}
+            said = {name: _convolve(head, features).to(fixed.dtype) for name, head in heads.items()}
         for axis, length in enumerate(size):
-            kept = math.ceil(length / 2) if self.config.half else length
-            found = [field.narrow(2 + axis, 0, kept) for field in found]
-        return [field.contiguous() for field in found]
+            kept = math.ceil(length / 2) if self.on_half_grid else length
+            said = {name: field.narrow(2 + axis, 0, kept) for name, field in said.items()}
+        return {name: field.contiguous() for name, field in said.items()}
 
     def forward(self, moving: Volume, fixed: Volume, inverse: bool = False) -> Registration:
         """Registers `moving` to `fixed`, both [batch, channels, D, H, W] on one grid, intensities about [0, 1].
@@ -269,18 +317,21 @@ class RegistrationNet(nn.Module):
         """
         if inverse and not self.config.diffeomorphic:
             raise ValueError("inverse needs a diffeomorphic network; a displacement field has none in closed form")
-        field, *log_variance = self._fields(moving, fixed) if self.config.uncertainty else [self.field(moving, fixed)]
-        size, factor = tuple(fixed.shape[2:]), 2 if self.config.half else self.config.downsize
+        alone = not (self.config.uncertainty or self.config.region)
+        said = {"field": self.field(moving, fixed)} if alone else self._said(moving, fixed)
+        field, unsure, region = said["field"], said.get("log_variance"), said.get("region")
+        size, factor = tuple(fixed.shape[2:]), 2 if self.on_half_grid else self.config.downsize
+        if region is not None:
+            region = _interpolated(region, size)
         if not self.config.diffeomorphic:
-            flow = self._resized(field, size, 2.0) if self.config.half else field
-            return Registration(moved=warp(moving, flow), flow=flow)
+            flow = self._resized(field, size, 2.0) if self.on_half_grid else field
+            return Registration(moved=warp(moving, flow), flow=flow, region=region)
         mean = field
-        if not self.config.half and factor > 1:
+        if not self.on_half_grid and factor > 1:
             mean = self._resized(field, tuple(math.ceil(length / factor) for length in size), 1 / factor)
-        velocity, unsure = mean, None
-        if log_variance:
-            mode = "trilinear" if self.config.ndim == 3 else "bilinear"
-            unsure = F.interpolate(log_variance[0], tuple(mean.shape[2:]), mode=mode, align_corners=True)
+        velocity = mean
+        if unsure is not None:
+            unsure = _interpolated(unsure, tuple(mean.shape[2:]))
             if self.training:
                 velocity = mean + torch.exp(0.5 * unsure) * torch.randn_like(mean)
         flow = self._resized(self._integrated(velocity), size, factor)
@@ -292,6 +343,7 @@ class RegistrationNet(nn.Module):
             inverse_flow=back,
             moved_back=None if back is None else warp(fixed, back),
             log_variance=unsure,
+            region=region,
         )
 
     def _integrated(self, velocity: Tensor) -> Tensor:
@@ -314,7 +366,13 @@ class RegistrationNet(nn.Module):
         return field.contiguous()
 
 
-_UNCOMMON = ("uncertainty", "features", "half", "strided_padding", "resampling")
+def _interpolated(image: Tensor, size: tuple[int, ...]) -> Tensor:
+    """On the grid of `size`, linearly; corner voxels coincide, the values stay."""
+    mode = "trilinear" if image.ndim == 5 else "bilinear"
+    return F.interpolate(image, size, mode=mode, align_corners=True)
+
+
+_UNCOMMON = ("uncertainty", "region", "features", "half", "strided_padding", "resampling")
 
 
 def _tuples(features: Any) -> tuple[tuple[int, ...], ...] | None:
@@ -326,6 +384,8 @@ def _check_config(config: NetConfig) -> None:
     check_choice("resampling", config.resampling, RESAMPLINGS)
     if config.features is not None and len(config.features) != 4:
         raise ValueError(f"features must name encoder, decoder, tail_half and tail, got {len(config.features)} parts")
+    if config.half and ARCHITECTURES[config.name].matching:
+        raise ValueError(f"half is for the other networks: {config.name} is on the half grid as it is")
     if config.resampling == "voxelmorph2018" and not config.half:
         raise ValueError("resampling 'voxelmorph2018' is that of networks with half")
 
@@ -335,7 +395,7 @@ def _widened(architecture: Architecture, width: float) -> Architecture:
         return tuple(max(1, round(width * features)) for features in channels)
 
     a = architecture
-    return Architecture(wide(a.encoder), wide(a.decoder), wide(a.tail_half), wide(a.tail), a.pooled)
+    return replace(a, encoder=wide(a.encoder), decoder=wide(a.decoder), tail_half=wide(a.tail_half), tail=wide(a.tail))
 
 
 def _check_pair(moving: Volume, fixed: Volume, config: NetConfig) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastreg import checkpoint, fields
+from fastreg import checkpoint
 from fastreg.affine import KINDS, align
+from fastreg.cascade import cascade
 from fastreg.checkpoint import Checkpoint
-from fastreg.data import Grid, normalised, on_grid, working_grid
+from fastreg.data import Grid, normalised, on_grid, spacing_of, working_grid
 from fastreg.deform import METRICS, STAGES, Stage, deform
 from fastreg.devices import pick_device
 from fastreg.files import InputError
@@ -124,9 +125,11 @@ def register(
     Args:
         fixed: A path, nibabel image, array, tensor [X, Y, Z] (or [1, 1, X, Y, Z]) or `fastreg.images.Image`.
         moving: Likewise.
-        model: A checkpoint of `fastreg train`, or what `fastreg.checkpoint.load` gave. None: by optimisation.
+        model: A checkpoint of `fastreg train`, what `fastreg.checkpoint.load` gave, or "general", the network that
+            comes with fastreg. None: by optimisation.
         transform: Where to stop: "translation", "rigid", "similarity", "affine" or "deformable".
-        affine: Align linearly first; if None, only without a model (networks are trained on aligned images).
+        affine: Align linearly first; if None, only without a model (networks are trained on aligned images) and with
+            one that was trained on no images.
         init: Start of the linear alignment: "auto", "header", "mass" or a `fastreg.transforms.Affine`, which without an
             alignment is used as it is.
         refine: Iterations of optimisation on the full grid after the network; None: 0 with a model, and the whole
@@ -174,7 +177,9 @@ def register(
     clock.lap("read")
 
     world = init if isinstance(init, Affine) else Affine(np.eye(4))
-    if (model is None) if affine is None else affine:
+    if affine is None:
+        affine = model is None or bool(model[1].working.get("align"))
+    if affine:
         kind = "affine" if transform == "deformable" else transform
         world = align(
             fixed_image, moving_image, kind=kind, metric=metric, fixed_mask=masks[0], moving_mask=masks[1], init=init,
@@ -228,9 +233,7 @@ def _deformable(
     if model is not None:
         net = model[0].to(device).eval()
         with torch.inference_mode():
-            found = net(*pair, inverse=inverse and net.config.diffeomorphic)
-        if inverse and found.inverse_flow is None:
-            found = found._replace(inverse_flow=fields.invert(found.flow))
+            found = cascade(net, pair[0], pair[1], model[1].working.get("passes", (1,)), inverse)
         clock.lap("network")
     if optimise is None:
         zero = torch.zeros(1, fixed.ndim, *grid.shape)
@@ -308,9 +311,9 @@ def _array(source: Any) -> Any:
 
 
 def _network_grid(fixed: Image, working: dict[str, Any]) -> Grid:
-    """The fixed image's extent, in the orientation and at the spacing of the training."""
+    """The fixed image's extent, in the orientation and as fine as the network has it."""
     turned = reorient(fixed, working["orientation"]) if fixed.ndim == 3 else fixed
-    return working_grid(turned, working["spacing_mm"])
+    return working_grid(turned, spacing_of(turned, working["spacing_mm"], working.get("voxels")))
 
 
 def _isotropic_grid(fixed: Image) -> Grid:

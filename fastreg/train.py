@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastreg import checkpoint
+from fastreg.cascade import cascade
 from fastreg.checkpoint import Checkpoint
 from fastreg.cohorts import Cohort, Subject, read_cohort, read_pairs
 from fastreg.config import SYNTHETIC, TrainConfig
-from fastreg.data import Grid, LabelMaps, Pairs, Share, Volumes, loader, working_grid
+from fastreg.data import Grid, LabelMaps, Pairs, Share, Volumes, loader, spacing_of, working_grid
 from fastreg.devices import pick_device
 from fastreg.fields import jacobian_determinant
 from fastreg.files import InputError, check_exists
@@ -51,6 +52,10 @@ class Step:
     """Or the KL divergence, with --uncertainty."""
     segmentation: float
     """Minus the soft Dice of the label maps; 0 without --seg-weight."""
+    field: float
+    """Mean distance from the known deformation, in voxels; 0 without --field-weight."""
+    region: float
+    """Cross-entropy of the region of interest, in nats; 0 without --region-weight."""
     lr: float
     seconds: float
     """Since the run began, pauses left out."""
@@ -160,6 +165,9 @@ def _fit(config: TrainConfig, log: Log, process: Process) -> Path:
             "orientation": grid.orientation,
             "shape": list(grid.shape),
             "normalise": config.normalise,
+            **({"voxels": config.voxels} if config.voxels else {}),
+            **({"passes": list(config.passes)} if config.passes != (1,) else {}),
+            **({"align": True} if config.images == SYNTHETIC else {}),
         },
         config=_plain(config),
     )
@@ -280,14 +288,16 @@ class _Run:
             if self.process.world > 1:
                 dist.all_reduce(losses)
                 losses /= self.process.world
-            total, image, rough, overlap = losses.tolist()
+            total, image, rough, overlap, distance, region = losses.tolist()
             if not math.isfinite(total):
                 raise InputError(
                     f"loss is {total} at step {self.step}: an image with infinite values, or a learning rate too high "
                     f"(--lr {config.lr})"
                 )
             if self.process.first:
-                row = Step(self.step, total, image, rough, overlap, lr, self.seconds, self.data_seconds)
+                row = Step(
+                    self.step, total, image, rough, overlap, distance, region, lr, self.seconds, self.data_seconds
+                )
                 self.metrics.add(row)
                 self.log.step(row)
                 self._to_board(row)
@@ -299,7 +309,7 @@ class _Run:
     def _validate(self) -> None:
         if not self.process.first:
             return
-        figures = validate(self.net, self.volumes, self.validation, self.objective.image, self.step)
+        figures = validate(self.net, self.volumes, self.validation, self.objective.image, self.step, self.config.passes)
         self.validations.add(figures)
         self.log.validated(figures)
         self._to_board(figures)
@@ -333,21 +343,22 @@ def validate(
     pairs: list[tuple[Subject, Subject]],
     image_loss: nn.Module,
     step: int,
+    passes: tuple[int, ...] = (1,),
 ) -> Validation:
     """Figures of the network over pairs (moving, fixed), on the working grid; labels are warped by nearest voxel."""
     device = next(net.parameters()).device
     rows = []
     net.eval()
     for moving, fixed in pairs:
-        images = [volumes.image(subject)[None].to(device) for subject in (moving, fixed)]
-        found = net(*images)
+        there, here = (volumes.image(subject)[None].to(device) for subject in (moving, fixed))
+        found = cascade(net, there, here, passes)
         before = after = math.nan
         if moving.label is not None and fixed.label is not None:
             theirs, ours = volumes.labels(moving), volumes.labels(fixed)
             moved = warp(theirs[None].double(), found.flow.cpu().double(), mode="nearest")[0].round().int()
             before, after = _mean_dice(ours, theirs), _mean_dice(ours, moved)
         folds = (jacobian_determinant(found.flow) <= 0).float().mean().item()
-        rows.append([image_loss(found.moved, images[1]).item(), after, before, 100 * folds])
+        rows.append([image_loss(found.moved, here).item(), after, before, 100 * folds])
     net.train()
     return Validation(step, *(mean(column) for column in zip(*rows, strict=True)))
 
@@ -371,6 +382,12 @@ def _resolved(config: TrainConfig) -> TrainConfig:
     for name in ("steps", "batch_size", "log_every"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}: expected at least 1, got {getattr(config, name)}")
+    if config.voxels is not None and config.spacing is not None:
+        raise InputError("voxels: says in place of --spacing how fine the working grid is; give one of them")
+    if config.voxels is not None and config.voxels < 1:
+        raise InputError(f"voxels: expected at least 1, got {config.voxels}")
+    if not config.passes or min(config.passes) < 1:
+        raise InputError(f"passes: expected numbers of at least 1, got {' '.join(map(str, config.passes)) or 'none'}")
     if config.spacing is not None and not config.spacing > 0:
         raise InputError(f"spacing: expected a length in mm above 0, got {config.spacing}")
     if config.images == SYNTHETIC:
@@ -390,6 +407,10 @@ def _check_synthetic(config: TrainConfig) -> None:
         raise InputError(f"shape: expected 2 or 3 numbers of voxels, got {' '.join(map(str, config.shape))}")
     if config.synth_labels < 2:
         raise InputError(f"synth_labels: expected at least 2, got {config.synth_labels}")
+    for name in ("synth_shapes", "synth_bends"):
+        low, high = getattr(config, name)
+        if not 1 <= low <= high:
+            raise InputError(f"{name}: expected two numbers of voxels, 1 <= from <= to, got {low:g} {high:g}")
     if config.synth_warp < 0:
         raise InputError(f"synth_warp: expected 0 or more voxels, got {config.synth_warp}")
 
@@ -403,10 +424,12 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 def _network_options(config: TrainConfig) -> dict[str, Any]:
     return {
         "width": config.width,
+        "half": config.half,
         "diffeomorphic": config.diffeomorphic,
         "steps": config.int_steps,
         "downsize": config.int_downsize,
         "uncertainty": config.uncertainty,
+        "region": config.region_weight > 0,
         "channels_last": config.channels_last,
         "amp": config.amp,
     }
@@ -455,7 +478,9 @@ def _grid(
     if reference is None and validation:
         reference = validation[0][1]
     if reference is not None:
-        return working_grid(load_image(reference.image), config.spacing, config.shape)
+        free = config.images == SYNTHETIC and not training.subjects  # the pairs need no grid of the images'
+        image = load_image(reference.image)
+        return working_grid(image, spacing_of(image, config.spacing, config.voxels), None if free else config.shape)
     assert config.shape is not None
     spacing = config.spacing or 1.0
     affine = np.diag([spacing, spacing, spacing, 1.0])
@@ -469,9 +494,15 @@ def _pairs(
     """What the training draws from."""
     everybody = [*training.subjects, *([atlas] if atlas else [])]
     if config.images == SYNTHETIC:
-        recipe = Recipe(labels=config.synth_labels, pair_warp=config.synth_warp)
+        recipe = Recipe(
+            labels=config.synth_labels,
+            pair_warp=config.synth_warp,
+            shape_scale=config.synth_shapes,
+            warp_scale=config.synth_bends,
+        )
         maps = LabelMaps(volumes, training.subjects, _present(volumes, everybody)) if training.subjects else None
-        return SyntheticPairs(volumes.grid.shape, recipe, config.seed, maps)
+        shape = volumes.grid.shape if maps or config.shape is None else config.shape
+        return SyntheticPairs(shape, recipe, config.seed, maps, flows=config.field_weight > 0)
     return Pairs(
         volumes,
         training.subjects,

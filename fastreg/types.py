@@ -85,3 +85,6 @@ class Registration(NamedTuple):
     log_variance: Flow | None = None
     """Logarithm of the variance of every component of `velocity`, from networks that say how sure they are; `velocity`
     is then the mean."""
+    region: Volume | None = None
+    """[batch, 1, ...], log odds that a voxel of the fixed image lies in the region of interest, from networks that say
+    so."""

@@ -3,9 +3,10 @@ import torch
 import torch.nn.functional as F
 
 import fastreg
+from fastreg import devices, model
 from fastreg.model import RegistrationNet
 
-PARAMETERS = {"vm1": 259_675, "vm2": 300_547, "vxm": 327_331}
+PARAMETERS = {"vm1": 259_675, "vm2": 300_547, "vxm": 327_331, "match": 258_731}  # of match: counted once, ours
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -23,6 +24,57 @@ def test_any_shape_gives_a_field_of_that_shape(name, size):
     assert torch.equal(out.moved, fastreg.warp(moving, out.flow))
 
 
+@pytest.mark.parametrize(("stride", "shape"), [(1, (24, 13, 12)), (1, (9, 20, 8)), (2, (25, 13, 13)), (2, (12, 9, 21))])
+def test_halves_are_the_same_convolution(stride, shape):
+    layer = torch.nn.Conv3d(5, 4, 3, stride=stride, padding=1 if stride == 1 else 0)
+    x = torch.rand(1, 5, *shape, requires_grad=True)
+    assert model._left_to_plain_loops(x)
+    found, expected = model._convolve_halves(layer, x), layer(x)
+    torch.testing.assert_close(found, expected)
+    slope = torch.rand_like(expected)
+    for ours, theirs in zip(
+        *(torch.autograd.grad(y, (x, *layer.parameters()), slope) for y in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_small_images_take_the_halves(monkeypatch):
+    """And with them the network says the same as without, up to rounding."""
+    net = RegistrationNet("vm1")
+    torch.nn.init.normal_(net.flow.weight, std=0.1)
+    moving, fixed = torch.rand(2, 1, 1, 32, 32, 32)
+    called = []
+    halves = model._convolve_halves
+    monkeypatch.setattr(model, "_convolve_halves", lambda layer, x: called.append(x.shape) or halves(layer, x))
+    found = net(moving, fixed).flow
+    assert called
+    monkeypatch.setattr(model, "_left_to_plain_loops", lambda x: False)
+    torch.testing.assert_close(found, net(moving, fixed).flow, rtol=1e-4, atol=1e-5)
+
+
+def test_amp_is_float32_where_the_processor_has_no_bfloat16(monkeypatch):
+    moving, fixed = torch.rand(2, 1, 1, 16, 16, 16)
+    net = RegistrationNet("vm1", amp=True)
+    torch.nn.init.normal_(net.flow.weight, std=0.1)
+    plain = RegistrationNet("vm1")
+    plain.load_state_dict(net.state_dict())
+    monkeypatch.setattr(devices, "CPU_HAS_BFLOAT16", False)
+    assert torch.equal(net.field(moving, fixed), plain.field(moving, fixed))
+    monkeypatch.setattr(devices, "CPU_HAS_BFLOAT16", True)
+    assert not torch.equal(net.field(moving, fixed), plain.field(moving, fixed))
+
+
+def test_match_takes_any_contrast_and_ends_on_the_half_grid():
+    net = RegistrationNet("match", diffeomorphic=True).eval()
+    torch.nn.init.normal_(net.flow.weight, std=0.1)
+    moving, fixed = torch.rand(2, 1, 1, 18, 16, 21)
+    found = net(moving, fixed, inverse=True)
+    assert found.velocity.shape == (1, 3, 9, 8, 11) and found.inverse_flow.shape == found.flow.shape
+    torch.testing.assert_close(net(5 - 3 * moving, fixed).flow, found.flow, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="half is for the other networks: match is on the half grid as it is"):
+        RegistrationNet("match", half=True)
+
+
 def test_starts_at_the_identity():
     net = RegistrationNet("vm2")
     moving, fixed = torch.rand(2, 1, 1, 16, 16, 16)
@@ -31,10 +83,10 @@ def test_starts_at_the_identity():
 
 def test_vm2_layer_by_layer():
     """The whole network written out from the paper, with TensorFlow's padding, on the same weights."""
-    net = RegistrationNet("vm2")
+    net = RegistrationNet("vm2").double()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    x = torch.rand(1, 2, 32, 16, 48)
+    x = torch.rand(1, 2, 32, 16, 48, dtype=torch.float64)
     weights = list(net.state_dict().values())
     layers = [(weights[k], weights[k + 1]) for k in range(0, len(weights), 2)]
 
@@ -143,7 +195,7 @@ def test_doubled_features():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RegistrationNet("vm3"), "name must be one of vm1, vm2, vxm, got 'vm3'"),
+        (lambda: RegistrationNet("vm3"), "name must be one of vm1, vm2, vxm, match, got 'vm3'"),
         (lambda: RegistrationNet("vm1", ndim=4), "ndim must be 2 or 3, got 4"),
         (lambda: RegistrationNet("vm1", widht=2), "unknown options widht"),
         (

@@ -50,9 +50,10 @@ def test_shan2017(slices):
     words = ("--train", slices / "train.npz", "--test", slices / "test.npz", "--few", 2, "-o", out, "--threads", 1)
     done = study("shan2017.py", *words, "--steps", 3)
     rows = table(out)
-    assert len(rows) == 3 * 2 and {row["pair"] for row in rows} == {"a to b", "b to a"}
+    assert len(rows) == 4 * 2 and {row["pair"] for row in rows} == {"a to b", "b to a"}
     assert all(0 < float(row["dice_before"]) < 1 and 0 < float(row["dice"]) <= 1 for row in rows)
     assert all(int(row["voxels"]) == 32 * 28 for row in rows)
+    assert "predicted region of interest: Dice" in done.stdout
     assert "Dice before" in done.stdout and (out / "additional_images.png").stat().st_size > 5000
     assert "6 subjects to train on" in done.stderr and "2 subjects to train on" in done.stderr
     again = study("shan2017.py", *words, "--steps", 3)
@@ -88,3 +89,16 @@ def test_wrong_studies_end_in_one_line(blobs, tmp_path):
     folder = blobs(4)
     images = ("--images", folder / "*_image.nii.gz", "--labels", folder / "*_labels.nii.gz", "-o", tmp_path / "out")
     assert study("voxelmorph2019.py", *images, code=1).stderr.startswith("voxelmorph2019: id '1023': not in the cohort")
+
+
+def test_runtime(tmp_path):
+    words = ("--size", 32, 24, "--networks", "vm1,match", "--repeats", 2, "--passes", 2, 1, "-o", tmp_path / "t.csv")
+    done = study("runtime.py", *words)
+    assert "32 x 24 voxels" in done.stdout and "s a pair, median" in done.stdout
+    with (tmp_path / "t.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["network"] for row in rows[:2]] == ["vm1", "match"]
+    assert all(0 < float(row["least"]) <= float(row["seconds"]) <= float(row["most"]) for row in rows)
+    assert study("runtime.py", "--networks", "vm9", code=1).stderr == (
+        "runtime: networks: expected some of vm1, vm2, vxm, match, got vm9\n"
+    )

@@ -9,8 +9,9 @@ import torch
 from fastreg import checkpoint
 from fastreg.config import TrainConfig
 from fastreg.data import Share, loader
-from fastreg.fields import jacobian_determinant
+from fastreg.fields import compose, jacobian_determinant
 from fastreg.files import InputError
+from fastreg.objective import endpoint_error
 from fastreg.segmentation import LabelDice
 from fastreg.synthesis import Recipe, SyntheticPairs, deformed, random_flow, random_image, random_labels, smooth_noise
 from fastreg.train import fit
@@ -31,7 +32,7 @@ def test_smooth_noise_has_unit_variance_and_its_scale(shape):
 
 @pytest.mark.parametrize("shape", [(64, 48), (32, 40, 24)], ids=str)
 def test_every_label_has_its_share(shape):
-    recipe = Recipe(labels=8, shape_scale=(4.0, 6.0))
+    recipe = Recipe(labels=8, shape_scale=(4.0, 6.0), alone=0.0)
     maps = torch.stack([random_labels(chance(k), shape, recipe) for k in range(24)])
     assert maps.dtype == torch.int32 and maps.shape == (24, 1, *shape)
     shares = torch.bincount(maps.flatten(), minlength=8) / maps.numel()
@@ -42,10 +43,42 @@ def test_every_label_has_its_share(shape):
 
 def test_flows_are_as_large_as_said_and_do_not_fold():
     recipe = Recipe(warp_scale=(16.0, 32.0))
-    flows = torch.cat([random_flow(chance(k), (48, 48, 48), 2.0, recipe) for k in range(12)])
+    flows = torch.cat([random_flow(chance(k), (48, 48, 48), 2.0, recipe)[0] for k in range(12)])
     size = flows.square().mean(dim=(1, 2, 3, 4)).sqrt()
     assert 0.7 < size.mean() < 1.4 and size.max() < 3 and size.min() < 0.7  # sd uniform in 0 to 2
     assert (jacobian_determinant(flows) > 0).float().mean() > 0.999
+
+
+def test_a_flow_comes_with_its_inverse():
+    flow, back = random_flow(chance(), (40, 48, 44), 2.0, Recipe(warp_scale=(16.0, 32.0)))
+    around = compose(flow, back())[..., 8:-8, 8:-8, 8:-8]
+    assert flow.abs().max() > 0.5 and around.abs().max() < 0.1 * flow.abs().max()
+
+
+def test_shapes_that_fill_a_ball():
+    maps = torch.stack([random_labels(chance(k), (40, 48, 36), Recipe(labels=8, alone=1.0)) for k in range(6)])
+    shares = (maps == 0).float().mean((1, 2, 3, 4))
+    assert (shares > 0.3).all() and (shares < 0.85).all()
+    corners = maps[..., [0, -1], :, :][..., [0, -1], :][..., [0, -1]]
+    assert not corners.any() and maps[..., 20, 24, 18].any()
+
+
+@pytest.mark.parametrize("shape", [(48, 40), (36, 40, 32)], ids=str)
+def test_the_known_deformation_brings_the_shapes_together(shape):
+    pairs = SyntheticPairs(shape, Recipe(labels=8, shape_scale=(6.0, 12.0), alone=0.0), flows=True)
+    gains = []
+    for k in range(6):
+        item = {name: volume[None] for name, volume in pairs[k].items()}
+        moved = deformed(item["moving_labels"][0], item["flow"])
+        inside = (..., *[slice(5, -5)] * len(shape))
+        before, after = (
+            (labels[inside] != item["fixed_labels"][0][inside]).float().mean()
+            for labels in (item["moving_labels"][0], moved)
+        )
+        gains.append((before - after).item())
+        assert after < 0.5 * before + 0.06  # the nearest voxel twice
+    assert max(gains) > 0.1
+    assert "flow" not in SyntheticPairs(shape)[0]
 
 
 def test_images_show_the_shapes_in_a_random_contrast():
@@ -127,23 +160,47 @@ def test_trains_without_any_data(config):
     assert json.loads((config.output / "config.json").read_text())["loss"] == "none"
     net, about = checkpoint.load(path)
     assert net.config.ndim == 2
-    assert about.working == {"spacing_mm": None, "orientation": "RAS", "shape": [32, 32], "normalise": "percentile"}
+    assert about.working == {
+        "spacing_mm": None, "orientation": "RAS", "shape": [32, 32], "normalise": "percentile", "align": True,
+    }  # fmt: skip
+
+
+def test_field_weight_is_the_distance_from_the_known_deformation(config):
+    base = replace(
+        config, model="match", diffeomorphic=True, seg_weight=0.0, field_weight=0.5, lambda_=0.2, log_every=1
+    )
+    fit(base)
+    row = rows(config.output / "metrics.csv")[0]
+    items = [SyntheticPairs((32, 32), Recipe(labels=6), flows=True)[k] for k in range(2)]
+    flow, known = (torch.stack([item[name] for item in items]) for name in ("flow", "fixed_labels"))
+    expected = flow.norm(dim=1, keepdim=True)[known > 0].mean()  # the first step's network says zero
+    assert float(row["field"]) == pytest.approx(expected.item(), rel=1e-3)
+    assert float(row["segmentation"]) == 0
+    assert float(row["loss"]) == pytest.approx(0.5 * float(row["field"]) + 0.2 * float(row["smoothness"]), rel=1e-4)
 
 
 @pytest.mark.slow
 def test_learns_to_align_shapes_of_other_contrast(config):
-    net, _ = checkpoint.load(fit(replace(config, steps=400, lr=1e-3, lambda_=0.05, batch_size=4)))
+    """A few hundred steps bring shapes that no step saw, each in a contrast of its own, nearer to each other."""
+    options = {"synth_shapes": (4.0, 10.0), "synth_bends": (8.0, 16.0), "synth_warp": 1.2, "synth_labels": 8}
+    base = replace(config, **options, model="match", diffeomorphic=True, seg_weight=0.0, field_weight=1.0, lambda_=0.05)
+    net, about = checkpoint.load(fit(replace(base, steps=500, batch_size=4, lr=2e-3, schedule="cosine")))
+    assert about.working["align"] is True
     net.eval()
-    unseen, gains = SyntheticPairs((32, 32), Recipe(labels=6), seed=99), []
+    recipe = Recipe(labels=8, pair_warp=1.2, shape_scale=(4.0, 10.0), warp_scale=(8.0, 16.0))
+    unseen, figures = SyntheticPairs((32, 32), recipe, seed=99, flows=True), []
     for k in range(40):
         item = {name: volume[None] for name, volume in unseen[k].items()}
-        labels = item["moving_labels"], item["fixed_labels"]
         with torch.no_grad():
             flow = net(item["moving"], item["fixed"]).flow
-        gains.append((LabelDice()(*labels, 0 * flow) - LabelDice()(*labels, flow)).item())
-    assert (
-        np.mean(gains) > 0.001 and np.mean(np.array(gains) > 0) > 0.6
-    )  # 400 steps are little, and chance gives a half
+        row = []
+        for field in (flow, 0 * flow):
+            row.append(endpoint_error(field, item["flow"], item["fixed_labels"] > 0))
+            row.append(-LabelDice()(item["moving_labels"], item["fixed_labels"], field))
+        figures.append([value.item() for value in row])
+    error, dice, error_before, dice_before = np.mean(figures, axis=0)
+    assert error < 0.85 * error_before
+    assert dice > dice_before + 0.003
 
 
 def test_resumes_bit_for_bit(config, tmp_path):
@@ -174,6 +231,12 @@ def test_validates_on_real_images_and_learns_from_real_maps(config, blobs):
         ({"loss": "mse"}, "loss mse: --images synthetic has no image term"),
         ({"atlas": "a.nii.gz"}, "atlas: not with --images synthetic"),
         ({"synth_labels": 1}, "synth_labels: expected at least 2, got 1"),
+        ({"synth_shapes": (9.0, 4.0)}, "synth_shapes: expected two numbers of voxels, 1 <= from <= to, got 9 4"),
+        ({"voxels": 0}, "voxels: expected at least 1, got 0"),
+        ({"voxels": 9, "spacing": 2.0}, "voxels: says in place of --spacing"),
+        ({"passes": (2, 0)}, "passes: expected numbers of at least 1, got 2 0"),
+        ({"field_weight": -1.0}, "field_weight: expected 0 or more, got -1"),
+        ({"images": "x*", "field_weight": 1.0}, "field_weight: needs --images synthetic"),
         ({"images": "x*", "loss": "none"}, "loss none: needs --seg-weight"),
         ({"val_labels": "x*"}, "val_labels: needs --val"),
     ],

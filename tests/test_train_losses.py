@@ -16,6 +16,7 @@ from fastreg.images import load_image, save_image
 from fastreg.model import RegistrationNet
 from fastreg.objective import Objective, kl_divergence
 from fastreg.train import fit
+from fastreg.types import Registration
 
 
 @pytest.fixture
@@ -272,3 +273,56 @@ def test_edge_aware_smoothness(config, diffeomorphic):
         for flow in (step, step.roll(3, dims=3))
     )
     assert at_edge < 0.1 * beside
+
+
+# ---------------------------------------------------------------- a region of interest that the network predicts
+
+
+def _masks(folder):
+    for k in range(4):
+        labels = load_image(folder / f"s{k}_labels.nii.gz")
+        save_image(folder / f"s{k}_mask.nii.gz", (labels.data > 0).astype(np.uint8), labels.affine)
+    return str(folder / "*_mask.nii.gz")
+
+
+def test_a_region_of_interest_is_learned(config, folder, blobs, tmp_path):
+    more = blobs(3, (24, 20), tmp_path / "more")
+    path = fit(
+        replace(
+            config, masks=_masks(folder), unlabelled=str(more / "*_image.nii.gz"), region_weight=1.0, steps=150,
+            val_every=0, lr=3e-3,
+        )
+    )  # fmt: skip
+    table = [float(row["region"]) for row in rows(config.output / "metrics.csv") if float(row["region"]) > 0]
+    assert len(table) < 150  # fixed images without a mask count nothing
+    assert np.mean(table[-10:]) < 0.6 * np.mean(table[:10])
+    net, _ = checkpoint.load(path)
+    assert net.config.region and RegistrationNet(**net.options).config == net.config
+    fixed, moving = (load_image(folder / f"s{k}_image.nii.gz").data / 300 for k in (2, 3))
+    with torch.inference_mode():
+        region = net.eval()(*(torch.from_numpy(x).float()[None, None] for x in (moving, fixed))).region[0, 0] > 0
+    labels = load_image(folder / "s2_labels.nii.gz").data > 0
+    overlap = 2 * (region.numpy() & labels).sum() / (region.numpy().sum() + labels.sum())
+    assert overlap > 0.7
+
+
+def test_where_no_mask_is_known_the_predicted_region_restricts_the_loss(config):
+    objective = Objective(replace(config, region_weight=0.5))
+    moved, fixed, region = torch.rand(2, 1, 6, 7), torch.rand(2, 1, 6, 7), torch.randn(2, 1, 6, 7, requires_grad=True)
+    flow, mask = torch.zeros(2, 2, 6, 7), (torch.rand(2, 1, 6, 7) > 0.5).float()
+    known = torch.tensor([True, False]).view(2, 1, 1, 1)
+    found = Registration(moved, flow, region=region)
+    terms = objective(found, {"moving": moved, "fixed": fixed, "fixed_mask": mask, "mask_known": known})
+    odds = torch.sigmoid(region.detach())
+    weight = torch.cat([mask[:1], odds[1:]])
+    torch.testing.assert_close(terms.image, (weight * (moved - fixed) ** 2).sum() / weight.sum())
+    expected = -(mask[0] * odds[0].log() + (1 - mask[0]) * (1 - odds[0]).log()).mean()
+    torch.testing.assert_close(terms.region, expected)
+    torch.testing.assert_close(terms.total, terms.image + 0.5 * expected)
+    terms.total.backward()
+    assert region.grad[0].any() and not region.grad[1].any()  # the loss cannot shrink by looking away
+
+
+def test_region_needs_masks(config):
+    with pytest.raises(InputError, match="region_weight: needs --masks"):
+        fit(replace(config, region_weight=1.0))

@@ -18,7 +18,7 @@ class Info:
     """
 
     file: Path
-    """.nii, .nii.gz, .mgz, .npz, .npy; .mat, .tfm, .txt; .safetensors."""
+    """.nii, .nii.gz, .mgz, .npz, .npy; .mat, .tfm, .txt; .safetensors, or general: the model that fastreg has."""
     moving: Annotated[Path | None, Parameter(alias="-i")] = field(default=None, kw_only=True)
     """The moving image of an FSL or Learn2Reg warp, without which its mm are not known."""
     json: bool = field(default=False, kw_only=True)
@@ -35,14 +35,13 @@ class Info:
             print_table(["", ""], [[name.replace("_", " "), _shown(value)] for name, value in figures.items()])
 
     def _figures(self) -> dict[str, Any]:
+        from fastreg.checkpoint import MODELS, read_header
         from fastreg.files import check_exists
         from fastreg.transforms import AFFINE_ENDINGS, detect_format
 
+        if self.file.suffix == ".safetensors" or str(self.file) in MODELS:
+            return {"kind": "model", **read_header(self.file)}
         path = check_exists(self.file, "file")
-        if path.suffix == ".safetensors":
-            from fastreg.checkpoint import read_header
-
-            return {"kind": "model", **read_header(path)}
         if path.suffix in AFFINE_ENDINGS:
             return _affine_figures(path)
         format = detect_format(path)

@@ -70,7 +70,8 @@ class Register:
     """With --pairs, this process' share of them, such as 2/8; torchrun and Slurm's job arrays say it themselves."""
 
     model: Path | None = None
-    """A checkpoint of `fastreg train`; none: by optimisation."""
+    """A checkpoint of `fastreg train`, or general: the network that comes with fastreg and takes images of any kind and
+    contrast; none: by optimisation."""
     refine: int | None = None
     """Iterations of optimisation at full resolution: after a model 0 if not given; without one the whole pyramid if not
     given."""
@@ -80,7 +81,7 @@ class Register:
     transform: Literal["translation", "rigid", "similarity", "affine", "deformable"] = "deformable"
     """How far to go."""
     affine: bool | None = None
-    """Align linearly before a deformable registration; if not said, only without a model."""
+    """Align linearly before a deformable registration; if not said, only without a model or with the general one."""
     init: str = "auto"
     """Start of the linear alignment: auto, header, mass (centres of mass), or a file with an affine."""
     metric: Literal["lncc", "mse", "mi"] = "lncc"
@@ -251,7 +252,7 @@ class Register:
         recorded = {key: str(value) for key, value in options.items()}
         recorded["init"] = self.init if isinstance(options["init"], str) else batch.fingerprint(Path(self.init))
         if self.model is not None:
-            recorded["model"] = batch.fingerprint(self.model)
+            recorded["model"] = batch.fingerprint(checkpoint.find(self.model))
         device = pick_device(batch.pick_local_device(self.device))
         if self.model is not None:
             options["model"] = checkpoint.load(self.model, device)

@@ -35,7 +35,7 @@ class Template:
     affine: bool = False
     """Align every image linearly first; without it they lie as their headers place them."""
     model: Path | None = None
-    """A checkpoint of `fastreg train` to register with; none: by optimisation."""
+    """A checkpoint of `fastreg train` to register with, or general; none: by optimisation."""
     refine: int | None = None
     """Iterations of optimisation after the network."""
     metric: Literal["lncc", "mse"] = "lncc"
@@ -53,9 +53,10 @@ class Template:
         """Builds, prints a row for each round and writes."""
         from dataclasses import asdict
 
+        from fastreg.checkpoint import find
         from fastreg.cli._output import print_json, print_table, progress
         from fastreg.cohorts import read_cohort
-        from fastreg.files import InputError, check_exists, check_free
+        from fastreg.files import InputError, check_free
         from fastreg.images import check_ending, save_image
         from fastreg.template import build_template
 
@@ -66,7 +67,7 @@ class Template:
         if self.labels_out is not None and any(subject.label is None for subject in cohort.subjects):
             raise InputError("labels_out: needs a label map of every image (--labels)")
         if self.model is not None:
-            check_exists(self.model, "model")
+            find(self.model)
         with progress() as bar:
             task = bar.add_task("registering", total=self.rounds * len(cohort.subjects))
             found = build_template(
