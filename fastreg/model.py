@@ -137,7 +137,7 @@ def _convolve(layer: nn.Module, x: Tensor) -> Tensor:
         return y
     # oneDNN's bfloat16 gradient of 3-D weights reads memory that it never wrote where there are two planes, now and
     # then a NaN; grids that coarse cost nothing in float32.
-    if x.shape[2] == 2:
+    if x.shape[2] == 2 and x.dtype != torch.float64:
         with torch.autocast("cpu", enabled=False):
             y = layer(x.float())
             return y
