@@ -102,3 +102,29 @@ def test_runtime(tmp_path):
     assert study("runtime.py", "--networks", "vm9", code=1).stderr == (
         "runtime: networks: expected some of vm1, vm2, vxm, match, got vm9\n"
     )
+
+
+def test_general(blobs, tmp_path):
+    """Two pairs, three contrasts, two methods: every row is there, and the negative image is registered as well."""
+    folder = blobs(4)
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("moving", "fixed", "moving_labels", "fixed_labels", "structures"))
+        for moving, fixed in (("s0", "s1"), ("s2", "s3")):
+            images = [folder / f"{k}_image.nii.gz" for k in (moving, fixed)]
+            writer.writerow((*images, *(folder / f"{k}_labels.nii.gz" for k in (moving, fixed)), "1,2"))
+    done = study(
+        "general.py", "--pairs", tmp_path / "pairs.csv", "--methods", "general;no model, LNCC", "-o", tmp_path / "out",
+        "--device", "cpu",
+    )  # fmt: skip
+    rows = table(tmp_path / "out")
+    assert len(rows) == 2 * 3 * 2 and {row["contrast"] for row in rows} == {"T1", "T2-like", "FLAIR-like"}
+    assert {row["pair"] for row in rows} == {"s0_image to s1_image", "s2_image to s3_image"}
+    for row in rows:
+        assert 0 < float(row["dice_before"]) < 1 and int(row["voxels"]) == 24 * 20 * 28
+        if row["contrast"] == "T1":
+            assert float(row["dice"]) > float(row["dice_before"])
+    assert "general: folds" in done.stdout and (tmp_path / "out" / "general.png").stat().st_size > 5000
+    assert study("general.py", "--methods", "magic", code=1).stderr.startswith(
+        "general: methods: expected some of general;"
+    )
