@@ -382,6 +382,8 @@ def _resolved(config: TrainConfig) -> TrainConfig:
     for name in ("steps", "batch_size", "log_every"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}: expected at least 1, got {getattr(config, name)}")
+    if config.half and config.model == "match":
+        raise InputError("half: not with --model match, which is on the half grid as it is")
     if config.voxels is not None and config.spacing is not None:
         raise InputError("voxels: says in place of --spacing how fine the working grid is; give one of them")
     if config.voxels is not None and config.voxels < 1:

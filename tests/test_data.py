@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fastreg.cohorts import Subject, read_cohort
-from fastreg.data import Pairs, Share, Volumes, loader, normalised, working_grid
+from fastreg.data import Pairs, Share, Volumes, loader, normalised, spacing_of, working_grid
 from fastreg.files import InputError
 from fastreg.images import Image, load_image, load_labels, save_image
 
@@ -31,6 +31,17 @@ def test_working_grid_keeps_the_centre_and_the_directions():
     np.testing.assert_allclose(cut.affine @ [7.5, 7.5, 7.5, 1], centre)
     with pytest.raises(InputError, match="expected 3 numbers"):
         working_grid(image, shape=(16, 16))
+
+
+def test_spacing_of_an_image_for_a_number_of_voxels():
+    image = Image(np.zeros((20, 30, 40), np.float32), np.diag([1.0, 2.0, 4.0, 1.0]))  # voxels of 8 mm3
+    assert spacing_of(image, None, None) is None and spacing_of(image, 3.0, None) == 3.0
+    assert spacing_of(image, None, 24_000 // 8) == pytest.approx(4.0)
+    assert spacing_of(image, None, 10**9) == pytest.approx(2.0)  # not finer than the image
+    grid = working_grid(image, spacing_of(image, None, 3000))
+    assert np.prod(grid.shape) == pytest.approx(3000, rel=0.15) and grid.shape == (5, 15, 40)
+    plane = Image(np.zeros((30, 20), np.float32), np.eye(4))
+    assert spacing_of(plane, None, 150) == pytest.approx(2.0)
 
 
 def test_normalised():

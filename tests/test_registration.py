@@ -68,6 +68,26 @@ def test_a_coarse_network_moves_a_fine_image_by_millimetres():
     )
 
 
+def test_passes_of_a_network_add_up():
+    """Once over cubes of 2 voxels, once on the voxels: constant fields add, the coarse one counted in fine voxels."""
+    net, about = model()
+    about.working["passes"] = [2, 1]
+    shape = (20, 24, 22)
+    found = register(picture(shape), picture(shape), model=(net, about))
+    coarse = [s * (n - 1) / (n // 2 - 1) for s, n in zip(net.by, shape, strict=True)]
+    expected = torch.tensor([s + c for s, c in zip(net.by, coarse, strict=True)]).view(1, 3, 1, 1, 1)
+    torch.testing.assert_close(found.flow, expected.expand(found.flow.shape), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_saw_no_images_has_them_aligned_first():
+    net, about = model()
+    about.working["align"] = True
+    fixed = picture()
+    assert "affine_seconds" in register(fixed, fixed, model=(net, about)).log
+    assert "affine_seconds" not in register(fixed, fixed, model=(net, about), affine=False).log
+    assert "affine_seconds" not in register(fixed, fixed, model=model()).log
+
+
 def test_inverse_comes_back():
     found = register(picture(), picture((24, 24, 24)), model=model(), inverse=True)
     places = np.array([[10.0, 12.0, 9.0], [8.0, 14.0, 10.0]])

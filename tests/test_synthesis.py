@@ -232,6 +232,7 @@ def test_validates_on_real_images_and_learns_from_real_maps(config, blobs):
         ({"atlas": "a.nii.gz"}, "atlas: not with --images synthetic"),
         ({"synth_labels": 1}, "synth_labels: expected at least 2, got 1"),
         ({"synth_shapes": (9.0, 4.0)}, "synth_shapes: expected two numbers of voxels, 1 <= from <= to, got 9 4"),
+        ({"model": "match", "half": True}, "half: not with --model match"),
         ({"voxels": 0}, "voxels: expected at least 1, got 0"),
         ({"voxels": 9, "spacing": 2.0}, "voxels: says in place of --spacing"),
         ({"passes": (2, 0)}, "passes: expected numbers of at least 1, got 2 0"),

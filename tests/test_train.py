@@ -186,3 +186,15 @@ def test_resume_of_another_network_is_refused(config):
 def test_a_diverging_run_stops_with_a_reason(config):
     with pytest.raises(InputError, match=r"loss is (nan|inf).* at step"):
         fit(replace(config, lr=1e20, steps=50))
+
+
+def test_validates_as_the_model_is_used(config, tmp_path):
+    """With passes the same weights, which stay as they are, give another validation than one application."""
+    once = replace(config, steps=1, val_every=1, lr=0.0)
+    first = fit(replace(once, output=tmp_path / "first", lr=0.5))
+    figures = {}
+    for name, passes in (("one", (1,)), ("two", (2, 1))):
+        path = fit(replace(once, output=tmp_path / name, passes=passes, load_model=first))
+        figures[name] = (tmp_path / name / "validation.csv").read_text()
+        assert checkpoint.read_header(path)["working"].get("passes") == (None if name == "one" else [2, 1])
+    assert figures["one"] != figures["two"]

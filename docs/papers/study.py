@@ -102,12 +102,17 @@ def run(
                 figures["folds_central_of"], seconds,
             )  # fmt: skip
             rows.append({name: str(value) for name, value in zip(COLUMNS, values, strict=True)})
-    with atomic(options.output / "table.csv") as partial, partial.open("w", newline="") as file:
+        _write(rows, options.output / "table.csv")
+    _print(rows)
+    return rows
+
+
+def _write(rows: Sequence[dict[str, str]], path: Path) -> None:
+    """Of the arms that are done, so that a study which is stopped leaves what it found."""
+    with atomic(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    _print(rows)
-    return rows
 
 
 def _train(arm: Arm) -> Path:
