@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
+
 from fastreg import fields
 from fastreg.model import RegistrationNet
 from fastreg.ops.warp import warp
@@ -23,7 +25,11 @@ def cascade(
         inverse: Also give the inverse and the fixed image warped by it.
 
     Returns:
-        With more than one pass `velocity` is None: the composition of diffeomorphisms is one, but not of one velocity.
+        With more than one pass `velocity` (and what else a network says besides the flow) is None: the composition of
+        diffeomorphisms is one, but not of one velocity.
+
+    Raises:
+        ValueError: images that the network does not take.
 
     Source: the composition of passes is that of recursive cascades (Zhao et al., ICCV 2019), with one network.
     """
@@ -35,20 +41,30 @@ def cascade(
     flow: Flow | None = None
     back: Flow | None = None
     for factor in passes:
-        there, here = fields.pooled(moving, factor), fields.pooled(fixed, factor)
-        if flow is not None:
-            there = warp(there, fields.resize(flow, tuple(here.shape[2:])), padding="border")
-        found = net(there, here, inverse=inverse_of_net)
-        step = fields.resize(found.flow, size)
+        there = moving if flow is None else warp(moving, flow, padding="border")
+        found = net(fields.pooled(there, factor), fields.pooled(fixed, factor), inverse=inverse_of_net)
+        step = _finer(found.flow, factor, size)
         flow = step if flow is None else fields.compose(flow, step)
         if found.inverse_flow is not None:
-            step = fields.resize(found.inverse_flow, size)
+            step = _finer(found.inverse_flow, factor, size)
             back = step if back is None else fields.compose(step, back)
     assert flow is not None
     whole = Registration(warp(moving, flow), flow)
     if back is not None:
         return whole._replace(inverse_flow=back, moved_back=warp(fixed, back))
     return _inverted(whole, fixed) if inverse else whole
+
+
+def _finer(flow: Flow, factor: int, size: tuple[int, ...]) -> Flow:
+    """A field between the means over cubes, at the voxels in them: [batch, ndim, *size], linear between the centres."""
+    if factor == 1:
+        return flow
+    edges = [min(factor, length) for length in size]  # as `fields.pooled` has them
+    whole = [edge * length for edge, length in zip(edges, flow.shape[2:], strict=True)]
+    fine = F.interpolate(flow, whole, mode="trilinear" if flow.ndim == 5 else "bilinear", align_corners=False)
+    for axis, length in enumerate(size):
+        fine = fine.narrow(2 + axis, 0, length)
+    return (fine * fine.new_tensor(edges).view(1, -1, *[1] * len(size))).contiguous()
 
 
 def _inverted(found: Registration, fixed: Volume) -> Registration:

@@ -58,7 +58,7 @@ def save(path: Path, net: RegistrationNet, about: Checkpoint, optimizer: torch.o
 
 def find(path: str | Path) -> Path:
     """The file of a model: `path`, or, for the name of one of `MODELS` where no file has that name, fastreg's own."""
-    if str(path) in MODELS and not Path(path).exists():
+    if str(path) in MODELS and not Path(path).is_file():
         return Path(__file__).parent / "models" / f"{path}.safetensors"
     return check_exists(path, "model")
 

@@ -63,15 +63,19 @@ def working_grid(image: Image, spacing_mm: float | None = None, shape: tuple[int
 
 
 def spacing_of(image: Image, spacing_mm: float | None, voxels: int | None) -> float | None:
-    """The working spacing: what is said, or what covers the image with about `voxels` cubes, or None: its own.
+    """The working spacing in mm: what is said, or what covers the image with about `voxels` cubes, or None: its own.
 
-    With `voxels` the cubes are not smaller than the image's own voxels.
+    Args:
+        image: Gives size and spacing.
+        spacing_mm: What is said; returned as it is without `voxels`.
+        voxels: About so many cubes, whose volume is not below that of the image's own voxels.
     """
     if voxels is None:
         return spacing_mm
     ndim = len(image.shape)
     own = float(np.prod(image.spacing_mm[:ndim]) ** (1 / ndim))
-    return max(own, own * (float(np.prod(image.shape)) / voxels) ** (1 / ndim))
+    axes = max(1, sum(length > 1 for length in image.shape))  # an axis of one voxel cannot get shorter
+    return max(own, own * (float(np.prod(image.shape)) / voxels) ** (1 / axes))
 
 
 def normalised(data: np.ndarray, how: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from fastreg.files import InputError
 
 CPU_HAS_BFLOAT16 = bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
-"""Without it (AVX2 alone) torch convolves bfloat16 in plain loops, fifty times slower than float32."""
+"""Without it (AVX2 alone) torch convolves bfloat16 in plain loops, many times slower than float32."""
 
 
 def pick_device(name: str | torch.device | None) -> torch.device:

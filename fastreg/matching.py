@@ -92,12 +92,14 @@ class Matching(nn.Module):
         super().__init__()
         self.radius = radius
         inputs = (2 * radius + 1) ** ndim + 2 * ndim * channels
-        self.squeeze: nn.Module = (nn.Conv3d if ndim == 3 else nn.Conv2d)(inputs, outputs, 1)
+        self.squeeze: nn.Conv2d | nn.Conv3d = (nn.Conv3d if ndim == 3 else nn.Conv2d)(inputs, outputs, 1)
 
     def forward(self, moving: Volume, fixed: Volume) -> Tensor:
         """The features. Nothing before the convolution learns: no gradient goes to the images."""
         with torch.no_grad():
-            theirs, ours = (pooled(descriptors(image.float()), 2) for image in (moving, fixed))
+            work = torch.promote_types(fixed.dtype, torch.float32)
+            theirs, ours = (pooled(descriptors(image.to(work)), 2) for image in (moving, fixed))
             cost = costs(theirs, ours, self.radius)
-            cost = 10 * (cost - cost.mean(1, keepdim=True))  # to about 1; what all displacements cost says nothing
-        return F.leaky_relu(self.squeeze(torch.cat([cost, ours], 1)), 0.2)
+            cost.sub_(cost.mean(1, keepdim=True)).mul_(10)  # to about 1; what all displacements cost says nothing
+            seen = torch.cat([cost, ours], 1).to(self.squeeze.weight.dtype)
+        return F.leaky_relu(self.squeeze(seen), 0.2)

@@ -149,7 +149,7 @@ def _convolve(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _left_to_plain_loops(x: Tensor) -> bool:
-    """Whether torch takes its im2col loops for [1, channels, D, H, W], up to 11 times slower than oneDNN.
+    """Whether torch takes its im2col loops for [1, channels, D, H, W], many times slower than oneDNN.
 
     It goes by the product of the first four axes, as if the image had two; larger batches always have oneDNN.
     """
@@ -219,8 +219,8 @@ class RegistrationNet(nn.Module):
         name: "vm1" (259,675 parameters in 3-D), "vm2" (300,547), "vxm" (327,331) or "match" (258,731).
         ndim: 3 or 2.
         options: Further fields of `NetConfig`: channels, width, diffeomorphic, steps, downsize, uncertainty,
-            channels_last, amp, and those of loaded networks (`fastreg.compat`): features, half, strided_padding,
-            resampling.
+            half, region, channels_last, amp, and those of loaded networks (`fastreg.compat`): features,
+            strided_padding, resampling.
 
     Raises:
         ValueError: a name, number of axes or option that does not exist.

@@ -57,7 +57,8 @@ class Objective(nn.Module):
 
         Args:
             found: Of the batch's pairs. With `moved_back`, images and labels are compared in both directions.
-            batch: "moving", "fixed", and, if the run has them, their "..._mask" and "..._labels", and "flow".
+            batch: "moving", "fixed", and, if the run has them, their "..._mask" and "..._labels", "mask_known",
+                and "flow".
         """
         config, moving, fixed = self.config, batch["moving"], batch["fixed"]
         mask = batch.get("fixed_mask")

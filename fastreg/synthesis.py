@@ -88,7 +88,7 @@ def random_labels(chance: torch.Generator, shape: tuple[int, ...], recipe: Recip
     """[1, *shape], int32 in 0 to recipe.labels - 1: at every voxel the channel of noise that is highest there."""
     points = _control_points(chance, recipe.labels, shape, _uniform(chance, *recipe.shape_scale))
     labels = torch.empty(shape, dtype=torch.int32)
-    slab = max(1, SLAB // (recipe.labels * math.prod(shape[1:])))  # memory does not grow with the number of shapes
+    slab = max(1, SLAB // (recipe.labels * math.prod(shape[1:])))  # never all shapes on all of the grid
     for start in range(0, shape[0], slab):
         planes = slice(start, start + slab)
         highest, *others = _between(points, shape, planes)

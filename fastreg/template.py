@@ -58,7 +58,7 @@ def build_template(
     *,
     rounds: int = 4,
     spacing_mm: float | None = None,
-    affine: bool = False,
+    affine: bool | None = None,
     told: Callable[[int, int], None] = lambda done, total: None,
     finished: Callable[[Round], None] = lambda row: None,
     **options: Any,
@@ -69,7 +69,8 @@ def build_template(
         subjects: The cohort; images of one contrast.
         rounds: Times that everybody is registered.
         spacing_mm: Of the template; the first image's own if None. Its grid is the first image's.
-        affine: Align each image linearly first. Without it the images lie as their headers place them.
+        affine: Align each image linearly first. Without it the images lie as their headers place them. None: only with
+            a model that was trained on no images.
         told: Called after each registration with how many are done of all.
         finished: Called after each round.
         options: Further arguments of `fastreg.register`: model, refine, stages, metric, smoothness, device.
@@ -83,6 +84,8 @@ def build_template(
         raise InputError(f"rounds: expected at least 1, got {rounds}")
     if isinstance(options.get("model"), str | bytes) or hasattr(options.get("model"), "__fspath__"):
         options["model"] = load(options["model"])  # once for all registrations
+    if affine is None:
+        affine = options.get("model") is not None and bool(options["model"][1].working.get("align"))
     template = _start(subjects, spacing_mm, affine)
     log: list[Round] = []
     vote = None

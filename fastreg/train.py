@@ -173,7 +173,7 @@ def _fit(config: TrainConfig, log: Log, process: Process) -> Path:
     )
     if config.resume and (config.output / LAST).is_file():
         there = checkpoint.read_header(config.output / LAST)
-        if there["network"] != about.network or there["working"] != about.working:
+        if there["network"] != about.network or _grid_of(there["working"]) != _grid_of(about.working):
             raise InputError(f"resume {config.output}: the run there has another network or working grid")
         before = checkpoint.resume(config.output / LAST, net, optimizer)
         about = replace(about, step=before.step, figures=before.figures, progress=before.progress)
@@ -375,6 +375,10 @@ def validation_subjects(pairs: list[tuple[Subject, Subject]]) -> list[Subject]:
 
 def _resolved(config: TrainConfig) -> TrainConfig:
     """The configuration with defaults that depend on others filled in, checked."""
+    if config.region_weight and (config.bidir or config.atlas is not None):
+        raise InputError(
+            "region_weight: not with --bidir or --atlas: the network says the region of the fixed image alone"
+        )
     if config.bidir and not config.diffeomorphic:
         raise InputError("bidir: needs --diffeomorphic, a displacement field has no inverse in closed form")
     if config.window < 1 or config.window % 2 == 0:
@@ -421,6 +425,11 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     """As JSON has it, under the names that the command line and config files use."""
     values = {f.name.strip("_"): getattr(config, f.name) for f in fields(config)}
     return {name: str(v) if isinstance(v, Path) else v for name, v in values.items() if v is not None}
+
+
+def _grid_of(working: dict[str, Any]) -> dict[str, Any]:
+    """What the weights depend on; the rest says how they are used."""
+    return {name: value for name, value in working.items() if name not in ("passes", "align")}
 
 
 def _network_options(config: TrainConfig) -> dict[str, Any]:
@@ -482,6 +491,8 @@ def _grid(
     if reference is not None:
         free = config.images == SYNTHETIC and not training.subjects  # the pairs need no grid of the images'
         image = load_image(reference.image)
+        if config.shape is not None and len(config.shape) != image.ndim:
+            raise InputError(f"shape: expected {image.ndim} numbers for image {reference.image}, got {config.shape}")
         return working_grid(image, spacing_of(image, config.spacing, config.voxels), None if free else config.shape)
     assert config.shape is not None
     spacing = config.spacing or 1.0

@@ -71,6 +71,9 @@ def test_match_takes_any_contrast_and_ends_on_the_half_grid():
     found = net(moving, fixed, inverse=True)
     assert found.velocity.shape == (1, 3, 9, 8, 11) and found.inverse_flow.shape == found.flow.shape
     torch.testing.assert_close(net(5 - 3 * moving, fixed).flow, found.flow, rtol=1e-3, atol=1e-4)
+    exact = RegistrationNet("match", diffeomorphic=True).double().eval()
+    exact.load_state_dict(net.state_dict())
+    torch.testing.assert_close(exact(moving.double(), fixed.double()).flow.float(), found.flow, rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="half is for the other networks: match is on the half grid as it is"):
         RegistrationNet("match", half=True)
 

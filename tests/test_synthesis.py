@@ -232,6 +232,7 @@ def test_validates_on_real_images_and_learns_from_real_maps(config, blobs):
         ({"atlas": "a.nii.gz"}, "atlas: not with --images synthetic"),
         ({"synth_labels": 1}, "synth_labels: expected at least 2, got 1"),
         ({"synth_shapes": (9.0, 4.0)}, "synth_shapes: expected two numbers of voxels, 1 <= from <= to, got 9 4"),
+        ({"val": "VAL", "shape": (9, 9, 9)}, "shape: expected 2 numbers for image"),
         ({"model": "match", "half": True}, "half: not with --model match"),
         ({"voxels": 0}, "voxels: expected at least 1, got 0"),
         ({"voxels": 9, "spacing": 2.0}, "voxels: says in place of --spacing"),
@@ -243,6 +244,8 @@ def test_validates_on_real_images_and_learns_from_real_maps(config, blobs):
     ],
     ids=str,
 )
-def test_wrong_options(config, change, message):
+def test_wrong_options(config, change, message, blobs):
+    if change.get("val") == "VAL":
+        change = {**change, "val": str(blobs(2, (16, 16)) / "*_image.nii.gz")}
     with pytest.raises(InputError, match=message):
         fit(replace(config, **change))

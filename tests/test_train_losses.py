@@ -326,3 +326,5 @@ def test_where_no_mask_is_known_the_predicted_region_restricts_the_loss(config):
 def test_region_needs_masks(config):
     with pytest.raises(InputError, match="region_weight: needs --masks"):
         fit(replace(config, region_weight=1.0))
+    with pytest.raises(InputError, match="region_weight: not with --bidir or --atlas"):
+        fit(replace(config, region_weight=1.0, masks="x*", atlas="a.nii.gz"))

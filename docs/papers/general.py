@@ -56,7 +56,9 @@ def in_contrast(image: Image, name: str, seed: int = 0) -> Image:
 def main() -> None:
     """Registers every pair in every contrast by every method."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("-o", "--output", type=Path, default=Path("general"), help="folder of the table and the plot")
+    options.add_argument(
+        "-o", "--output", type=Path, default=Path("general_study"), help="folder of the table and the plot"
+    )
     options.add_argument("--pairs", type=Path, help="CSV: moving, fixed, moving_labels, fixed_labels, structures")
     options.add_argument("--methods", default=";".join(METHODS), help="which, separated by semicolons")
     options.add_argument("--device", help="cpu, cuda ...; a GPU if there is one")
@@ -95,7 +97,7 @@ def read_pairs(listed: Path | None) -> list[dict[str, str]]:
             "structures": pair / "labels30.json",
         }
     ]  # fmt: skip
-    for moving, fixed in ((1006, 1000), (1012, 1007), (1015, 1003)):
+    for moving, fixed in ((1000, 1006), (1007, 1012), (1003, 1015)):  # as in docs/register.md
         found.append(
             {
                 "moving": brains / f"{moving}_t1.nii.gz",

@@ -81,7 +81,8 @@ class Register:
     transform: Literal["translation", "rigid", "similarity", "affine", "deformable"] = "deformable"
     """How far to go."""
     affine: bool | None = None
-    """Align linearly before a deformable registration; if not said, only without a model or with the general one."""
+    """Align linearly before a deformable registration; if not said, only without a model, or with one
+    that was trained on no images (general)."""
     init: str = "auto"
     """Start of the linear alignment: auto, header, mass (centres of mass), or a file with an affine."""
     metric: Literal["lncc", "mse", "mi"] = "lncc"

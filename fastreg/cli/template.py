@@ -32,8 +32,9 @@ class Template:
     """Times that everybody is registered."""
     spacing: float | None = None
     """Resolution of the template in mm; the first image's own if not given."""
-    affine: bool = False
-    """Align every image linearly first; without it they lie as their headers place them."""
+    affine: bool | None = None
+    """Align every image linearly first; otherwise they lie as their headers place them. If not said, only with a model
+    that was trained on no images (general)."""
     model: Path | None = None
     """A checkpoint of `fastreg train` to register with, or general; none: by optimisation."""
     refine: int | None = None
