@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "cuda/device.h"
-#include "launch.h"
+#include "api.h"
 
 using namespace fastreg;
 

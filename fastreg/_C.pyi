@@ -1,7 +1,7 @@
-"""Types of the compiled extension (csrc/bindings.cpp): addresses and sizes in, nothing but numbers out."""
+"""Types of the compiled extension (csrc/bindings/): addresses and sizes in, nothing but numbers out."""
 
 class cpu:
-    """Entry points on the CPU; arguments as in csrc/launch.h."""
+    """Entry points on the CPU; arguments as in csrc/api.h."""
 
     @staticmethod
     def warp_forward(*args: object) -> None: ...

@@ -14,7 +14,7 @@
 
 #include "cpu/lncc_tile.h"
 #include "cpu/simd.h"
-#include "launch.h"
+#include "api.h"
 
 namespace fastreg::cpu {
 namespace {

@@ -2,8 +2,8 @@
 #include <cstdint>
 
 #include "cpu/simd.h"
-#include "launch.h"
-#include "portable.h"
+#include "api.h"
+#include "common/portable.h"
 
 #if FR_X86
 #if !defined(__clang__)

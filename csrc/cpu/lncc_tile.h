@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "launch.h"
-#include "lncc.h"
+#include "api.h"
+#include "common/lncc_window.h"
 
 namespace fastreg::cpu {
 

@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "launch.h"
+#include "api.h"
 
 namespace fastreg::cpu {
 namespace {

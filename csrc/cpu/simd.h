@@ -47,7 +47,7 @@ namespace fastreg::cpu {
 
 enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2 };
 
-// What the ops use now: the best that this processor has, or less after set_isa (launch.h).
+// What the ops use now: the best that this processor has, or less after set_isa (api.h).
 Isa isa_level();
 
 }  // namespace fastreg::cpu

@@ -4,9 +4,9 @@
 
 #include "cpu/memory.h"
 #include "cpu/simd.h"
-#include "launch.h"
-#include "portable.h"
-#include "shape.h"
+#include "api.h"
+#include "common/portable.h"
+#include "common/shape.h"
 
 namespace fastreg::cpu {
 namespace {

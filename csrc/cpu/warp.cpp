@@ -8,7 +8,7 @@
 #include "cpu/memory.h"
 #include "cpu/simd.h"
 #include "cpu/warp_rows.h"
-#include "warp.h"
+#include "common/warp_voxel.h"
 
 namespace fastreg::cpu {
 namespace {

@@ -2,9 +2,9 @@
 #pragma once
 #include <cstdint>
 
-#include "launch.h"
-#include "shape.h"
-#include "warp.h"
+#include "api.h"
+#include "common/shape.h"
+#include "common/warp_voxel.h"
 
 namespace fastreg::cpu {
 

@@ -8,8 +8,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "launch.h"
-#include "portable.h"
+#include "api.h"
+#include "common/portable.h"
 
 namespace fastreg::cuda {
 

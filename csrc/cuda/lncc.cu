@@ -6,7 +6,7 @@
 #include "cuda/lncc_any.h"
 #include "cuda/lncc_fast.h"
 #include "cuda/lncc_launch.h"
-#include "shape.h"
+#include "common/shape.h"
 
 namespace fastreg::cuda {
 namespace {

@@ -3,7 +3,7 @@
 #pragma once
 #include "cuda/device.h"
 #include "cuda/reduce.h"
-#include "lncc.h"
+#include "common/lncc_window.h"
 
 namespace fastreg::cuda {
 

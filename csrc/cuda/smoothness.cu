@@ -1,7 +1,7 @@
 // Mean squared forward differences and their gradient in one sweep; the sum has a fixed order.
 #include "cuda/device.h"
 #include "cuda/reduce.h"
-#include "shape.h"
+#include "common/shape.h"
 
 namespace fastreg::cuda {
 namespace {

@@ -2,14 +2,14 @@
 //
 // - `near` kernels, for 3-D images of up to 2^31 / 3 voxels in at most single precision. Lanes lie along x, so that
 //   neighbouring lanes gather from neighbouring addresses, and a thread takes several planes, so that their loads overlap.
-//   Where all eight corners are inside, 32-bit offsets and plain interpolation; elsewhere the functions of warp.h.
-// - `any` kernels: every shape, mode and dtype, by the functions of warp.h alone.
+//   Where all eight corners are inside, 32-bit offsets and plain interpolation; elsewhere the functions of warp_voxel.h.
+// - `any` kernels: every shape, mode and dtype, by the functions of warp_voxel.h alone.
 //
 // `FUSED` is a step of scaling and squaring: the volume is the flow, and the flow is added to the result.
 #pragma once
 #include "cuda/device.h"
-#include "shape.h"
-#include "warp.h"
+#include "common/shape.h"
+#include "common/warp_voxel.h"
 
 namespace fastreg::cuda {
 
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kWarpThreads, forward_blocks()) warp_forward_n
         corners.read(vol + place.offset, w, plane);
         value = near_value(place, corners);
       }
-      // A NaN may come from a corner of weight 0, which does not count: warp.h sees to it.
+      // A NaN may come from a corner of weight 0, which does not count: warp_voxel.h sees to it.
       if (!place.inside || is_nan(value)) {
         const Shape size{d, h, w};
         value = warp_voxel<float, 3>(place_of<float, P, 3>(u[k], at.z + k, at.y, at.x, size), vol, size);

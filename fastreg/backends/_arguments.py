@@ -1,4 +1,4 @@
-"""How the compiled backends put an op into numbers: sizes, codes and addresses, in the order of csrc/launch.h."""
+"""How the compiled backends put an op into numbers: sizes, codes and addresses, in the order of csrc/api.h."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def images(a: Volume) -> tuple:
 
 
 def lncc(form: LnccForm) -> tuple:
-    """`LnccForm` of csrc/launch.h."""
+    """`LnccForm` of csrc/api.h."""
     return (
         form.window,
         _FLOORS[form.floor],

@@ -46,7 +46,7 @@ def build_module(folder: Path) -> ModuleType:
     flags = ["-O1", "-fno-math-errno", "-shared", "-fvisibility=hidden"]
     flags += ["-I", pybind11.get_include(), "-I", sysconfig.get_path("include")]
     flags += ['-DFASTREG_CUDA_ARCHITECTURES="90,90-virtual"']
-    sources = [ROOT / "csrc/cuda/bindings.cpp", SHIM / "module.cpp", *kernels()]
+    sources = [ROOT / "csrc/bindings/cuda.cpp", SHIM / "module.cpp", *kernels()]
     path = build(folder / f"{name}.so", sources, flags)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

@@ -1,5 +1,5 @@
 // The GPU's entry points, compiled for a CPU, as a Python module of their own.
-#include "bindings.h"
+#include "bindings/bindings.h"
 #include "cuda_runtime.h"
 
 PYBIND11_MODULE(cuda_shim, m) {

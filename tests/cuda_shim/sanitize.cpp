@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "cuda_runtime.h"
-#include "launch.h"
-#include "warp.h"
+#include "api.h"
+#include "common/warp_voxel.h"
 
 using namespace fastreg;
 

@@ -1,5 +1,5 @@
 // The GPU's part of the Python module. The caller holds the device and keeps every tensor alive.
-#include "bindings.h"
+#include "bindings/bindings.h"
 
 namespace py = pybind11;
 

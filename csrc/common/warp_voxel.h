@@ -4,9 +4,9 @@
 #pragma once
 #include <cmath>
 
-#include "launch.h"
-#include "portable.h"
-#include "shape.h"
+#include "api.h"
+#include "common/portable.h"
+#include "common/shape.h"
 
 namespace fastreg {
 

@@ -1,15 +1,14 @@
-// The Python module: the entry points of the CPU, and of the GPU where nvcc was found.
-#include "bindings.h"
-
+// The CPU's part of the Python module.
 #include <string>
 
+#include "bindings/bindings.h"
+
 namespace py = pybind11;
-using namespace fastreg;
 
-PYBIND11_MODULE(_C, m) {
-  auto cpu_module = m.def_submodule("cpu");
+namespace fastreg {
 
-  cpu_module.def("warp_forward",
+void bind_cpu(py::module_ m) {
+  m.def("warp_forward",
                  [](int ndim, int64_t batch, int64_t channels, Size size, Size grid, int dtype, int mode, int padding,
                     bool channels_last, int threads, uintptr_t vol, uintptr_t flow, uintptr_t result) {
                    auto args = warp_args(ndim, batch, channels, size, grid, dtype, mode, padding, channels_last,
@@ -18,7 +17,7 @@ PYBIND11_MODULE(_C, m) {
                    py::gil_scoped_release release;
                    cpu::warp_forward(args);
                  });
-  cpu_module.def("warp_backward",
+  m.def("warp_backward",
                  [](int ndim, int64_t batch, int64_t channels, Size size, Size grid, int dtype, int mode, int padding,
                     bool channels_last, int threads, uintptr_t vol, uintptr_t flow, uintptr_t grad_out,
                     uintptr_t grad_vol, uintptr_t grad_flow) {
@@ -30,7 +29,7 @@ PYBIND11_MODULE(_C, m) {
                    py::gil_scoped_release release;
                    cpu::warp_backward(args);
                  });
-  cpu_module.def(
+  m.def(
       "lncc", [](int ndim, int64_t batch, int64_t channels, Size size, int dtype, int threads, int window, int floor,
                  double floor_eps, double den_eps, double num_eps, bool cross_floor, bool mean, bool count,
                  double flat_eps, double flat, bool clamp, uintptr_t a, uintptr_t b, uintptr_t weight,
@@ -41,7 +40,7 @@ PYBIND11_MODULE(_C, m) {
         py::gil_scoped_release release;
         return cpu::lncc(args);
       });
-  cpu_module.def("integrate_forward",
+  m.def("integrate_forward",
                  [](int ndim, int64_t batch, Size size, int dtype, int steps, int padding, int threads,
                     uintptr_t velocity, uintptr_t flow, uintptr_t saved) {
                    auto args = integrate_args(ndim, batch, size, dtype, steps, padding, threads);
@@ -51,7 +50,7 @@ PYBIND11_MODULE(_C, m) {
                    py::gil_scoped_release release;
                    cpu::integrate_forward(args);
                  });
-  cpu_module.def("integrate_backward",
+  m.def("integrate_backward",
                  [](int ndim, int64_t batch, Size size, int dtype, int steps, int padding, int threads,
                     uintptr_t velocity, uintptr_t saved, uintptr_t grad_flow, uintptr_t grad_velocity) {
                    auto args = integrate_args(ndim, batch, size, dtype, steps, padding, threads);
@@ -62,15 +61,14 @@ PYBIND11_MODULE(_C, m) {
                    py::gil_scoped_release release;
                    cpu::integrate_backward(args);
                  });
-  cpu_module.def("smoothness",
+  m.def("smoothness",
                  [](int ndim, int64_t batch, Size size, int dtype, int threads, uintptr_t flow, uintptr_t grad) {
                    const auto args = smoothness_args(ndim, batch, size, dtype, threads, flow, grad);
                    py::gil_scoped_release release;
                    return cpu::smoothness(args);
                  });
-  cpu_module.def("isa", &cpu::isa);
-  cpu_module.def("set_isa", [](const std::string& name) { cpu::set_isa(name.c_str()); });
-#if defined(FASTREG_CUDA)
-  bind_cuda(m.def_submodule("cuda"));
-#endif
+  m.def("isa", &cpu::isa);
+  m.def("set_isa", [](const std::string& name) { cpu::set_isa(name.c_str()); });
 }
+
+}  // namespace fastreg

@@ -1,4 +1,4 @@
-// Addresses and sizes from Python into the structs of launch.h: what the bindings of every device share.
+// Addresses and sizes from Python into the structs of api.h: what the bindings of every device share.
 #pragma once
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -6,11 +6,12 @@
 #include <algorithm>
 #include <array>
 
-#include "launch.h"
+#include "api.h"
 
 namespace fastreg {
 
-void bind_cuda(pybind11::module_ m);  // csrc/cuda/bindings.cpp, where nvcc was found
+void bind_cpu(pybind11::module_ m);   // cpu.cpp
+void bind_cuda(pybind11::module_ m);  // cuda.cpp, where nvcc was found
 
 using Size = std::array<int64_t, 3>;
 

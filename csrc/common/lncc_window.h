@@ -1,8 +1,8 @@
 // The local correlation of one window and, beside it, its derivatives: shared by every device.
 // V is a number or a vector of numbers; comparisons select lane by lane.
 #pragma once
-#include "launch.h"
-#include "portable.h"
+#include "api.h"
+#include "common/portable.h"
 
 namespace fastreg {
 
@@ -12,7 +12,7 @@ struct LnccSums {
   V a, b, aa, bb, ab;
 };
 
-// A form (launch.h) as numbers, so that one formula without branches serves every definition.
+// A form (api.h) as numbers, so that one formula without branches serves every definition.
 template <class S>
 struct LnccRule {
   S var_least, var_add;  // the floored variance is max(v, var_least) + var_add

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "portable.h"
+#include "common/portable.h"
 
 namespace fastreg {
 
