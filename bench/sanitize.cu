@@ -4,13 +4,13 @@
 //   short  an array that is too short           (memcheck)
 //   race   shared memory without a barrier      (racecheck)
 //   unset  an array that nobody wrote           (initcheck)
-//   split  a barrier that half a warp reaches   (synccheck)
+//   split  a barrier that half the lanes reach   (synccheck)
 #include <cstdio>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "cuda/device.h"
+#include "cuda/device.cuh"
 #include "api.h"
 
 using namespace fastreg;

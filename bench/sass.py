@@ -32,9 +32,9 @@ threads have 128 registers each there too, and nvcc makes less of them."""
 FLAGS = ["-std=c++17", "-O3", "--prec-div=false", "-Xptxas", "-v", f"-I{ROOT / 'csrc'}"]
 
 # Threads of a block over voxels of its tile: what a thread's instructions a plane mean for a voxel.
-MARCH = {"lncc_windows_fast": 512 / (120 * 24), "lncc_gradient_fast": 512 / (120 * 24)}
+MARCH = {"lncc_forward_fast_kernel": 512 / (120 * 24), "lncc_backward_fast_kernel": 512 / (120 * 24)}
 # Voxels of a thread; its instructions are counted with all their branches, those of borders too.
-PLANES = {"warp_forward_near": 4, "warp_backward_near": 2, "warp_backward_near void": 4}
+PLANES = {"warp_forward_near_kernel": 4, "warp_backward_near_kernel": 2, "warp_backward_near_kernel void": 4}
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Row:
 
     def spills(self) -> bool:
         """Whether it spills more than is allowed."""
-        extras = re.match(r"lncc_windows_fast<.*false>|.*_any<", self.kernel) or (
-            self.architecture == "80" and self.kernel.startswith("lncc_windows_fast")
+        extras = re.match(r"lncc_forward_fast_kernel<.*false>|.*_any_kernel<", self.kernel) or (
+            self.architecture == "80" and self.kernel.startswith("lncc_forward_fast_kernel")
         )
         return self.spilled > (SPILLS_ALLOWED_EXTRAS if extras else SPILLS_ALLOWED)
 
@@ -98,7 +98,7 @@ def _compile(folder: Path, source: Path, architecture: str) -> list[Row]:
 
 
 def _name(mangled: str) -> str:
-    """warp_forward_near<float, zeros, false>"""
+    """warp_forward_near_kernel<float, zeros, false>"""
     full = subprocess.run(["c++filt", mangled], capture_output=True, text=True).stdout.strip()
     full = full.replace("fastreg::", "").replace("cuda::", "").replace("(anonymous namespace)::", "")
     for number, padding in enumerate(("zeros", "border", "reflection")):
@@ -200,9 +200,8 @@ def table(rows: list[Row]) -> str:
 def digest(rows: list[Row]) -> str:
     """The float32 kernels that do the work, an architecture a column; of the rest the largest figures."""
     architectures = sorted({row.architecture for row in rows}, key=int)
-    main = [
-        row for row in rows if re.search(r"_near<float|_fast<\d, \d(, true)?>|^smoothness_kernel<float", row.kernel)
-    ]
+    wanted = r"_near_kernel<float|_fast_kernel<\d, \d(, true)?>|^smoothness_forward_kernel<float"
+    main = [row for row in rows if re.search(wanted, row.kernel)]
     lines = [
         "Registers / bytes spilled / SASS instructions a voxel (where counted).",
         "",

@@ -1,4 +1,5 @@
-// A grid of voxels and its addresses. Everything is 64 bits: a batch may hold more than 2^31 elements.
+// A grid of voxels and its addresses; z, y, x are the axes D, H, W of a tensor (docs/conventions.md). Everything is
+// 64 bits: a batch may hold more than 2^31 elements.
 #pragma once
 #include <cstdint>
 

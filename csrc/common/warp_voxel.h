@@ -1,6 +1,6 @@
 // The warp of one voxel and, beside it, its adjoint. docs/math.md and backends/reference.py are the specification.
 //
-// Axes are always z, y, x. With NDIM = 2 the z axis has one plane and no displacement.
+// Axes are always z, y, x (D, H, W of the tensors). With NDIM = 2 the z axis has one plane and no displacement.
 #pragma once
 #include <cmath>
 
@@ -73,7 +73,7 @@ FR_HD Axis<T> locate(T u, int64_t at, int64_t size) {
 // Where one point of the flow's grid reads the volume.
 template <class T>
 struct Place {
-  bool lost = false;  // a NaN coordinate
+  bool is_nan = false;  // a coordinate
   Axis<T> z, y, x;
 
   FR_HD bool inside(int k, int j, int i) const { return z.inside[k] && y.inside[j] && x.inside[i]; }
@@ -85,8 +85,8 @@ struct Place {
 template <class T, Padding P, int NDIM>
 FR_HD Place<T> place_of(const T (&u)[3], int64_t z, int64_t y, int64_t x, const Shape& size) {
   Place<T> place;
-  place.lost = (NDIM == 3 && is_nan(u[0])) || is_nan(u[1]) || is_nan(u[2]);
-  if (place.lost) return place;
+  place.is_nan = (NDIM == 3 && is_nan(u[0])) || is_nan(u[1]) || is_nan(u[2]);
+  if (place.is_nan) return place;
   if constexpr (NDIM == 3) place.z = locate<T, P>(u[0], z, size.d);
   place.y = locate<T, P>(u[1], y, size.h);
   place.x = locate<T, P>(u[2], x, size.w);
@@ -96,31 +96,33 @@ FR_HD Place<T> place_of(const T (&u)[3], int64_t z, int64_t y, int64_t x, const 
 // The value that the volume has there. Corners of weight 0 are not read: a NaN voxel stays where it is.
 template <class T, int NDIM, class V>
 FR_HD T warp_voxel(const Place<T>& place, const V* vol, const Shape& size) {
-  if (place.lost) return static_cast<T>(NAN);
+  if (place.is_nan) return static_cast<T>(NAN);
   T sum = 0;
   FR_UNROLL
-  for (int k = 0; k < NDIM - 1; ++k)
+  for (int k = 0; k < NDIM - 1; ++k) {
     FR_UNROLL
-    for (int j = 0; j < 2; ++j)
+    for (int j = 0; j < 2; ++j) {
       FR_UNROLL
       for (int i = 0; i < 2; ++i) {
         const T weight = place.z.weight[k] * place.y.weight[j] * place.x.weight[i];
         if (weight != 0 && place.inside(k, j, i)) sum += weight * widen(vol[place.offset(size, k, j, i)]);
       }
+    }
+  }
   return sum;
 }
 
 // Adjoint of warp_voxel in the displacement: adds grad * d value / d u to slope[0..2]. NaN where the coordinate is.
 template <class T, int NDIM, class V>
 FR_HD void warp_voxel_slope(const Place<T>& place, const V* vol, const Shape& size, T grad, T (&slope)[3]) {
-  if (place.lost) {
+  if (place.is_nan) {
     for (T& s : slope) s = static_cast<T>(NAN);
     return;
   }
   FR_UNROLL
-  for (int k = 0; k < NDIM - 1; ++k)
+  for (int k = 0; k < NDIM - 1; ++k) {
     FR_UNROLL
-    for (int j = 0; j < 2; ++j)
+    for (int j = 0; j < 2; ++j) {
       FR_UNROLL
       for (int i = 0; i < 2; ++i) {
         if (!place.inside(k, j, i)) continue;
@@ -130,22 +132,26 @@ FR_HD void warp_voxel_slope(const Place<T>& place, const V* vol, const Shape& si
         slope[1] += (j ? value : -value) * (wz * wx);
         slope[2] += (i ? value : -value) * (wz * wy);
       }
+    }
+  }
 }
 
 // Adjoint of warp_voxel in the volume: add(z, offset, weight * grad) for every corner that was read, z its plane.
 template <class T, int NDIM, class Add>
 FR_HD void warp_voxel_scatter(const Place<T>& place, const Shape& size, T grad, const Add& add) {
-  if (place.lost) return;
+  if (place.is_nan) return;
   FR_UNROLL
-  for (int k = 0; k < NDIM - 1; ++k)
+  for (int k = 0; k < NDIM - 1; ++k) {
     FR_UNROLL
-    for (int j = 0; j < 2; ++j)
+    for (int j = 0; j < 2; ++j) {
       FR_UNROLL
       for (int i = 0; i < 2; ++i) {
         const T weight = place.z.weight[k] * place.y.weight[j] * place.x.weight[i];
         if (place.inside(k, j, i)) add(NDIM == 3 ? place.z.index[k] : place.y.index[j], place.offset(size, k, j, i),
                                        weight * grad);
       }
+    }
+  }
 }
 
 // Voxel of at + u rounded, ties to even, or -1 where zeros are read. The sum is rounded as written: it is the

@@ -1,5 +1,5 @@
 // Scaling and squaring: every step is one kernel, a warp of the field by itself with the addition inside.
-#include "cuda/warp_launch.h"
+#include "cuda/warp_launch.cuh"
 
 namespace fastreg::cuda {
 namespace {
@@ -7,7 +7,7 @@ namespace {
 constexpr int kThreads = 256;
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) scale_field(const T* from, T* to, int64_t count, T factor) {
+__global__ void __launch_bounds__(kThreads) integrate_scale_kernel(const T* from, T* to, int64_t count, T factor) {
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads)
     to[i] = load(from + i) * factor;
 }
@@ -16,7 +16,7 @@ template <class T>
 void scale(const IntegrateArgs& args, const void* from, void* to) {
   const int64_t count = args.batch * args.ndim * shape_of(args.size).count();
   const int64_t blocks = (count + kThreads - 1) / kThreads;
-  launch("scale_field", scale_field<T>, blocks < 4096 ? blocks : 4096, kThreads, 0, args.stream,
+  launch("integrate_scale_kernel", integrate_scale_kernel<T>, blocks < 4096 ? blocks : 4096, kThreads, 0, args.stream,
          static_cast<const T*>(from), static_cast<T*>(to), count, static_cast<T>(std::ldexp(1.0, -args.steps)));
 }
 

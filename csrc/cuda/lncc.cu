@@ -3,9 +3,9 @@
 #include <limits>
 #include <utility>
 
-#include "cuda/lncc_any.h"
-#include "cuda/lncc_fast.h"
-#include "cuda/lncc_launch.h"
+#include "cuda/lncc_any.cuh"
+#include "cuda/lncc_fast.cuh"
+#include "cuda/lncc_launch.cuh"
 #include "common/shape.h"
 
 namespace fastreg::cuda {
@@ -182,19 +182,19 @@ void lncc(const LnccArgs& args) {
       job.redo = redo;
       job.partial = partial + used;
       job.buffers = plan.buffers(5);
-      launch_windows_fast(job, plan.fields, blocks, args.stream);
+      launch_lncc_forward_fast(job, plan.fields, blocks, args.stream);
       used += blocks;
     }
     job.partial = partial + used;
-    launch_windows_any(job, plan.fields, kAnyParts * blocks, plan.any_blocks(blocks), plan.any_shared(), columns,
+    launch_lncc_forward_any(job, plan.fields, kAnyParts * blocks, plan.any_blocks(blocks), plan.any_shared(), columns,
                        args.stream);
     used += plan.any_blocks(blocks);
     if (plan.fields == 0) return;
     blocks = cut(slab.voxels_first, slab.voxels_last, slab.images);
     job.buffers = plan.buffers(plan.fields);
-    if (plan.fast) launch_gradient_fast(job, plan.fields, blocks, args.stream);
+    if (plan.fast) launch_lncc_backward_fast(job, plan.fields, blocks, args.stream);
     else
-      launch_gradient_any(job, plan.fields, kAnyParts * blocks, plan.any_blocks(blocks), plan.any_shared(), columns,
+      launch_lncc_backward_any(job, plan.fields, kAnyParts * blocks, plan.any_blocks(blocks), plan.any_shared(), columns,
                           args.stream);
   });
   sum_partials(partial, used, static_cast<double*>(args.value), args.stream);

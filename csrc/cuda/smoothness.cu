@@ -1,6 +1,6 @@
 // Mean squared forward differences and their gradient in one sweep; the sum has a fixed order.
-#include "cuda/device.h"
-#include "cuda/reduce.h"
+#include "cuda/device.cuh"
+#include "cuda/reduce.cuh"
 #include "common/shape.h"
 
 namespace fastreg::cuda {
@@ -13,7 +13,7 @@ struct Slopes {
 // One block, one partial sum. Differences beyond the border are 0.
 template <class T>
 __global__ void __launch_bounds__(kReduceThreads)
-    smoothness_kernel(const T* flow, T* grad, int64_t count, Shape size, Slopes slopes, double* partial) {
+    smoothness_forward_kernel(const T* flow, T* grad, int64_t count, Shape size, Slopes slopes, double* partial) {
   double sum = 0;
   const T slope_z = T(slopes.axis[0]), slope_y = T(slopes.axis[1]), slope_x = T(slopes.axis[2]);
   const int64_t row = size.w, plane = size.h * size.w;
@@ -45,7 +45,7 @@ void sweep(const SmoothnessArgs& args) {
   }
   const int64_t blocks = reduce_blocks(count);
   double* const partial = static_cast<double*>(args.scratch);
-  launch("smoothness", smoothness_kernel<T>, blocks, kReduceThreads, kReduceShared, args.stream,
+  launch("smoothness", smoothness_forward_kernel<T>, blocks, kReduceThreads, kReduceShared, args.stream,
          static_cast<const T*>(args.flow), static_cast<T*>(args.grad), count, size, slopes, partial);
   sum_partials(partial, blocks, static_cast<double*>(args.value), args.stream);
 }

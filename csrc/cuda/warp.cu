@@ -1,5 +1,5 @@
 // The warp forward: launches.
-#include "cuda/warp_launch.h"
+#include "cuda/warp_launch.cuh"
 
 namespace fastreg::cuda {
 namespace {
@@ -9,10 +9,10 @@ void forward(const WarpArgs& q) {
   if constexpr (!std::is_same<T, double>::value)
     if (is_near(q))
       return by_padding(q.padding, [&](auto padding) {
-        launch("warp_forward_near", warp_forward_near<T, decltype(padding)::value, FUSED>,
-               warp_near_blocks(q, kForwardPlanes), kWarpThreads, 0, q.stream, q);
+        launch("warp_forward_near_kernel", warp_forward_near_kernel<T, decltype(padding)::value, FUSED>,
+               warp_near_blocks(q, kForwardPlanes), kBlockThreads, 0, q.stream, q);
       });
-  launch("warp_forward_any", q.ndim == 3 ? warp_forward_any<T, 3> : warp_forward_any<T, 2>, warp_any_blocks(q),
+  launch("warp_forward_any_kernel", q.ndim == 3 ? warp_forward_any_kernel<T, 3> : warp_forward_any_kernel<T, 2>, warp_any_blocks(q),
          kAnyThreads, 0, q.stream, q, FUSED);
 }
 

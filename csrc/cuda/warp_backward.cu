@@ -1,5 +1,5 @@
 // The warp backward: launches, and the volume's gradient in fixed point or float32 where it is not summed in place.
-#include "cuda/warp_launch.h"
+#include "cuda/warp_launch.cuh"
 
 namespace fastreg::cuda {
 namespace {
@@ -8,21 +8,21 @@ constexpr int kThreads = 256;
 
 // The largest |grad|, as bits: those of doubles that are not negative compare like them, and NaN is above all.
 template <class T>
-__global__ void __launch_bounds__(kThreads) largest_magnitude(const T* grad, int64_t count, Fixed* largest) {
+__global__ void __launch_bounds__(kThreads) warp_backward_largest_kernel(const T* grad, int64_t count, Fixed* largest) {
   Fixed most = 0;
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads) {
     const Fixed bits = Fixed(__double_as_longlong(fabs(double(load(grad + i)))));
     most = bits > most ? bits : most;
   }
-  for (int step = 16; step; step /= 2) {
-    const Fixed other = __shfl_xor_sync(kWarp, most, step);
+  for (int step = kLanes / 2; step; step /= 2) {
+    const Fixed other = __shfl_xor_sync(kFullMask, most, step);
     most = other > most ? other : most;
   }
-  if (threadIdx.x % 32 == 0) atomicMax(largest, most);
+  if (threadIdx.x % kLanes == 0) atomicMax(largest, most);
 }
 
 // A power of two that keeps the sum of all `terms` below 2^62, in place of the largest magnitude; NaN if that is none.
-__global__ void fixed_point_scale(double* largest, int terms_bits) {
+__global__ void warp_backward_scale_kernel(double* largest, int terms_bits) {
   const double most = *largest;
   const bool finite = most <= 1.7976931348623157e308;
   *largest = !finite ? nan("") : most > 0 ? ldexp(1.0, 61 - terms_bits - ilogb(most)) : 1.0;
@@ -30,14 +30,14 @@ __global__ void fixed_point_scale(double* largest, int terms_bits) {
 
 // A gradient that is not finite has no place in fixed point: then all of grad_vol is NaN.
 template <class T>
-__global__ void __launch_bounds__(kThreads) from_fixed(const Fixed* sums, const double* scale, T* to, int64_t count) {
+__global__ void __launch_bounds__(kThreads) warp_backward_from_fixed_kernel(const Fixed* sums, const double* scale, T* to, int64_t count) {
   const double unit = 1.0 / *scale;
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads)
     narrow(Compute<T>(double(static_cast<long long>(sums[i])) * unit), to[i]);
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) from_float(const float* sums, T* to, int64_t count) {
+__global__ void __launch_bounds__(kThreads) warp_backward_from_float_kernel(const float* sums, T* to, int64_t count) {
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads)
     narrow(sums[i], to[i]);
 }
@@ -55,11 +55,11 @@ void sweep(const WarpArgs& q, S* sums, const double* scale) {
     if (is_near(q))
       return by_padding(q.padding, [&](auto padding) {
         constexpr Padding P = decltype(padding)::value;
-        const auto kernel = sums ? warp_backward_near<T, P, S, FUSED> : warp_backward_near<T, P, void, false>;
-        launch("warp_backward_near", kernel, warp_near_blocks(q, sums ? kScatterPlanes : kSlopePlanes), kWarpThreads, 0,
+        const auto kernel = sums ? warp_backward_near_kernel<T, P, S, FUSED> : warp_backward_near_kernel<T, P, void, false>;
+        launch("warp_backward_near_kernel", kernel, warp_near_blocks(q, sums ? kScatterPlanes : kSlopePlanes), kBlockThreads, 0,
                q.stream, q, static_cast<void*>(sums), scale);
       });
-  launch("warp_backward_any", q.ndim == 3 ? warp_backward_any<T, 3, S> : warp_backward_any<T, 2, S>,
+  launch("warp_backward_any_kernel", q.ndim == 3 ? warp_backward_any_kernel<T, 3, S> : warp_backward_any_kernel<T, 2, S>,
          warp_any_blocks(q), kAnyThreads, 0, q.stream, q, static_cast<void*>(sums), scale, FUSED);
 }
 
@@ -70,13 +70,13 @@ void in_fixed_point(const WarpArgs& q) {
   Fixed* const sums = reinterpret_cast<Fixed*>(scale + 1);
   clear("warp_backward", q.scratch, size_t(voxels + 1) * sizeof(Fixed), q.stream);
   const int64_t terms = q.batch * q.channels * points;
-  launch("largest_magnitude", largest_magnitude<T>, blocks_for(terms), kThreads, 0, q.stream,
+  launch("warp_backward_largest_kernel", warp_backward_largest_kernel<T>, blocks_for(terms), kThreads, 0, q.stream,
          static_cast<const T*>(q.grad_out), terms, reinterpret_cast<Fixed*>(scale));
   int bits = 0;
   while (bits < 62 && (int64_t(1) << bits) < points) ++bits;
-  launch("fixed_point_scale", fixed_point_scale, 1, 1, 0, q.stream, scale, bits);
+  launch("warp_backward_scale_kernel", warp_backward_scale_kernel, 1, 1, 0, q.stream, scale, bits);
   sweep<T, Fixed, false>(q, sums, scale);
-  launch("from_fixed", from_fixed<T>, blocks_for(voxels), kThreads, 0, q.stream, static_cast<const Fixed*>(sums),
+  launch("warp_backward_from_fixed_kernel", warp_backward_from_fixed_kernel<T>, blocks_for(voxels), kThreads, 0, q.stream, static_cast<const Fixed*>(sums),
          static_cast<const double*>(scale), static_cast<T*>(q.grad_vol), voxels);
 }
 
@@ -91,7 +91,7 @@ void backward(const WarpArgs& q) {
   clear("warp_backward", sums, size_t(voxels) * sizeof(C), q.stream);
   sweep<T, C, false>(q, sums, nullptr);
   if constexpr (!in_place)
-    launch("from_float", from_float<T>, blocks_for(voxels), kThreads, 0, q.stream, static_cast<const float*>(sums),
+    launch("warp_backward_from_float_kernel", warp_backward_from_float_kernel<T>, blocks_for(voxels), kThreads, 0, q.stream, static_cast<const float*>(sums),
            static_cast<T*>(q.grad_vol), voxels);
 }
 

@@ -77,7 +77,8 @@ struct Warp {
 
 constexpr size_t stack_bytes = 128 * 1024;
 
-inline std::vector<Fiber> fibers(1024);  // never grows: the sanitizer would take that for a race with a thread that left
+// Never grows: the sanitizer would take that for a race with a thread that left.
+inline std::vector<Fiber> fibers(1024);
 inline std::vector<Warp> warps;
 inline std::vector<char> shared;
 inline void* scheduler = nullptr;

@@ -4,7 +4,7 @@
 // z: running sums of the columns in memory, shared or the block's own piece of the device's; done afresh where they
 // have met a NaN or an infinity. x and y: plain sums.
 #pragma once
-#include "cuda/lncc_job.h"
+#include "cuda/lncc_job.cuh"
 
 namespace fastreg::cuda {
 

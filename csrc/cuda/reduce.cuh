@@ -1,12 +1,12 @@
-// Sums in a fixed order: lanes, warps of a block, blocks. The same input gives the same bits.
+// Sums in a fixed order: lanes, groups of lanes in a block, blocks. The same input gives the same bits.
 #pragma once
-#include "cuda/device.h"
+#include "cuda/device.cuh"
 
 namespace fastreg::cuda {
 
 constexpr int kReduceThreads = 256;
 constexpr int64_t kReduceMostBlocks = 2048;
-constexpr size_t kReduceShared = 32 * sizeof(double);
+constexpr size_t kReduceShared = 1024 / kLanes * sizeof(double);  // one a group of lanes in the largest block
 
 inline int64_t reduce_blocks(int64_t count) {
   const int64_t blocks = (count + kReduceThreads - 1) / kReduceThreads;
@@ -17,12 +17,12 @@ inline int64_t reduce_blocks(int64_t count) {
 // nobody may be using any more.
 __device__ __forceinline__ void block_sum(double value, double* partial) {
   double* const sums = shared_memory<double>();
-  for (int step = 16; step; step /= 2) value += __shfl_down_sync(kWarp, value, step);
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
+  for (int step = kLanes / 2; step; step /= 2) value += __shfl_down_sync(kFullMask, value, step);
+  if (threadIdx.x % kLanes == 0) sums[threadIdx.x / kLanes] = value;
   __syncthreads();
   if (threadIdx.x != 0) return;
   double total = 0;
-  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) total += sums[warp];
+  for (unsigned group = 0; group < blockDim.x / kLanes; ++group) total += sums[group];
   partial[blockIdx.x] = total;
 }
 

@@ -1,8 +1,8 @@
 // The local correlation on a GPU: what one launch does. Both passes, windows and gradient, march through tiles of
 // kTileX x kTileY columns; a block takes a tile and `chunk` planes of it.
 #pragma once
-#include "cuda/device.h"
-#include "cuda/reduce.h"
+#include "cuda/device.cuh"
+#include "cuda/reduce.cuh"
 #include "common/lncc_window.h"
 
 namespace fastreg::cuda {
@@ -12,6 +12,8 @@ constexpr int kTileX = 120, kTileY = 24;
 // Derivatives by the windows' sums, as the windows pass leaves them and the gradient pass reads them: by the covariance
 // and, for each image whose gradient is wanted, by its own sum and (twice) by its variance.
 constexpr int kMostFields = 5;
+
+constexpr int kStatistics = 5;  // sums of a, b, aa, bb, ab
 
 struct LnccJob {
   int64_t d, h, w;

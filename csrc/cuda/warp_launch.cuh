@@ -1,6 +1,7 @@
 // Which warp kernel, on how many blocks.
 #pragma once
-#include "cuda/warp_kernels.h"
+#include "cuda/warp_any.cuh"
+#include "cuda/warp_near.cuh"
 
 namespace fastreg::cuda {
 
@@ -19,7 +20,7 @@ inline bool is_near(const WarpArgs& q) {
 
 inline int64_t warp_near_blocks(const WarpArgs& q, int planes) {
   const auto parts = [](int64_t size, int64_t part) { return (size + part - 1) / part; };
-  return q.batch * parts(q.grid[0], planes) * parts(q.grid[1], kWarpRows) * parts(q.grid[2], kWarpLanes);
+  return q.batch * parts(q.grid[0], planes) * parts(q.grid[1], kBlockY) * parts(q.grid[2], kBlockX);
 }
 
 inline int64_t warp_any_blocks(const WarpArgs& q) {

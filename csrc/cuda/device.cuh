@@ -21,7 +21,8 @@ __device__ __forceinline__ T* shared_memory() {
 }
 #endif
 
-constexpr unsigned kWarp = 0xffffffffu;
+constexpr int kLanes = 32;  // threads that shuffle among themselves
+constexpr unsigned kFullMask = 0xffffffffu;  // all of them
 
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;

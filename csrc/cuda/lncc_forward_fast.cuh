@@ -1,17 +1,13 @@
-// First pass: the value of every window and, where gradients are wanted, its derivatives by its sums.
+// First pass in float32: the value of every window and, where gradients are wanted, its derivatives by its sums.
 #pragma once
-#include "cuda/lncc_any.h"
-#include "cuda/lncc_fast.h"
+#include "cuda/lncc_fast.cuh"
+#include "cuda/reduce.cuh"
 
 namespace fastreg::cuda {
-
-constexpr int kStatistics = 5;  // sums of a, b, aa, bb, ab
 
 // A variance below this part of the largest that the tile's intensities allow is left to float64: float32 sums know it
 // to about 1e-7 of that.
 constexpr float kExactEnough = 1e-4f;
-
-// ---- float32
 
 struct FastStatistics {
   const LnccJob& job;
@@ -152,16 +148,16 @@ struct FastWindows {
 };
 
 __device__ __forceinline__ float block_most(float value, float* shared) {
-  for (int step = 16; step; step /= 2) value = fmaxf(value, __shfl_xor_sync(kWarp, value, step));
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  for (int step = kLanes / 2; step; step /= 2) value = fmaxf(value, __shfl_xor_sync(kFullMask, value, step));
+  if (threadIdx.x % kLanes == 0) shared[threadIdx.x / kLanes] = value;
   __syncthreads();
-  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) value = fmaxf(value, shared[warp]);
+  for (unsigned group = 0; group < blockDim.x / kLanes; ++group) value = fmaxf(value, shared[group]);
   return value;
 }
 
 // FIELDS: 0 for the value alone, 3 with the gradient to a, 5 with both.
 template <int R, int FIELDS, bool PLAIN>
-__global__ void __launch_bounds__(kFastThreads, 1) lncc_windows_fast(const LnccJob job) {
+__global__ void __launch_bounds__(kFastThreads, 1) lncc_forward_fast_kernel(const LnccJob job) {
   const LnccTile tile = lncc_tile(job, blockIdx.x);
   const FastThread me = fast_thread(job, tile, R);
   const int64_t first = (job.image + tile.image) * job.voxels();
@@ -178,110 +174,10 @@ __global__ void __launch_bounds__(kFastThreads, 1) lncc_windows_fast(const LnccJ
   const float scale = kExactEnough / job.inv_n32;
   const float largest_a = block_most(square_a, most), largest_b = block_most(square_b, most + 32);
   const float least_a = -block_most(-windows.least_a, most + 64), least_b = -block_most(-windows.least_b, most + 96);
-  const float lost = block_most(windows.total - windows.total == 0 ? 0.f : 1.f, most + 128);
-  const bool exact = least_a >= scale * largest_a && least_b >= scale * largest_b && lost == 0;
+  const float not_finite = block_most(windows.total - windows.total == 0 ? 0.f : 1.f, most + 128);
+  const bool exact = least_a >= scale * largest_a && least_b >= scale * largest_b && not_finite == 0;
   block_sum(exact ? windows.total : 0.0, job.partial);
   if (threadIdx.x == 0) job.redo[blockIdx.x] = !exact;
-}
-
-// ---- float64
-
-struct AnyStatistics {
-  const LnccJob& job;
-  int64_t first;
-  double shift_a, shift_b;
-  unsigned long long* largest;  // [2 images, 2 planes] squares as bits, in shared memory
-  double square_a = 0, square_b = 0;
-
-  __device__ __forceinline__ void fields(int64_t z, int64_t y, int64_t x, double (&out)[kStatistics]) {
-    const bool inside = z >= 0 && z < job.d && y >= 0 && y < job.h && x >= 0 && x < job.w;
-    double a = 0, b = 0;
-    if (inside) {
-      const int64_t at = first + (z * job.h + y) * job.w + x;
-      a = read(job.a, job.dtype, at) - shift_a;
-      b = read(job.b, job.dtype, at) - shift_b;
-    } else if (!job.count) {  // where n is fixed the outside reads zero; where it is counted it enters no sum
-      a = -shift_a;
-      b = -shift_b;
-    }
-    out[0] = a;
-    out[1] = b;
-    out[2] = a * a;
-    out[3] = b * b;
-    out[4] = a * b;
-    square_a = fmax(square_a, out[2]);
-    square_b = fmax(square_b, out[3]);
-  }
-};
-
-template <int FIELDS>
-struct AnyWindows {
-  const LnccJob& job;
-  const LnccTile& tile;
-  AnyStatistics& statistics;
-  int64_t first, first_weight;
-  double total = 0;
-
-  // The block's largest squares so far. Two slots by turns: one is written while the other may still be read.
-  __device__ __forceinline__ void advanced(int64_t z) {
-    atomicMax(statistics.largest + 2 * (z & 1), Fixed(__double_as_longlong(statistics.square_a)));
-    atomicMax(statistics.largest + 2 * (z & 1) + 1, Fixed(__double_as_longlong(statistics.square_b)));
-  }
-
-  __device__ __forceinline__ double inside(int64_t at, int64_t size, int radius) const {
-    const int64_t low = at - radius > 0 ? at - radius : 0, high = at + radius < size - 1 ? at + radius : size - 1;
-    return double(high - low + 1);
-  }
-
-  __device__ __forceinline__ void voxel(int64_t z, int64_t y, int64_t x, const double (&sums)[kStatistics]) {
-    const LnccSums<double> s{sums[0], sums[1], sums[2], sums[3], sums[4]};
-    const double inv_n = job.count ? 1 / (inside(z, job.d, job.radius_z) * inside(y, job.h, job.radius) *
-                                          inside(x, job.w, job.radius))
-                                   : job.inv_n;
-    // What running sums may have kept of squares that left: a few roundings of the largest sum there can be.
-    const double drift = 1e-15 / job.inv_n;
-    const double largest_a = __longlong_as_double(static_cast<long long>(statistics.largest[2 * (z & 1)]));
-    const double largest_b = __longlong_as_double(static_cast<long long>(statistics.largest[2 * (z & 1) + 1]));
-    const auto window = lncc_window<false>(s, inv_n, drift * largest_a, drift * largest_b, job.rule);
-    const int64_t at = (z * job.h + y) * job.w + x;
-    const double g = job.weight ? read(job.weight, job.dtype, first_weight + at) : 1.0;
-    total += g * window.cc;
-    if (job.map) write(job.map, job.dtype, first + at, window.cc);
-    if constexpr (FIELDS > 0) {
-      double adjoints[FIELDS];
-      lncc_adjoints<FIELDS>(window, g * job.scale, adjoints);
-      const int64_t stored = ((tile.image * job.ring + z % job.ring) * job.h + y) * job.w + x;
-      const DType kept = job.dtype == DType::f64 ? DType::f64 : DType::f32;
-      for (int f = 0; f < FIELDS; ++f) write(job.adjoints, kept, f * job.field + stored, adjoints[f]);
-    }
-  }
-};
-
-// Tiles whose flag is set, or all where there are no flags. `columns`: memory of this grid's blocks, or null: shared.
-template <int FIELDS>
-__global__ void __launch_bounds__(kAnySumThreads) lncc_windows_any(const LnccJob job, int64_t parts, double* columns) {
-  double* const shared = shared_memory<double>();
-  Fixed* const largest = reinterpret_cast<Fixed*>(shared + kReduceShared / sizeof(double));
-  double* const memory = columns ? columns + blockIdx.x * any_memory(kStatistics, job.radius)
-                                 : shared + kReduceShared / sizeof(double) + 4;
-  double total = 0;
-  for (int64_t part = blockIdx.x; part < parts; part += gridDim.x) {
-    LnccTile tile = lncc_tile(job, part / kAnyParts);
-    if (job.redo && !job.redo[tile.number]) continue;
-    if (!any_part(job, tile, int(part % kAnyParts))) continue;
-    __syncthreads();  // the last part is done with the memory
-    if (threadIdx.x < 4) largest[threadIdx.x] = 0;
-    __syncthreads();
-    const int64_t first = (job.image + tile.image) * job.voxels();
-    AnyStatistics statistics{job, first, lncc_shift(job.a, job.dtype, first), lncc_shift(job.b, job.dtype, first),
-                             largest};
-    AnyWindows<FIELDS> windows{job, tile, statistics, first,
-                               weight_image(job, job.image + tile.image) * job.voxels()};
-    any_march<kStatistics>(job, tile, memory, statistics, windows);
-    total += windows.total;
-  }
-  __syncthreads();
-  block_sum(total, job.partial);
 }
 
 }  // namespace fastreg::cuda

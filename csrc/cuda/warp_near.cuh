@@ -1,20 +1,11 @@
-// The warp on a GPU. Two sets of kernels, one arithmetic:
-//
-// - `near` kernels, for 3-D images of up to 2^31 / 3 voxels in at most single precision. Lanes lie along x, so that
-//   neighbouring lanes gather from neighbouring addresses, and a thread takes several planes, so that their loads overlap.
-//   Where all eight corners are inside, 32-bit offsets and plain interpolation; elsewhere the functions of warp_voxel.h.
-// - `any` kernels: every shape, mode and dtype, by the functions of warp_voxel.h alone.
-//
-// `FUSED` is a step of scaling and squaring: the volume is the flow, and the flow is added to the result.
+// The warp of 3-D images by threads that take several planes each.
 #pragma once
-#include "cuda/device.h"
-#include "common/shape.h"
-#include "common/warp_voxel.h"
+#include "cuda/warp_common.cuh"
 
 namespace fastreg::cuda {
 
-constexpr int kWarpLanes = 32, kWarpRows = 8;
-constexpr int kWarpThreads = kWarpLanes * kWarpRows;
+constexpr int kBlockX = kLanes, kBlockY = 8;  // a row of the block is one group of lanes
+constexpr int kBlockThreads = kBlockX * kBlockY;
 constexpr int kForwardPlanes = 4, kSlopePlanes = 4, kScatterPlanes = 2;  // voxels of a thread, along z
 
 // Blocks of the forward that shall fit into a multiprocessor at once: what leaves it registers enough not to spill.
@@ -35,22 +26,12 @@ struct WarpPoint {
 
 template <int PLANES>
 __device__ __forceinline__ WarpPoint warp_point(const WarpArgs& q) {
-  const unsigned nx = unsigned(q.grid[2] + kWarpLanes - 1) / kWarpLanes, ny = unsigned(q.grid[1] + kWarpRows - 1) / kWarpRows;
+  const unsigned nx = unsigned(q.grid[2] + kBlockX - 1) / kBlockX, ny = unsigned(q.grid[1] + kBlockY - 1) / kBlockY;
   const unsigned nz = unsigned(q.grid[0] + PLANES - 1) / PLANES;
   const unsigned row = blockIdx.x / nx, slab = row / ny;
-  return {int(blockIdx.x - row * nx) * kWarpLanes + int(threadIdx.x % kWarpLanes),
-          int(row - slab * ny) * kWarpRows + int(threadIdx.x / kWarpLanes), int(slab % nz) * PLANES,
+  return {int(blockIdx.x - row * nx) * kBlockX + int(threadIdx.x % kBlockX),
+          int(row - slab * ny) * kBlockY + int(threadIdx.x / kBlockX), int(slab % nz) * PLANES,
           int64_t(slab / nz)};
-}
-
-// Where a displacement component lies: channel-first or channels-last.
-struct FlowLayout {
-  int64_t component;
-  int voxel;
-};
-
-__device__ __forceinline__ FlowLayout flow_layout(const WarpArgs& q, int64_t points) {
-  return q.channels_last ? FlowLayout{1, q.ndim} : FlowLayout{points, 1};
 }
 
 // Voxel index and fraction on one axis. Displacements beyond kFar, and NaN, give an index outside every image.
@@ -114,7 +95,7 @@ __device__ __forceinline__ void near_slope(const NearPlace& t, const NearCorners
 }
 
 template <class T, Padding P, bool FUSED>
-__global__ void __launch_bounds__(kWarpThreads, forward_blocks()) warp_forward_near(const WarpArgs q) {
+__global__ void __launch_bounds__(kBlockThreads, forward_blocks()) warp_forward_near_kernel(const WarpArgs q) {
   const WarpPoint at = warp_point<kForwardPlanes>(q);
   const int d = int(q.size[0]), h = int(q.size[1]), w = int(q.size[2]);
   const int gd = int(q.grid[0]), gh = int(q.grid[1]), gw = int(q.grid[2]);
@@ -162,15 +143,15 @@ template <class S>
 __device__ __forceinline__ void near_scatter(const NearPlace& place, float grad, int row, int plane, int lane,
                                              const Accumulator<S>& add) {
   const int key = place.inside ? place.offset : -2;
-  const int before = __shfl_up_sync(kWarp, key, 1), after = __shfl_down_sync(kWarp, key, 1);
+  const int before = __shfl_up_sync(kFullMask, key, 1), after = __shfl_down_sync(kFullMask, key, 1);
   const bool takes = lane > 0 && place.inside && before + 1 == key;
-  const bool gives = lane < kWarpLanes - 1 && place.inside && after == key + 1;
+  const bool gives = lane < kBlockX - 1 && place.inside && after == key + 1;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float weight = (i >> 1 ? place.tz : 1 - place.tz) * (i & 1 ? place.ty : 1 - place.ty) * grad;
     const float high = place.tx * weight;
     float low = (1 - place.tx) * weight;
-    const float handed = __shfl_up_sync(kWarp, high, 1);
+    const float handed = __shfl_up_sync(kFullMask, high, 1);
     if (takes) low += handed;
     if (place.inside) {
       const int offset = place.offset + (i >> 1) * plane + (i & 1) * row;
@@ -188,13 +169,13 @@ constexpr int backward_blocks(Padding padding, bool scatters) {
 
 // S: what the volume's gradient is summed in, or void. The sums start from zero.
 template <class T, Padding P, class S, bool FUSED>
-__global__ void __launch_bounds__(kWarpThreads, backward_blocks(P, !std::is_void<S>::value))
-    warp_backward_near(const WarpArgs q, void* sums, const double* scale) {
+__global__ void __launch_bounds__(kBlockThreads, backward_blocks(P, !std::is_void<S>::value))
+    warp_backward_near_kernel(const WarpArgs q, void* sums, const double* scale) {
   constexpr bool scatters = !std::is_void<S>::value;
   constexpr int PLANES = scatters ? kScatterPlanes : kSlopePlanes;
   using Sum = std::conditional_t<scatters, S, float>;
   const WarpPoint at = warp_point<PLANES>(q);
-  const int lane = threadIdx.x % kWarpLanes;
+  const int lane = threadIdx.x % kBlockX;
   const int d = int(q.size[0]), h = int(q.size[1]), w = int(q.size[2]);
   const int gd = int(q.grid[0]), gh = int(q.grid[1]), gw = int(q.grid[2]);
   const bool mine = at.x < gw && at.y < gh;
@@ -253,104 +234,6 @@ __global__ void __launch_bounds__(kWarpThreads, backward_blocks(P, !std::is_void
         __stcs(static_cast<float*>(q.grad_flow) + of_flow + offset, slope[axis]);
       }
     }
-  }
-}
-
-// ---------------------------------------------------------------- every shape, mode and dtype
-
-template <class C>
-struct AnyPoint {
-  int64_t batch, index, z, y, x;
-  C u[3];
-};
-
-// Grid point number `at` of the whole batch.
-template <class C>
-__device__ __forceinline__ AnyPoint<C> any_point(const WarpArgs& q, int64_t at) {
-  const Shape grid = shape_of(q.grid);
-  AnyPoint<C> p{};
-  p.batch = at / grid.count();
-  p.index = at % grid.count();
-  p.x = p.index % grid.w;
-  p.y = p.index / grid.w % grid.h;
-  p.z = p.index / grid.w / grid.h;
-  const FlowLayout layout = flow_layout(q, grid.count());
-  const C* flow = static_cast<const C*>(q.flow) + p.batch * q.ndim * grid.count() + p.index * layout.voxel;
-  for (int axis = 0; axis < q.ndim; ++axis) p.u[3 - q.ndim + axis] = load(flow + axis * layout.component);
-  return p;
-}
-
-constexpr int kAnyThreads = 256;
-
-// The voxel that `nearest` reads; false: none, and the value is 0, or NaN where the coordinate is.
-template <Padding P, int NDIM, class C>
-__device__ __forceinline__ bool nearest_offset(const AnyPoint<C>& p, const Shape& size, int64_t& offset) {
-  const int64_t z = NDIM == 3 ? nearest_index<C, P>(p.u[0], p.z, size.d) : 0;
-  const int64_t y = nearest_index<C, P>(p.u[1], p.y, size.h), x = nearest_index<C, P>(p.u[2], p.x, size.w);
-  offset = size.at(z, y, x);
-  return z >= 0 && y >= 0 && x >= 0;
-}
-
-template <class T, int NDIM>
-__global__ void __launch_bounds__(kAnyThreads) warp_forward_any(const WarpArgs q, bool fused) {
-  using C = Compute<T>;
-  const Shape size = shape_of(q.size), grid = shape_of(q.grid);
-  const int64_t all = q.batch * grid.count();
-  for (int64_t at = blockIdx.x * int64_t(kAnyThreads) + threadIdx.x; at < all; at += int64_t(gridDim.x) * kAnyThreads) {
-    const AnyPoint<C> p = any_point<C>(q, at);
-    by_padding(q.padding, [&](auto padding) {
-      constexpr Padding P = decltype(padding)::value;
-      const Place<C> place = place_of<C, P, NDIM>(p.u, p.z, p.y, p.x, size);
-      int64_t offset = 0;
-      const bool read = q.mode == Mode::nearest && !place.lost && nearest_offset<P, NDIM>(p, size, offset);
-      for (int64_t channel = 0; channel < q.channels; ++channel) {
-        const int64_t image = p.batch * q.channels + channel;
-        const T* vol = static_cast<const T*>(q.vol) + image * size.count();
-        C value = q.mode == Mode::linear || place.lost ? warp_voxel<C, NDIM>(place, vol, size) : C(0);
-        if (read) value = load(vol + offset);
-        if (fused) value += p.u[3 - NDIM + channel];
-        narrow(value, static_cast<T*>(q.out)[image * grid.count() + p.index]);
-      }
-    });
-  }
-}
-
-template <class T, int NDIM, class S>
-__global__ void __launch_bounds__(kAnyThreads)
-    warp_backward_any(const WarpArgs q, void* sums, const double* scale, bool fused) {
-  using C = Compute<T>;
-  const Shape size = shape_of(q.size), grid = shape_of(q.grid);
-  const int64_t all = q.batch * grid.count();
-  for (int64_t at = blockIdx.x * int64_t(kAnyThreads) + threadIdx.x; at < all; at += int64_t(gridDim.x) * kAnyThreads) {
-    const AnyPoint<C> p = any_point<C>(q, at);
-    by_padding(q.padding, [&](auto padding) {
-      constexpr Padding P = decltype(padding)::value;
-      const Place<C> place = place_of<C, P, NDIM>(p.u, p.z, p.y, p.x, size);
-      const FlowLayout layout = flow_layout(q, grid.count());
-      const int64_t of_flow = p.batch * NDIM * grid.count() + p.index * layout.voxel;
-      int64_t offset = 0;
-      const bool read = q.mode == Mode::nearest && !place.lost && nearest_offset<P, NDIM>(p, size, offset);
-      C slope[3] = {};
-      for (int64_t channel = 0; channel < q.channels; ++channel) {
-        const int64_t image = p.batch * q.channels + channel;
-        const T* vol = static_cast<const T*>(q.vol) + image * size.count();
-        const C grad = load(static_cast<const T*>(q.grad_out) + image * grid.count() + p.index);
-        const Accumulator<S> add{static_cast<S*>(sums) + image * size.count(), scale ? *scale : 1.0};
-        if (q.mode == Mode::linear) {
-          if (q.grad_flow) warp_voxel_slope<C, NDIM>(place, vol, size, grad, slope);
-          if (sums) warp_voxel_scatter<C, NDIM>(place, size, grad, [&](int64_t, int64_t o, C v) { add(o, v); });
-          if (fused) add(p.index, grad);
-        } else if (read && sums) {
-          add(offset, grad);
-        }
-      }
-      if (!q.grad_flow) return;
-      for (int axis = 0; axis < NDIM; ++axis) {
-        const int64_t to = of_flow + axis * layout.component;
-        if (fused) Accumulator<S>{static_cast<S*>(sums), scale ? *scale : 1.0}(to, slope[3 - NDIM + axis]);
-        else static_cast<C*>(q.grad_flow)[to] = slope[3 - NDIM + axis];
-      }
-    });
   }
 }
 

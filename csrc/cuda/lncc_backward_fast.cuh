@@ -1,7 +1,6 @@
-// Second pass: the gradient of every voxel from the derivatives of the windows that hold it.
+// Second pass in float32: the gradient of every voxel from the derivatives of the windows that hold it.
 #pragma once
-#include "cuda/lncc_any.h"
-#include "cuda/lncc_fast.h"
+#include "cuda/lncc_fast.cuh"
 
 namespace fastreg::cuda {
 
@@ -77,7 +76,7 @@ struct FastGradients {
 };
 
 template <int R, int FIELDS>
-__global__ void __launch_bounds__(kFastThreads, 1) lncc_gradient_fast(const LnccJob job) {
+__global__ void __launch_bounds__(kFastThreads, 1) lncc_backward_fast_kernel(const LnccJob job) {
   const LnccTile tile = lncc_tile(job, blockIdx.x);
   const FastThread me = fast_thread(job, tile, R);
   const int64_t first = (job.image + tile.image) * job.voxels();
@@ -85,55 +84,6 @@ __global__ void __launch_bounds__(kFastThreads, 1) lncc_gradient_fast(const Lncc
   FastGradients<FIELDS> gradients{job, me, first, float(lncc_shift(job.a, job.dtype, first)),
                                   float(lncc_shift(job.b, job.dtype, first))};
   fast_march<R, FIELDS>(me, int(tile.z0), int(tile.z1), job.buffers, adjoints, gradients);
-}
-
-// ---- float64
-
-template <int FIELDS>
-struct AnyAdjoints {
-  const LnccJob& job;
-  int64_t image;
-
-  __device__ __forceinline__ void fields(int64_t z, int64_t y, int64_t x, double (&out)[FIELDS]) {
-    const bool inside = z >= 0 && z < job.d && y >= 0 && y < job.h && x >= 0 && x < job.w;
-    const int64_t at = inside ? ((image * job.ring + z % job.ring) * job.h + y) * job.w + x : 0;
-    const DType kept = job.dtype == DType::f64 ? DType::f64 : DType::f32;
-    for (int f = 0; f < FIELDS; ++f) out[f] = inside ? read(job.adjoints, kept, f * job.field + at) : 0;
-  }
-};
-
-template <int FIELDS>
-struct AnyGradients {
-  const LnccJob& job;
-  int64_t first;
-  double shift_a, shift_b;
-
-  __device__ __forceinline__ void advanced(int64_t) {}
-
-  __device__ __forceinline__ void voxel(int64_t z, int64_t y, int64_t x, const double (&sums)[FIELDS]) {
-    const int64_t at = first + (z * job.h + y) * job.w + x;
-    double grad_a, grad_b;
-    lncc_gradients<FIELDS>(sums, read(job.a, job.dtype, at) - shift_a, read(job.b, job.dtype, at) - shift_b, grad_a,
-                           grad_b);
-    write(job.grad_a, job.dtype, at, grad_a);
-    if constexpr (FIELDS == 5) write(job.grad_b, job.dtype, at, grad_b);
-  }
-};
-
-template <int FIELDS>
-__global__ void __launch_bounds__(kAnySumThreads) lncc_gradient_any(const LnccJob job, int64_t parts, double* columns) {
-  double* const memory =
-      columns ? columns + blockIdx.x * any_memory(kMostFields, job.radius) : shared_memory<double>();
-  for (int64_t part = blockIdx.x; part < parts; part += gridDim.x) {
-    LnccTile tile = lncc_tile(job, part / kAnyParts);
-    if (!any_part(job, tile, int(part % kAnyParts))) continue;
-    __syncthreads();
-    const int64_t first = (job.image + tile.image) * job.voxels();
-    AnyAdjoints<FIELDS> adjoints{job, tile.image};
-    AnyGradients<FIELDS> gradients{job, first, lncc_shift(job.a, job.dtype, first),
-                                   lncc_shift(job.b, job.dtype, first)};
-    any_march<FIELDS>(job, tile, memory, adjoints, gradients);
-  }
 }
 
 }  // namespace fastreg::cuda

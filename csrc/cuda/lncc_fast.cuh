@@ -1,11 +1,11 @@
 // Sums over windows of 3, 5, 7 or 9 voxels in float32, marching along z; the cost hardly depends on the window.
 //
-// A block of 512 threads covers 128 columns x 32 rows: a lane holds eight columns of a row, half a warp holds a row.
+// A block of 512 threads covers 128 columns x 32 rows: a lane holds eight columns of a row, 16 lanes hold a row.
 // z: a running sum in registers. x: prefix and suffix sums of the eight, and neighbours' by shuffles. y: through shared
 // memory, a lane to a column and six rows. In x and y nothing is ever subtracted, so that what leaves a window leaves
 // no trace there. Four columns on either side and the rows beyond the tile's 24 only feed the windows.
 #pragma once
-#include "cuda/lncc_job.h"
+#include "cuda/lncc_job.cuh"
 
 namespace fastreg::cuda {
 
@@ -43,8 +43,6 @@ __device__ __forceinline__ FastThread fast_thread(const LnccJob& job, const Lncc
   return me;
 }
 
-// ---- eight neighbouring voxels of a row; what lies outside the image is 0
-
 template <class T>
 __device__ __forceinline__ void load_quad(const T* p, float* out) {
   if constexpr (sizeof(T) == 4) {
@@ -58,6 +56,7 @@ __device__ __forceinline__ void load_quad(const T* p, float* out) {
   }
 }
 
+// Eight neighbouring voxels of a row; what lies outside the image is 0.
 template <class T, bool VECTORS>
 __device__ __forceinline__ void load_eight(const T* row, int x, int width, bool inside, float (&out)[kOwn]) {
   if constexpr (VECTORS) {  // width and x are multiples of 4: a quad is inside or outside
@@ -80,8 +79,6 @@ __device__ __forceinline__ void by_layout(DType dtype, bool vectors, const F& f)
   return vectors ? f(bf16{}, std::true_type{}) : f(bf16{}, std::false_type{});
 }
 
-// ---- sums along x and y
-
 template <int R>
 __device__ __forceinline__ void sum_along_x(const float (&v)[kOwn], float (&out)[kOwn]) {
   float prefix[kOwn], suffix[kOwn];  // of v[0..i], of v[i..7]
@@ -102,8 +99,8 @@ __device__ __forceinline__ void sum_along_x(const float (&v)[kOwn], float (&out)
 #pragma unroll
       for (int k = 1; k < 2 * R + 1; ++k) out[i] += v[(i - R + k) & (kOwn - 1)];
     }
-    if (low < 0) out[i] += __shfl_up_sync(kWarp, suffix[(kOwn + low) & (kOwn - 1)], 1, 16);
-    if (high >= kOwn) out[i] += __shfl_down_sync(kWarp, prefix[high & (kOwn - 1)], 1, 16);
+    if (low < 0) out[i] += __shfl_up_sync(kFullMask, suffix[(kOwn + low) & (kOwn - 1)], 1, 16);
+    if (high >= kOwn) out[i] += __shfl_down_sync(kFullMask, prefix[high & (kOwn - 1)], 1, 16);
   }
 }
 
@@ -134,8 +131,6 @@ __device__ __forceinline__ void sum_along_y(const float* sheet, float (&out)[kSt
     }
   }
 }
-
-// ---- the march
 
 // source.start(sums, z): the sums along z around plane z; source.advance(sums, z): from z to z + 1.
 // sink.plane(z, sums): the window sums of the thread's six voxels.

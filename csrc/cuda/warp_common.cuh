@@ -1,0 +1,27 @@
+// The warp on a GPU. Two sets of kernels, one arithmetic:
+//
+// - `near` kernels, for 3-D images of up to 2^31 / 3 voxels in at most single precision. Lanes lie along x, so that
+//   neighbouring lanes gather from neighbouring addresses, and a thread takes several planes, so that their loads
+//   overlap. Where all eight corners are inside, 32-bit offsets and plain interpolation; elsewhere the functions of
+//   warp_voxel.h.
+// - `any` kernels: every shape, mode and dtype, by the functions of warp_voxel.h alone.
+//
+// `FUSED` is a step of scaling and squaring: the volume is the flow, and the flow is added to the result.
+#pragma once
+#include "common/shape.h"
+#include "common/warp_voxel.h"
+#include "cuda/device.cuh"
+
+namespace fastreg::cuda {
+
+// Where a displacement component lies: channel-first or channels-last.
+struct FlowLayout {
+  int64_t component;
+  int voxel;
+};
+
+__device__ __forceinline__ FlowLayout flow_layout(const WarpArgs& q, int64_t points) {
+  return q.channels_last ? FlowLayout{1, q.ndim} : FlowLayout{points, 1};
+}
+
+}  // namespace fastreg::cuda
