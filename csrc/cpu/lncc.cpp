@@ -1,5 +1,5 @@
 // The local correlation on the CPU: cuts the work into tiles and gives them to threads. The sweep over a tile is in
-// lncc_sweep.h.
+// lncc_sweep.inl.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

@@ -12,7 +12,6 @@
 FR_BEGIN_AVX512
 #define FR_DOUBLES 8
 #define FR_SWEEP lncc_avx512
-#include "cpu/lncc_tile.h"
-#include "cpu/lncc_sweep.h"
+#include "cpu/lncc_sweep.inl"
 FR_END_TARGET
 #endif

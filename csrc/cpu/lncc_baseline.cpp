@@ -1,4 +1,3 @@
 #define FR_DOUBLES 2
 #define FR_SWEEP lncc_baseline
-#include "cpu/lncc_tile.h"
-#include "cpu/lncc_sweep.h"
+#include "cpu/lncc_sweep.inl"

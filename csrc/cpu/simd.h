@@ -19,7 +19,7 @@
 //       return lncc_row_baseline(...);
 //
 // Rules. Include no common header inside a region: an inline function, compiled there first, could be the copy that the
-// linker keeps for the baseline too. A text made to be compiled once for each set (warp_lanes.h) is in an unnamed
+// linker keeps for the baseline too. A text made to be compiled once for each set (warp_lanes.inl) is in an unnamed
 // namespace for the same reason. Keep `#pragma omp parallel` outside: leaf functions, called from portable loops.
 // Choose once per op (isa_level() is one relaxed load), not once per voxel.
 #pragma once
@@ -31,17 +31,17 @@
 #define FR_X86 0
 #endif
 
+#define FR_PRAGMA(words) _Pragma(#words)
 #if defined(__clang__)
-#define FR_BEGIN_AVX2 _Pragma("clang attribute push(__attribute__((target(\"avx2,fma\"))), apply_to = function)")
-#define FR_BEGIN_AVX512 \
-  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,avx512f,avx512bw,avx512dq,avx512vl\"))), apply_to = function)")
-#define FR_END_TARGET _Pragma("clang attribute pop")
+#define FR_BEGIN_TARGET(sets) FR_PRAGMA(clang attribute push(__attribute__((target(sets))), apply_to = function))
+#define FR_BEGIN_AVX512 FR_BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
+#define FR_END_TARGET FR_PRAGMA(clang attribute pop)
 #else
-#define FR_BEGIN_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma\")")
-#define FR_BEGIN_AVX512 \
-  _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512\")")
-#define FR_END_TARGET _Pragma("GCC pop_options")
+#define FR_BEGIN_TARGET(sets) FR_PRAGMA(GCC push_options) FR_PRAGMA(GCC target(sets))
+#define FR_BEGIN_AVX512 FR_BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#define FR_END_TARGET FR_PRAGMA(GCC pop_options)
 #endif
+#define FR_BEGIN_AVX2 FR_BEGIN_TARGET("avx2,fma")
 
 namespace fastreg::cpu {
 

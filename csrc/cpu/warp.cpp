@@ -13,72 +13,6 @@
 namespace fastreg::cpu {
 namespace {
 
-// ---- portable rows
-
-template <class T, Padding P, int NDIM>
-void linear_forward(const Row<T>& row) {
-  for (int64_t i = 0; i < row.n; ++i) forward_point<T, P, NDIM>(row, i);
-}
-
-template <class T, Padding P, int NDIM>
-void linear_backward(const Row<T>& row) {
-  for (int64_t i = 0; i < row.n; ++i) backward_point<T, P, NDIM>(row, i);
-}
-
-// Offset in the volume of the voxel that a point reads, -1 where it reads zero, -2 where its coordinate is NaN.
-template <class T, Padding P, int NDIM>
-int64_t nearest_offset(const Row<T>& row, int64_t i, int64_t& plane) {
-  T u[3] = {0, 0, 0};
-  bool lost = false;
-  for (int axis = 3 - NDIM; axis < 3; ++axis) {
-    u[axis] = row.flow[axis][i * row.flow_stride];
-    lost |= is_nan(u[axis]);
-  }
-  if (lost) return -2;
-  const int64_t z = NDIM == 3 ? nearest_index<T, P>(u[0], row.z, row.size.d) : 0;
-  const int64_t y = nearest_index<T, P>(u[1], row.y, row.size.h);
-  const int64_t x = nearest_index<T, P>(u[2], row.x + i, row.size.w);
-  plane = NDIM == 3 ? z : y;
-  return z < 0 || y < 0 || x < 0 ? -1 : row.size.at(z, y, x);
-}
-
-template <class T, Padding P, int NDIM>
-void nearest_forward(const Row<T>& row) {
-  for (int64_t i = 0; i < row.n; ++i) {
-    int64_t plane;
-    const int64_t offset = nearest_offset<T, P, NDIM>(row, i, plane);
-    for (int64_t c = 0; c < row.channels; ++c)
-      row.out[c * row.out_stride + i] = offset >= 0    ? row.vol[c * row.size.count() + offset]
-                                        : offset == -1 ? T(0)
-                                                       : std::numeric_limits<T>::quiet_NaN();
-  }
-}
-
-template <class T, Padding P, int NDIM>
-void nearest_backward(const Row<T>& row) {
-  for (int64_t i = 0; i < row.n; ++i) {
-    if (row.grad_flow[2])
-      for (int axis = 3 - NDIM; axis < 3; ++axis) row.grad_flow[axis][i * row.flow_stride] = 0;
-    int64_t plane;
-    if (!row.grad_vol) continue;
-    const int64_t offset = nearest_offset<T, P, NDIM>(row, i, plane);
-    if (offset < 0 || plane < row.first || plane >= row.last) continue;
-    for (int64_t c = 0; c < row.channels; ++c)
-      row.grad_vol[c * row.size.count() + offset] += row.grad_out[c * row.out_stride + i];
-  }
-}
-
-template <class T, Padding P, int NDIM>
-RowKernels<T> portable_rows(Mode mode) {
-  if (mode == Mode::nearest) return {nearest_forward<T, P, NDIM>, nearest_backward<T, P, NDIM>};
-  return {linear_forward<T, P, NDIM>, linear_backward<T, P, NDIM>};
-}
-
-template <class T, Padding P>
-RowKernels<T> portable_rows(Mode mode, int ndim) {
-  return ndim == 3 ? portable_rows<T, P, 3>(mode) : portable_rows<T, P, 2>(mode);
-}
-
 // Offsets are int32 there, and coordinates sums of whole numbers in float32.
 bool fits_lanes(const WarpArgs& args) {
   const int64_t longest = int64_t{1} << 23, most = int64_t{1} << 31;
@@ -97,15 +31,10 @@ RowKernels<T> choose_rows(const WarpArgs& args) {
       if (isa_level() >= Isa::avx2) return avx2_rows(args.ndim, args.padding);
     }
 #endif
-  switch (args.padding) {
-    case Padding::border: return portable_rows<T, Padding::border>(args.mode, args.ndim);
-    case Padding::reflection: return portable_rows<T, Padding::reflection>(args.mode, args.ndim);
-    default: return portable_rows<T, Padding::zeros>(args.mode, args.ndim);
-  }
+  return portable_rows<T>(args.ndim, args.mode, args.padding);
 }
 
-// ---- rows of a problem
-
+// The rows of a problem, shared among threads.
 template <class T>
 struct Sweep {
   const WarpArgs& args;

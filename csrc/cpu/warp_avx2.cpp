@@ -1,11 +1,12 @@
-// The rows of warp_lanes.h for AVX2.
+// The rows of warp_lanes.inl for AVX2.
 #include "cpu/simd.h"
+#include "cpu/warp_point.h"
 #include "cpu/warp_rows.h"
 
 #if FR_X86
 FR_BEGIN_AVX2
-#include "cpu/vec_avx2.h"
-#include "cpu/warp_lanes.h"
+#include "cpu/vec_avx2.inl"
+#include "cpu/warp_lanes.inl"
 
 namespace fastreg::cpu {
 RowKernels<float> avx2_rows(int ndim, Padding padding) {

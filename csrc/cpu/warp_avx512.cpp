@@ -1,11 +1,12 @@
-// The rows of warp_lanes.h for AVX-512.
+// The rows of warp_lanes.inl for AVX-512.
 #include "cpu/simd.h"
+#include "cpu/warp_point.h"
 #include "cpu/warp_rows.h"
 
 #if FR_X86
 FR_BEGIN_AVX512
-#include "cpu/vec_avx512.h"
-#include "cpu/warp_lanes.h"
+#include "cpu/vec_avx512.inl"
+#include "cpu/warp_lanes.inl"
 
 namespace fastreg::cpu {
 RowKernels<float> avx512_rows(int ndim, Padding padding) {

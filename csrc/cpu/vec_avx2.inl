@@ -1,4 +1,4 @@
-// 8 float32 lanes. Included inside an AVX2 region (cpu/simd.h); vec_avx512.h has the same names.
+// 8 float32 lanes. Included inside an AVX2 region (cpu/simd.h); vec_avx512.inl has the same names.
 #define FR_VEC static inline __attribute__((always_inline))
 
 namespace fastreg::cpu {

@@ -137,10 +137,11 @@ FR_HD void load_corners(const Lanes<V>& p, const float* vol, const Shape& size, 
   __builtin_prefetch(ahead);
   if (NDIM == 3) __builtin_prefetch(ahead + size.w);
   FR_UNROLL
-  for (int k = 0; k < NDIM - 1; ++k)
+  for (int k = 0; k < NDIM - 1; ++k) {
     FR_UNROLL
     for (int j = 0; j < 2; ++j)
       load_pair<V, P, NDIM, FETCH>(p, k, j, vol, vol + k * size.h * size.w + j * size.w, corners);
+  }
 }
 
 // (1 - t) a + t b, where a neighbour of weight 0 does not count even if it is NaN.
@@ -343,10 +344,11 @@ void row_in_runs(const Row<float>& row) {
       forward_run<V, P, NDIM>(run);
     else
       backward_run<V, P, NDIM>(run);
-    if (apart && row.grad_flow[2])
+    if (apart && row.grad_flow[2]) {
       FR_UNROLL
-  for (int axis = 3 - NDIM; axis < 3; ++axis)
+      for (int axis = 3 - NDIM; axis < 3; ++axis)
         for (int64_t i = 0; i < run.n; ++i) row.grad_flow[axis][(first + i) * row.flow_stride] = grad_flow[axis][i];
+    }
   }
 }
 

@@ -1,4 +1,4 @@
-// 16 float32 lanes. Included inside an AVX-512 region (cpu/simd.h); vec_avx2.h has the same names.
+// 16 float32 lanes. Included inside an AVX-512 region (cpu/simd.h); vec_avx2.inl has the same names.
 #define FR_VEC static inline __attribute__((always_inline))
 
 namespace fastreg::cpu {
