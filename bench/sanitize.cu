@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/device.cuh"
 #include "api.h"
+#include "cuda/device.cuh"
 
 using namespace fastreg;
 

@@ -14,9 +14,9 @@ enum class Padding : int { zeros = 0, border = 1, reflection = 2 };
 struct WarpArgs {
   int ndim;
   int64_t batch, channels;
-  int64_t size[3];     // D, H, W of vol
-  int64_t grid[3];     // D', H', W' of flow and out
-  DType dtype;         // of every array; with half precision flow and grad_flow are float32
+  int64_t size[3];  // D, H, W of vol
+  int64_t grid[3];  // D', H', W' of flow and out
+  DType dtype;      // of every array; with half precision flow and grad_flow are float32
   Mode mode;
   Padding padding;
   bool channels_last;  // flow is [batch, D', H', W', ndim] instead of [batch, ndim, D', H', W']
@@ -29,44 +29,44 @@ struct WarpArgs {
   void* grad_flow;       // like flow, or null when not wanted      (backward)
 
   // On a GPU only.
-  bool deterministic;    // grad_vol is summed in fixed point: the order of the additions does not matter
-  void* scratch;         // warp_backward_scratch() bytes
+  bool deterministic;  // grad_vol is summed in fixed point: the order of the additions does not matter
+  void* scratch;       // warp_backward_scratch() bytes
   void* stream;
 };
 
 // What two definitions of the local correlation may disagree about (MATH in docs/math.md, fastreg/types.py).
 struct LnccForm {
-  int window;           // edge length, odd
-  int floor;            // variances: 0 as they are, 1 max(v, floor_eps), 2 max(v, 0) + floor_eps
+  int window;  // edge length, odd
+  int floor;   // variances: 0 as they are, 1 max(v, floor_eps), 2 max(v, 0) + floor_eps
   double floor_eps, den_eps, num_eps;
-  bool cross_floor;     // c <- max(c, floor_eps)
-  bool mean;            // variances and covariance divided by n
-  bool count;           // n is the number of voxels of the window inside the image, not window^ndim
-  double flat_eps;      // >= 0: the value is `flat` where |v_a v_b| <= flat_eps; < 0: no such rule
+  bool cross_floor;  // c <- max(c, floor_eps)
+  bool mean;         // variances and covariance divided by n
+  bool count;        // n is the number of voxels of the window inside the image, not window^ndim
+  double flat_eps;   // >= 0: the value is `flat` where |v_a v_b| <= flat_eps; < 0: no such rule
   double flat;
-  bool clamp;           // value <- min(value, 1)
+  bool clamp;  // value <- min(value, 1)
 };
 
 struct LnccArgs {
   int ndim;
   int64_t batch, channels;
-  int64_t size[3];      // D, H, W
+  int64_t size[3];  // D, H, W
   DType dtype;
   LnccForm form;
   int threads;
-  const void* a;        // [batch, channels, D, H, W]
-  const void* b;        // [batch, channels, D, H, W]
-  const void* weight;   // [batch, 1, D, H, W] or [batch, channels, D, H, W] weights of the windows, or null: all 1
+  const void* a;            // [batch, channels, D, H, W]
+  const void* b;            // [batch, channels, D, H, W]
+  const void* weight;       // [batch, 1, D, H, W] or [batch, channels, D, H, W] weights of the windows, or null: all 1
   int64_t weight_channels;  // 1 or channels
-  double scale;         // the gradients are those of scale * sum(weight * cc)
-  void* grad_a;         // like a, or null when not wanted
-  void* grad_b;         // like b, or null when not wanted
-  void* map;            // like a: cc of every window, or null when not wanted
+  double scale;             // the gradients are those of scale * sum(weight * cc)
+  void* grad_a;             // like a, or null when not wanted
+  void* grad_b;             // like b, or null when not wanted
+  void* map;                // like a: cc of every window, or null when not wanted
 
   // On a GPU only.
-  int64_t workspace;    // most bytes that the derivatives of the windows may take; larger problems are done in slabs
-  void* value;          // one double
-  void* scratch;        // lncc_scratch() bytes, aligned to 256
+  int64_t workspace;  // most bytes that the derivatives of the windows may take; larger problems are done in slabs
+  void* value;        // one double
+  void* scratch;      // lncc_scratch() bytes, aligned to 256
   void* stream;
 };
 
@@ -78,15 +78,15 @@ struct IntegrateArgs {
   int steps;
   Padding padding;
   int threads;
-  const void* velocity;  // [batch, ndim, D, H, W], voxels
-  void* flow;            // like velocity                                   (forward)
-  void* saved;           // [steps, batch, ndim, D, H, W]: the field before each squaring, in any layout of that
-                         // many elements; null in a forward whose gradient nobody wants
-  const void* grad_flow; // like velocity                                   (backward)
-  void* grad_velocity;   // like velocity                                   (backward)
+  const void* velocity;   // [batch, ndim, D, H, W], voxels
+  void* flow;             // like velocity                                   (forward)
+  void* saved;            // [steps, batch, ndim, D, H, W]: the field before each squaring, in any layout of that
+                          // many elements; null in a forward whose gradient nobody wants
+  const void* grad_flow;  // like velocity                                   (backward)
+  void* grad_velocity;    // like velocity                                   (backward)
 
   // On a GPU only.
-  void* scratch;         // like velocity; not needed in a forward that keeps everything
+  void* scratch;  // like velocity; not needed in a forward that keeps everything
   void* stream;
 };
 
@@ -100,20 +100,20 @@ struct SmoothnessArgs {
   void* grad;        // like flow: gradient of the value, or null when not wanted
 
   // On a GPU only.
-  void* value;       // one double
-  void* scratch;     // smoothness_scratch() bytes
+  void* value;    // one double
+  void* scratch;  // smoothness_scratch() bytes
   void* stream;
 };
 
 namespace cpu {
 void warp_forward(const WarpArgs&);
 void warp_backward(const WarpArgs&);
-double lncc(const LnccArgs&);        // sum over windows of weight * cc, in a fixed order
+double lncc(const LnccArgs&);  // sum over windows of weight * cc, in a fixed order
 void integrate_forward(const IntegrateArgs&);
 void integrate_backward(const IntegrateArgs&);
 double smoothness(const SmoothnessArgs&);  // mean over batch and axes of the mean squared forward difference
-const char* isa();                   // "avx512", "avx2" or "baseline": what this processor gets
-void set_isa(const char*);           // for tests and benchmarks: not above what the processor has
+const char* isa();                         // "avx512", "avx2" or "baseline": what this processor gets
+void set_isa(const char*);                 // for tests and benchmarks: not above what the processor has
 }  // namespace cpu
 
 // The same on the current GPU. Everything is put on args.stream and nothing waits for it; every address is one of the

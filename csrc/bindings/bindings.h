@@ -37,9 +37,9 @@ inline WarpArgs warp_args(int ndim, int64_t batch, int64_t channels, const Size&
   return args;
 }
 
-inline LnccArgs lncc_args(int ndim, int64_t batch, int64_t channels, const Size& size, int dtype, int threads, int window,
-                          int floor, double floor_eps, double den_eps, double num_eps, bool cross_floor, bool mean,
-                          bool count, double flat_eps, double flat, bool clamp, uintptr_t a, uintptr_t b,
+inline LnccArgs lncc_args(int ndim, int64_t batch, int64_t channels, const Size& size, int dtype, int threads,
+                          int window, int floor, double floor_eps, double den_eps, double num_eps, bool cross_floor,
+                          bool mean, bool count, double flat_eps, double flat, bool clamp, uintptr_t a, uintptr_t b,
                           uintptr_t weight, int64_t weight_channels, double scale, uintptr_t grad_a, uintptr_t grad_b,
                           uintptr_t map) {
   LnccArgs args{};

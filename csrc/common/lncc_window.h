@@ -19,10 +19,10 @@ struct LnccRule {
   S cross_least;
   S num_eps, den_eps;
   S flat_eps, flat;
-  S most;                // of the value
+  S most;  // of the value
   bool mean;
-  bool plain;            // no cross_least, no flat, no var_add, no mean
-  S noise;               // a variance below this part of the sum of squares is rounding: 0
+  bool plain;  // no cross_least, no flat, no var_add, no mean
+  S noise;     // a variance below this part of the sum of squares is rounding: 0
 };
 
 FR_HD LnccRule<double> lncc_rule(const LnccForm& form, double infinity) {

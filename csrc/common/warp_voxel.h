@@ -44,7 +44,7 @@ FR_HD int64_t source_index(int64_t index, int64_t size, bool& inside) {
 // The two neighbours of a coordinate on one axis.
 template <class T>
 struct Axis {
-  int64_t index[2] = {0, 0};      // always inside the image
+  int64_t index[2] = {0, 0};       // always inside the image
   bool inside[2] = {true, false};  // false: the neighbour reads zero
   T weight[2] = {1, 0};
 };
@@ -147,8 +147,8 @@ FR_HD void warp_voxel_scatter(const Place<T>& place, const Shape& size, T grad, 
       FR_UNROLL
       for (int i = 0; i < 2; ++i) {
         const T weight = place.z.weight[k] * place.y.weight[j] * place.x.weight[i];
-        if (place.inside(k, j, i)) add(NDIM == 3 ? place.z.index[k] : place.y.index[j], place.offset(size, k, j, i),
-                                       weight * grad);
+        if (place.inside(k, j, i))
+          add(NDIM == 3 ? place.z.index[k] : place.y.index[j], place.offset(size, k, j, i), weight * grad);
       }
     }
   }

@@ -12,9 +12,9 @@
 #include <omp.h>
 #endif
 
+#include "api.h"
 #include "cpu/lncc_tile.h"
 #include "cpu/simd.h"
-#include "api.h"
 
 namespace fastreg::cpu {
 namespace {
@@ -93,9 +93,16 @@ double lncc(const LnccArgs& args) {
   if (images == 0) return 0.0;
   const double infinity = std::numeric_limits<double>::infinity();
   const int half = args.form.window / 2;
-  const LnccPlan plan{args.size[0], args.size[1], args.size[2], half, args.ndim == 3 ? half : 0,
-                      (args.size[2] + lncc_lanes - 1) / lncc_lanes, (args.grad_a != nullptr) + (args.grad_b != nullptr),
-                      lncc_rule(args.form, infinity), args.form.count, args.scale};
+  const LnccPlan plan{args.size[0],
+                      args.size[1],
+                      args.size[2],
+                      half,
+                      args.ndim == 3 ? half : 0,
+                      (args.size[2] + lncc_lanes - 1) / lncc_lanes,
+                      (args.grad_a != nullptr) + (args.grad_b != nullptr),
+                      lncc_rule(args.form, infinity),
+                      args.form.count,
+                      args.scale};
   const LnccSweep& sweep = chosen();
   const std::vector<LnccTile> tiles = cut(plan);
   std::vector<LnccImage> pairs;

@@ -1,9 +1,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cpu/simd.h"
 #include "api.h"
 #include "common/portable.h"
+#include "cpu/simd.h"
 
 #if FR_X86
 #if !defined(__clang__)

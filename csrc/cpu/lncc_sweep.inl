@@ -104,12 +104,12 @@ class Sweep {
 
   const LnccPlan& p;
   int64_t row, slice, slope_slice, sums_y_size, adjoint_sums_y_size, window, window_z;
-  T *image_ring;  // a and b of the slices from which and into which the windows move
+  T* image_ring;  // a and b of the slices from which and into which the windows move
   T *outside, *weights, *values;
   double *sums, *outside_sums, *sums_y, *inv_n;
   double* zeros;
   // Derivatives of the windows, those of a row and those of the last window_z slices.
-  T *slope_row, *ring_slopes;  // by c, aa (, bb), as rounded to T
+  T *slope_row, *ring_slopes;     // by c, aa (, bb), as rounded to T
   double *mean_row, *ring_means;  // by the sums of a (and b)
   double *adjoint_sums, *adjoint_sums_y;
 
@@ -118,7 +118,7 @@ class Sweep {
   bool fresh;
   int64_t first_window, last_window, first_sum, last_sum, first_slice, last_slice, current;
   double outside_window[statistics];  // the sums of a window outside the image
-  Vec largest_aa, largest_bb;  // squares that the sums have met
+  Vec largest_aa, largest_bb;         // squares that the sums have met
   Vec8 total;
 
   // a and b of a row in segments

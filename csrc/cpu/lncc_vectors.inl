@@ -4,7 +4,7 @@
 namespace fastreg::cpu {
 namespace {
 
-constexpr int lanes = lncc_lanes;  // of a row in segments
+constexpr int lanes = lncc_lanes;       // of a row in segments
 constexpr int per_vector = FR_DOUBLES;  // lanes
 typedef double Vec __attribute__((vector_size(8 * FR_DOUBLES)));
 typedef float Vec32 __attribute__((vector_size(4 * FR_DOUBLES)));

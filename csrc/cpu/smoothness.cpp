@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/memory.h"
-#include "cpu/simd.h"
 #include "api.h"
 #include "common/portable.h"
 #include "common/shape.h"
+#include "cpu/memory.h"
+#include "cpu/simd.h"
 
 namespace fastreg::cpu {
 namespace {
@@ -132,9 +132,14 @@ double smoothness_of(const SmoothnessArgs& args) {
     for (int64_t y = 0; y < size.h; ++y) {
       const int64_t at = p * plane + y * size.w;
       const T* here = static_cast<const T*>(args.flow) + at;
-      sums[p] += row_function({size.w, here, z + 1 < size.d ? here + plane : here, z > 0 ? here - plane : here,
-                               y + 1 < size.h ? here + size.w : here, y > 0 ? here - size.w : here,
-                               args.grad ? static_cast<T*>(args.grad) + at : nullptr, {slope[0], slope[1], slope[2]}});
+      sums[p] += row_function({size.w,
+                               here,
+                               z + 1 < size.d ? here + plane : here,
+                               z > 0 ? here - plane : here,
+                               y + 1 < size.h ? here + size.w : here,
+                               y > 0 ? here - size.w : here,
+                               args.grad ? static_cast<T*>(args.grad) + at : nullptr,
+                               {slope[0], slope[1], slope[2]}});
     }
   }
   double total = 0;

@@ -65,8 +65,10 @@ struct Avx512 {
                         reinterpret_cast<const __m64*>(b));
   }
   FR_VEC F eight(const float* p, const int* at) {
-    const __m256 a = _mm256_insertf128_ps(_mm256_castps128_ps256(two(p + at[0], p + at[1])), two(p + at[2], p + at[3]), 1);
-    const __m256 b = _mm256_insertf128_ps(_mm256_castps128_ps256(two(p + at[4], p + at[5])), two(p + at[6], p + at[7]), 1);
+    const __m256 a =
+        _mm256_insertf128_ps(_mm256_castps128_ps256(two(p + at[0], p + at[1])), two(p + at[2], p + at[3]), 1);
+    const __m256 b =
+        _mm256_insertf128_ps(_mm256_castps128_ps256(two(p + at[4], p + at[5])), two(p + at[6], p + at[7]), 1);
     return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1);
   }
 

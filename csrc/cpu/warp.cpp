@@ -5,10 +5,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "common/warp_voxel.h"
 #include "cpu/memory.h"
 #include "cpu/simd.h"
 #include "cpu/warp_rows.h"
-#include "common/warp_voxel.h"
 
 namespace fastreg::cpu {
 namespace {
@@ -43,7 +43,10 @@ struct Sweep {
   RowKernels<T> kernels;
 
   Sweep(const WarpArgs& args, bool squaring)
-      : args(args), squaring(squaring), size(shape_of(args.size)), grid(shape_of(args.grid)),
+      : args(args),
+        squaring(squaring),
+        size(shape_of(args.size)),
+        grid(shape_of(args.grid)),
         kernels(choose_rows<T>(args)) {}
 
   int64_t planes(const Shape& shape) const { return args.ndim == 3 ? shape.d : shape.h; }
@@ -170,10 +173,8 @@ struct Sweep {
       const int64_t channel = (batch * args.channels + c) * size.count();
       T* target = static_cast<T*>(args.grad_vol) + channel;
       const T* upstream = static_cast<const T*>(args.grad_out) + channel;
-      if (squaring)
-        std::copy(upstream + first * plane, upstream + last * plane, target + first * plane);
-      else
-        std::fill(target + first * plane, target + last * plane, T(0));
+      if (squaring) std::copy(upstream + first * plane, upstream + last * plane, target + first * plane);
+      else std::fill(target + first * plane, target + last * plane, T(0));
     }
   }
 };

@@ -12,17 +12,17 @@ enum class Fetch { none, window, pairs, edge };  // none: no point of the group 
 // Where V::lanes points read the volume.
 template <class V>
 struct Lanes {
-  typename V::M done;              // points that are done in lanes
-  unsigned inner_bits;             // of them, those whose corners all lie inside the volume
-  unsigned edge_bits;              // of them, the others
-  unsigned point_bits;             // left to the portable functions
-  typename V::F t[3];              // fractions, 0 outside done
+  typename V::M done;   // points that are done in lanes
+  unsigned inner_bits;  // of them, those whose corners all lie inside the volume
+  unsigned edge_bits;   // of them, the others
+  unsigned point_bits;  // left to the portable functions
+  typename V::F t[3];   // fractions, 0 outside done
   Fetch fetch;
-  typename V::I index;             // window: offset of the nearest corner from that of the first point
-  alignas(64) int offset[V::lanes];  // of the nearest corner in the volume, 0 outside inner
+  typename V::I index;                // window: offset of the nearest corner from that of the first point
+  alignas(64) int offset[V::lanes];   // of the nearest corner in the volume, 0 outside inner
   alignas(64) int line[4][V::lanes];  // edge: offsets of the pairs in the rows 00, 01, 10, 11
-  typename V::M second[2];         // edge: the left, right neighbour is the second voxel of its pair
-  typename V::M inside[3][2];      // edge, zeros
+  typename V::M second[2];            // edge: the left, right neighbour is the second voxel of its pair
+  typename V::M inside[3][2];         // edge, zeros
 };
 
 template <class V>
@@ -197,7 +197,7 @@ void forward_run(const Row<float>& row) {
 template <class V>
 struct Scatter {
   static constexpr int points = 256;
-  alignas(64) int at[points];       // offset in the volume, -1 where the point is not done in lanes
+  alignas(64) int at[points];  // offset in the volume, -1 where the point is not done in lanes
   alignas(64) float t[3][points];
   alignas(64) float pair[4][2 * points];  // what goes to the two x neighbours, in each of the rows 00, 01, 10, 11
 };
@@ -304,7 +304,7 @@ void backward_run(const Row<float>& row) {
       }
     if (row.grad_vol) {
       FR_UNROLL
-  for (int axis = 3 - NDIM; axis < 3; ++axis) V::store(scatter.t[axis] + i, V::first(V::lanes), p.t[axis]);
+      for (int axis = 3 - NDIM; axis < 3; ++axis) V::store(scatter.t[axis] + i, V::first(V::lanes), p.t[axis]);
       for (int lane = 0; lane < V::lanes; ++lane) scatter.at[i + lane] = p.inner_bits >> lane & 1 ? p.offset[lane] : -1;
       for (unsigned rest = p.edge_bits; rest; rest &= rest - 1)
         backward_point<float, P, NDIM>(volume_only, i + __builtin_ctz(rest));
@@ -328,22 +328,18 @@ void row_in_runs(const Row<float>& row) {
     run.x = row.x + first;
     run.n = row.n - first < points ? row.n - first : points;
     run.flow_stride = 1;
-    if (FORWARD)
-      run.out += first;
-    else
-      run.grad_out += first;
+    if (FORWARD) run.out += first;
+    else run.grad_out += first;
     FR_UNROLL
-  for (int axis = 3 - NDIM; axis < 3; ++axis) {
+    for (int axis = 3 - NDIM; axis < 3; ++axis) {
       const float* u = row.flow[axis] + first * row.flow_stride;
       if (apart)
         for (int64_t i = 0; i < run.n; ++i) flow[axis][i] = u[i * row.flow_stride];
       run.flow[axis] = apart ? flow[axis] : u;
       if (row.grad_flow[axis]) run.grad_flow[axis] = apart ? grad_flow[axis] : row.grad_flow[axis] + first;
     }
-    if constexpr (FORWARD)
-      forward_run<V, P, NDIM>(run);
-    else
-      backward_run<V, P, NDIM>(run);
+    if constexpr (FORWARD) forward_run<V, P, NDIM>(run);
+    else backward_run<V, P, NDIM>(run);
     if (apart && row.grad_flow[2]) {
       FR_UNROLL
       for (int axis = 3 - NDIM; axis < 3; ++axis)

@@ -11,7 +11,7 @@ namespace fastreg::cpu {
 // In 2-D the z entries of the arrays are null. "Plane" is the slowest axis: z in 3-D, y in 2-D.
 template <class T>
 struct Row {
-  Shape size;           // of the volume
+  Shape size;  // of the volume
   int64_t channels;
   int64_t z, y, x, n;   // the first point's place in the flow's grid, and the number of points
   int64_t flow_stride;  // between points of flow and grad_flow: 1, or ndim where channels are last

@@ -21,7 +21,7 @@ __device__ __forceinline__ T* shared_memory() {
 }
 #endif
 
-constexpr int kLanes = 32;  // threads that shuffle among themselves
+constexpr int kLanes = 32;                   // threads that shuffle among themselves
 constexpr unsigned kFullMask = 0xffffffffu;  // all of them
 
 inline void check(cudaError_t status, const char* what) {

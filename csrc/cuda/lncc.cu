@@ -3,10 +3,10 @@
 #include <limits>
 #include <utility>
 
+#include "common/shape.h"
 #include "cuda/lncc_any.cuh"
 #include "cuda/lncc_fast.cuh"
 #include "cuda/lncc_launch.cuh"
-#include "common/shape.h"
 
 namespace fastreg::cuda {
 namespace {
@@ -63,9 +63,7 @@ class Plan {
 
   size_t any_shared_bytes() const { return kReduceShared + 4 * sizeof(double) + size_t(memory_doubles) * 8; }
   size_t any_shared() const { return in_shared ? any_shared_bytes() : kReduceShared + 4 * sizeof(double); }
-  int buffers(int fields_summed) const {
-    return fast_shared(fields_summed, 2) <= size_t(device_.shared) ? 2 : 1;
-  }
+  int buffers(int fields_summed) const { return fast_shared(fields_summed, 2) <= size_t(device_.shared) ? 2 : 1; }
 
   // Planes of a block: about one block a processor, but no more planes than keep the starts of the sums cheap.
   int64_t chunk(int64_t images, int64_t planes) const {
@@ -151,8 +149,8 @@ LnccJob job_of(const LnccArgs& args, const Plan& plan) {
 
 size_t lncc_scratch(const LnccArgs& args) {
   const Plan plan(args);
-  return aligned(plan.adjoint_bytes) + aligned(size_t(plan.partials) * sizeof(double)) +
-         aligned(plan.columns_bytes) + aligned(size_t(plan.most_blocks) * sizeof(int));
+  return aligned(plan.adjoint_bytes) + aligned(size_t(plan.partials) * sizeof(double)) + aligned(plan.columns_bytes) +
+         aligned(size_t(plan.most_blocks) * sizeof(int));
 }
 
 void lncc(const LnccArgs& args) {
@@ -187,15 +185,15 @@ void lncc(const LnccArgs& args) {
     }
     job.partial = partial + used;
     launch_lncc_forward_any(job, plan.fields, kAnyParts * blocks, plan.any_blocks(blocks), plan.any_shared(), columns,
-                       args.stream);
+                            args.stream);
     used += plan.any_blocks(blocks);
     if (plan.fields == 0) return;
     blocks = cut(slab.voxels_first, slab.voxels_last, slab.images);
     job.buffers = plan.buffers(plan.fields);
     if (plan.fast) launch_lncc_backward_fast(job, plan.fields, blocks, args.stream);
     else
-      launch_lncc_backward_any(job, plan.fields, kAnyParts * blocks, plan.any_blocks(blocks), plan.any_shared(), columns,
-                          args.stream);
+      launch_lncc_backward_any(job, plan.fields, kAnyParts * blocks, plan.any_blocks(blocks), plan.any_shared(),
+                               columns, args.stream);
   });
   sum_partials(partial, used, static_cast<double*>(args.value), args.stream);
 }

@@ -23,10 +23,10 @@ void launch_lncc_backward_fast(const LnccJob& job, int fields, int64_t blocks, v
   }
 }
 
-void launch_lncc_backward_any(const LnccJob& job, int fields, int64_t parts, int64_t blocks, size_t shared, double* columns,
-                         void* stream) {
-  launch("lncc_backward_any_kernel", fields == 3 ? lncc_backward_any_kernel<3> : lncc_backward_any_kernel<5>, blocks, kAnySumThreads, shared,
-         stream, job, parts, columns);
+void launch_lncc_backward_any(const LnccJob& job, int fields, int64_t parts, int64_t blocks, size_t shared,
+                              double* columns, void* stream) {
+  launch("lncc_backward_any_kernel", fields == 3 ? lncc_backward_any_kernel<3> : lncc_backward_any_kernel<5>, blocks,
+         kAnySumThreads, shared, stream, job, parts, columns);
 }
 
 }  // namespace fastreg::cuda

@@ -17,10 +17,10 @@ constexpr size_t fast_shared(int fields, int buffers) {
 }
 
 struct FastThread {
-  int row, x, y;             // first of the eight columns that the thread sums along z
-  int slot;                  // its place in a row of shared memory
-  int column, strip;         // the column and first row whose windows it finishes
-  bool finishes;             // whether that column is the tile's own, and inside the image
+  int row, x, y;      // first of the eight columns that the thread sums along z
+  int slot;           // its place in a row of shared memory
+  int column, strip;  // the column and first row whose windows it finishes
+  bool finishes;      // whether that column is the tile's own, and inside the image
   int out_x, out_y;
 };
 

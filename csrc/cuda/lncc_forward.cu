@@ -31,9 +31,11 @@ void launch_lncc_forward_fast(const LnccJob& job, int fields, int64_t blocks, vo
   }
 }
 
-void launch_lncc_forward_any(const LnccJob& job, int fields, int64_t parts, int64_t blocks, size_t shared, double* columns,
-                        void* stream) {
-  const auto kernel = fields == 0 ? lncc_forward_any_kernel<0> : fields == 3 ? lncc_forward_any_kernel<3> : lncc_forward_any_kernel<5>;
+void launch_lncc_forward_any(const LnccJob& job, int fields, int64_t parts, int64_t blocks, size_t shared,
+                             double* columns, void* stream) {
+  const auto kernel = fields == 0   ? lncc_forward_any_kernel<0>
+                      : fields == 3 ? lncc_forward_any_kernel<3>
+                                    : lncc_forward_any_kernel<5>;
   launch("lncc_forward_any_kernel", kernel, blocks, kAnySumThreads, shared, stream, job, parts, columns);
 }
 

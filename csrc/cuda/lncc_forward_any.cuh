@@ -54,9 +54,9 @@ struct AnyWindows {
 
   __device__ __forceinline__ void voxel(int64_t z, int64_t y, int64_t x, const double (&sums)[kStatistics]) {
     const LnccSums<double> s{sums[0], sums[1], sums[2], sums[3], sums[4]};
-    const double inv_n = job.count ? 1 / (inside(z, job.d, job.radius_z) * inside(y, job.h, job.radius) *
-                                          inside(x, job.w, job.radius))
-                                   : job.inv_n;
+    const double inv_n =
+        job.count ? 1 / (inside(z, job.d, job.radius_z) * inside(y, job.h, job.radius) * inside(x, job.w, job.radius))
+                  : job.inv_n;
     // What running sums may have kept of squares that left: a few roundings of the largest sum there can be.
     const double drift = 1e-15 / job.inv_n;
     const double largest_a = __longlong_as_double(static_cast<long long>(statistics.largest[2 * (z & 1)]));
@@ -78,7 +78,8 @@ struct AnyWindows {
 
 // Tiles whose flag is set, or all where there are no flags. `columns`: memory of this grid's blocks, or null: shared.
 template <int FIELDS>
-__global__ void __launch_bounds__(kAnySumThreads) lncc_forward_any_kernel(const LnccJob job, int64_t parts, double* columns) {
+__global__ void __launch_bounds__(kAnySumThreads)
+    lncc_forward_any_kernel(const LnccJob job, int64_t parts, double* columns) {
   double* const shared = shared_memory<double>();
   Fixed* const largest = reinterpret_cast<Fixed*>(shared + kReduceShared / sizeof(double));
   double* const memory = columns ? columns + blockIdx.x * any_memory(kStatistics, job.radius)
@@ -94,8 +95,7 @@ __global__ void __launch_bounds__(kAnySumThreads) lncc_forward_any_kernel(const 
     const int64_t first = (job.image + tile.image) * job.voxels();
     AnyStatistics statistics{job, first, lncc_shift(job.a, job.dtype, first), lncc_shift(job.b, job.dtype, first),
                              largest};
-    AnyWindows<FIELDS> windows{job, tile, statistics, first,
-                               weight_image(job, job.image + tile.image) * job.voxels()};
+    AnyWindows<FIELDS> windows{job, tile, statistics, first, weight_image(job, job.image + tile.image) * job.voxels()};
     any_march<kStatistics>(job, tile, memory, statistics, windows);
     total += windows.total;
   }

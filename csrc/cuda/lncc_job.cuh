@@ -1,9 +1,9 @@
 // The local correlation on a GPU: what one launch does. Both passes, windows and gradient, march through tiles of
 // kTileX x kTileY columns; a block takes a tile and `chunk` planes of it.
 #pragma once
+#include "common/lncc_window.h"
 #include "cuda/device.cuh"
 #include "cuda/reduce.cuh"
-#include "common/lncc_window.h"
 
 namespace fastreg::cuda {
 
@@ -18,24 +18,24 @@ constexpr int kStatistics = 5;  // sums of a, b, aa, bb, ab
 struct LnccJob {
   int64_t d, h, w;
   int radius, radius_z;
-  int64_t image;                 // first of this launch
-  int64_t z_first, z_last;       // planes of this launch
+  int64_t image;            // first of this launch
+  int64_t z_first, z_last;  // planes of this launch
   int64_t chunk, chunks, tiles_x, tiles_y;
   DType dtype;
-  bool vectors;                  // rows are aligned to four voxels
-  int buffers;                   // sheets of shared memory, 1 or 2
-  const void *a, *b, *weight;    // whole arrays: image number i begins at i * d * h * w
+  bool vectors;                // rows are aligned to four voxels
+  int buffers;                 // sheets of shared memory, 1 or 2
+  const void *a, *b, *weight;  // whole arrays: image number i begins at i * d * h * w
   int64_t channels, weight_channels;
   LnccRule<double> rule;
   bool count;
   double inv_n, scale;
-  LnccRule<float> rule32;        // the same three for float32
+  LnccRule<float> rule32;  // the same three for float32
   float inv_n32, scale32;
   void *grad_a, *grad_b, *map;
-  void* adjoints;                // [fields, images of the slab, ring, h, w]; plane z lies at z % ring
-  int64_t ring, field;           // planes of an image, elements of a field
-  double* partial;               // one a block
-  int* redo;                     // one a block of the windows pass in float32: 1 where it was not exact enough
+  void* adjoints;       // [fields, images of the slab, ring, h, w]; plane z lies at z % ring
+  int64_t ring, field;  // planes of an image, elements of a field
+  double* partial;      // one a block
+  int* redo;            // one a block of the windows pass in float32: 1 where it was not exact enough
 
   __device__ __forceinline__ int64_t voxels() const { return d * h * w; }
 };

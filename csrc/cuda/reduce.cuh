@@ -26,8 +26,7 @@ __device__ __forceinline__ void block_sum(double value, double* partial) {
   partial[blockIdx.x] = total;
 }
 
-static __global__ void __launch_bounds__(kReduceThreads)
-    sum_kernel(const double* partial, int64_t count, double* to) {
+static __global__ void __launch_bounds__(kReduceThreads) sum_kernel(const double* partial, int64_t count, double* to) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kReduceThreads) sum += partial[i];
   block_sum(sum, to);

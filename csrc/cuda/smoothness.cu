@@ -1,7 +1,7 @@
 // Mean squared forward differences and their gradient in one sweep; the sum has a fixed order.
+#include "common/shape.h"
 #include "cuda/device.cuh"
 #include "cuda/reduce.cuh"
-#include "common/shape.h"
 
 namespace fastreg::cuda {
 namespace {
@@ -40,7 +40,8 @@ void sweep(const SmoothnessArgs& args) {
   const int64_t fields = args.batch * args.ndim, count = fields * size.count();
   Slopes slopes{};
   for (int axis = 0; axis < 3; ++axis) {
-    const double differences = size[axis] > 1 ? double(fields) * double(size.count() / size[axis] * (size[axis] - 1)) : 0;
+    const double differences =
+        size[axis] > 1 ? double(fields) * double(size.count() / size[axis] * (size[axis] - 1)) : 0;
     slopes.axis[axis] = differences > 0 ? 2 / (args.ndim * differences) : 0;
   }
   const int64_t blocks = reduce_blocks(count);
@@ -54,8 +55,6 @@ void sweep(const SmoothnessArgs& args) {
 
 size_t smoothness_scratch(const SmoothnessArgs&) { return kReduceMostBlocks * sizeof(double); }
 
-void smoothness(const SmoothnessArgs& args) {
-  args.dtype == DType::f64 ? sweep<double>(args) : sweep<float>(args);
-}
+void smoothness(const SmoothnessArgs& args) { args.dtype == DType::f64 ? sweep<double>(args) : sweep<float>(args); }
 
 }  // namespace fastreg::cuda

@@ -12,8 +12,8 @@ void forward(const WarpArgs& q) {
         launch("warp_forward_near_kernel", warp_forward_near_kernel<T, decltype(padding)::value, FUSED>,
                warp_near_blocks(q, kForwardPlanes), kBlockThreads, 0, q.stream, q);
       });
-  launch("warp_forward_any_kernel", q.ndim == 3 ? warp_forward_any_kernel<T, 3> : warp_forward_any_kernel<T, 2>, warp_any_blocks(q),
-         kAnyThreads, 0, q.stream, q, FUSED);
+  launch("warp_forward_any_kernel", q.ndim == 3 ? warp_forward_any_kernel<T, 3> : warp_forward_any_kernel<T, 2>,
+         warp_any_blocks(q), kAnyThreads, 0, q.stream, q, FUSED);
 }
 
 }  // namespace

@@ -30,7 +30,8 @@ __global__ void warp_backward_scale_kernel(double* largest, int terms_bits) {
 
 // A gradient that is not finite has no place in fixed point: then all of grad_vol is NaN.
 template <class T>
-__global__ void __launch_bounds__(kThreads) warp_backward_from_fixed_kernel(const Fixed* sums, const double* scale, T* to, int64_t count) {
+__global__ void __launch_bounds__(kThreads)
+    warp_backward_from_fixed_kernel(const Fixed* sums, const double* scale, T* to, int64_t count) {
   const double unit = 1.0 / *scale;
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads)
     narrow(Compute<T>(double(static_cast<long long>(sums[i])) * unit), to[i]);
@@ -55,12 +56,14 @@ void sweep(const WarpArgs& q, S* sums, const double* scale) {
     if (is_near(q))
       return by_padding(q.padding, [&](auto padding) {
         constexpr Padding P = decltype(padding)::value;
-        const auto kernel = sums ? warp_backward_near_kernel<T, P, S, FUSED> : warp_backward_near_kernel<T, P, void, false>;
-        launch("warp_backward_near_kernel", kernel, warp_near_blocks(q, sums ? kScatterPlanes : kSlopePlanes), kBlockThreads, 0,
-               q.stream, q, static_cast<void*>(sums), scale);
+        const auto kernel =
+            sums ? warp_backward_near_kernel<T, P, S, FUSED> : warp_backward_near_kernel<T, P, void, false>;
+        launch("warp_backward_near_kernel", kernel, warp_near_blocks(q, sums ? kScatterPlanes : kSlopePlanes),
+               kBlockThreads, 0, q.stream, q, static_cast<void*>(sums), scale);
       });
-  launch("warp_backward_any_kernel", q.ndim == 3 ? warp_backward_any_kernel<T, 3, S> : warp_backward_any_kernel<T, 2, S>,
-         warp_any_blocks(q), kAnyThreads, 0, q.stream, q, static_cast<void*>(sums), scale, FUSED);
+  launch("warp_backward_any_kernel",
+         q.ndim == 3 ? warp_backward_any_kernel<T, 3, S> : warp_backward_any_kernel<T, 2, S>, warp_any_blocks(q),
+         kAnyThreads, 0, q.stream, q, static_cast<void*>(sums), scale, FUSED);
 }
 
 template <class T>
@@ -76,8 +79,9 @@ void in_fixed_point(const WarpArgs& q) {
   while (bits < 62 && (int64_t(1) << bits) < points) ++bits;
   launch("warp_backward_scale_kernel", warp_backward_scale_kernel, 1, 1, 0, q.stream, scale, bits);
   sweep<T, Fixed, false>(q, sums, scale);
-  launch("warp_backward_from_fixed_kernel", warp_backward_from_fixed_kernel<T>, blocks_for(voxels), kThreads, 0, q.stream, static_cast<const Fixed*>(sums),
-         static_cast<const double*>(scale), static_cast<T*>(q.grad_vol), voxels);
+  launch("warp_backward_from_fixed_kernel", warp_backward_from_fixed_kernel<T>, blocks_for(voxels), kThreads, 0,
+         q.stream, static_cast<const Fixed*>(sums), static_cast<const double*>(scale), static_cast<T*>(q.grad_vol),
+         voxels);
 }
 
 template <class T>
@@ -91,8 +95,8 @@ void backward(const WarpArgs& q) {
   clear("warp_backward", sums, size_t(voxels) * sizeof(C), q.stream);
   sweep<T, C, false>(q, sums, nullptr);
   if constexpr (!in_place)
-    launch("warp_backward_from_float_kernel", warp_backward_from_float_kernel<T>, blocks_for(voxels), kThreads, 0, q.stream, static_cast<const float*>(sums),
-           static_cast<T*>(q.grad_vol), voxels);
+    launch("warp_backward_from_float_kernel", warp_backward_from_float_kernel<T>, blocks_for(voxels), kThreads, 0,
+           q.stream, static_cast<const float*>(sums), static_cast<T*>(q.grad_vol), voxels);
 }
 
 template <class T>

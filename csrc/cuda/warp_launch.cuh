@@ -6,8 +6,8 @@
 namespace fastreg::cuda {
 
 // The step of scaling and squaring, for integrate.cu: vol = flow, float32 or float64.
-void warp_step_forward(const WarpArgs& args);                // out = flow + flow o (id + flow)
-void warp_step_backward(const WarpArgs& args);               // grad_vol = grad_out + both gradients
+void warp_step_forward(const WarpArgs& args);   // out = flow + flow o (id + flow)
+void warp_step_backward(const WarpArgs& args);  // grad_vol = grad_out + both gradients
 
 inline bool is_near(const WarpArgs& q) {
   const auto fits = [](const int64_t (&size)[3]) {

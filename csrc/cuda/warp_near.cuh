@@ -30,8 +30,7 @@ __device__ __forceinline__ WarpPoint warp_point(const WarpArgs& q) {
   const unsigned nz = unsigned(q.grid[0] + PLANES - 1) / PLANES;
   const unsigned row = blockIdx.x / nx, slab = row / ny;
   return {int(blockIdx.x - row * nx) * kBlockX + int(threadIdx.x % kBlockX),
-          int(row - slab * ny) * kBlockY + int(threadIdx.x / kBlockX), int(slab % nz) * PLANES,
-          int64_t(slab / nz)};
+          int(row - slab * ny) * kBlockY + int(threadIdx.x / kBlockX), int(slab % nz) * PLANES, int64_t(slab / nz)};
 }
 
 // Voxel index and fraction on one axis. Displacements beyond kFar, and NaN, give an index outside every image.
@@ -49,7 +48,8 @@ struct NearCorners {
   template <class T>
   __device__ __forceinline__ void read(const T* p, int row, int plane) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i >> 2][i >> 1 & 1][i & 1] = load(p + (i >> 2) * plane + (i >> 1 & 1) * row + (i & 1));
+    for (int i = 0; i < 8; ++i)
+      v[i >> 2][i >> 1 & 1][i & 1] = load(p + (i >> 2) * plane + (i >> 1 & 1) * row + (i & 1));
   }
 };
 

@@ -350,7 +350,8 @@ struct cudaLaunchConfig_t {
 };
 
 template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments... arguments) {
   if (config->dynamicSmemBytes > size_t(shim::shared_limit)) return cudaErrorInvalidConfiguration;
   const std::function<void()> call = [&] { kernel(arguments...); };
   shim::body = &call;

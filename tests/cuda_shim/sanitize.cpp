@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "cuda_runtime.h"
 #include "api.h"
 #include "common/warp_voxel.h"
+#include "cuda_runtime.h"
 
 using namespace fastreg;
 
