@@ -1,5 +1,6 @@
 // Rows of the local correlation's sweep. A row is kept in eight segments side by side (LnccPlan::segment), so that a
-// step in x is a step of one vector. Fields that are used together lie together: vector j of all of them, then vector j + 1.
+// step in x is a step of one vector. Fields that are used together lie together: vector j of all of them, then vector
+// j + 1.
 #include "cpu/lncc_vectors.inl"
 
 namespace fastreg::cpu {
