@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from schema import Exactness, Record, read
 
-from fastreg.files import InputError
+from fastreg.utils.files import InputError
 
 PARTS = ("exactness", "speed", "memory", "jobs")
 SHARES = {"speed": 0.62, "jobs": 0.38}

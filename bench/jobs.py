@@ -124,9 +124,9 @@ def measure(
 
 def loading(size: tuple[int, ...], device: str, steps: int = 6) -> Job:
     """The part of `fastreg train` (vm1) that waits for data: images on disk, its own loader and cache."""
-    from fastreg.config import TrainConfig
-    from fastreg.images import save_image
-    from fastreg.train import fit
+    from fastreg.io.images import save_image
+    from fastreg.training.config import TrainConfig
+    from fastreg.training.trainer import fit
 
     with tempfile.TemporaryDirectory(prefix="fastreg_bench_") as folder:
         for k in range(4):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from schema import Machine
 
-from fastreg.backends import native
+from fastreg.backends import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fastreg", "torch", "numpy", "triton", "voxelmorph", "neurite", "monai", "fireants", "SimpleITK", "scipy")
@@ -29,7 +29,7 @@ def machine(device: str = "cpu") -> Machine:
         device=torch.cuda.get_device_name() if device == "cuda" else processor(),
         cores=os.cpu_count() or 1,
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        instructions=native.isa(),
+        instructions=cpu.isa(),
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         load=round(os.getloadavg()[0], 2),
         versions={name: version(name) for name in PACKAGES},

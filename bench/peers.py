@@ -21,7 +21,7 @@ from torch import Tensor
 
 import fastreg
 from fastreg import _C
-from fastreg.backends import native
+from fastreg.backends import cpu
 
 Function = Callable[..., Any]
 INPUTS = {"warp": ("vol", "flow"), "lncc": ("a", "b"), "integrate": ("velocity",), "smoothness": ("flow",)}
@@ -120,7 +120,7 @@ def ours(op: str, backend: str | None = None, isa: str | None = None) -> Rival:
 @contextlib.contextmanager
 def instructions(isa: str | None) -> Any:
     """The native backend with another instruction set; None leaves it."""
-    before = native.isa()
+    before = cpu.isa()
     if isa is not None:
         _C.cpu.set_isa(isa)
     try:
@@ -132,7 +132,7 @@ def instructions(isa: str | None) -> Any:
 def instruction_sets() -> list[str]:
     """Those of this processor, from the oldest."""
     levels = ["baseline", "avx2", "avx512"]
-    return levels[: levels.index(native.isa()) + 1]
+    return levels[: levels.index(cpu.isa()) + 1]
 
 
 # ---------------------------------------------------------------- warp

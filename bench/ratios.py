@@ -9,7 +9,7 @@ from cases import ci
 from machine import ROOT, processor
 from schema import Record, Speed, read
 
-from fastreg.files import InputError
+from fastreg.utils.files import InputError
 
 RESULTS = ROOT / "bench" / "results"
 LEAST = 0.5

@@ -23,9 +23,12 @@ import numpy as np
 from machine import facts as machine
 from register_report import markdown, scatter
 
-from fastreg.images import load_image, load_labels, sample
-from fastreg.metrics import dice, labels_of, mean, regularity
-from fastreg.transforms import compose, load_affine, load_warp
+from fastreg.evaluation.metrics import dice, labels_of, mean, regularity
+from fastreg.geometry.resample import sample
+from fastreg.geometry.transforms import compose
+from fastreg.io.affines import load_affine
+from fastreg.io.images import load_image, load_labels
+from fastreg.io.warps import load_warp
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNERS = Path(__file__).parent / "register_peers"

@@ -20,14 +20,16 @@ import torch
 from machine import facts as machine
 from register import cases, structures
 
-from fastreg.affine import align
-from fastreg.data import normalised
-from fastreg.deform import deform, read_stages
-from fastreg.fields import compose
-from fastreg.images import Image, load_image, load_labels, sample
-from fastreg.metrics import dice, mean, regularity, tre
-from fastreg.registration import Registered, register
-from fastreg.transforms import Affine
+from fastreg.data.intensity import normalised
+from fastreg.evaluation.metrics import dice, mean, regularity, tre
+from fastreg.geometry.fields import compose
+from fastreg.geometry.image import Image
+from fastreg.geometry.resample import sample
+from fastreg.geometry.transforms import Affine
+from fastreg.io.images import load_image, load_labels
+from fastreg.registration.affine import align
+from fastreg.registration.deformable import deform, read_stages
+from fastreg.registration.pairwise import register
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -121,11 +123,7 @@ def lung(data: Path) -> None:
         found = register(folder / "fixed.nii.gz", folder / "moving.nii.gz", device="cpu", **given)
         flow = np.moveaxis(found.warp.flow, -1, 0)
         error = tre(landmarks[:, :3], landmarks[:, 3:], flow, found.moving.spacing_mm)
-        _row(name, float(error.mean()), int((found.warp.jacobian() <= 0).sum()), f"{_seconds(found):.1f}")
-
-
-def _seconds(found: Registered) -> float:
-    return sum(value for key, value in found.log.items() if key.endswith("_seconds"))
+        _row(name, float(error.mean()), int((found.warp.jacobian() <= 0).sum()), f"{found.seconds:.1f}")
 
 
 def contrasts(data: Path) -> None:

@@ -17,7 +17,7 @@ from machine import ROOT
 from schema import Exactness, Job, Memory, Record, Row, Speed
 from speed import is_ours
 
-from fastreg.files import InputError, atomic
+from fastreg.utils.files import InputError, atomic
 
 PAGES = (
     "docs/benchmarks.md",

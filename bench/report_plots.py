@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from schema import Memory, Record, Speed
 from speed import is_ours
 
-from fastreg.files import atomic
+from fastreg.utils.files import atomic
 
 OURS = "#d1495b"
 PEERS = {

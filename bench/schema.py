@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fastreg.files import InputError, atomic
+from fastreg.utils.files import InputError, atomic
 
 VERSION = 1
 

@@ -19,7 +19,7 @@ from peers import Rival
 from schema import Speed
 
 from fastreg import backends
-from fastreg.backends import native
+from fastreg.backends import cpu
 
 COPY = "copy of the same bytes"
 LARGE = 1_000_000
@@ -143,7 +143,7 @@ def _rivals(case: Case) -> Iterator[tuple[Rival, str | None]]:
 def ours_here(tensor: torch.Tensor) -> str:
     """The backend that fastreg chooses for a tensor, as rows call it."""
     chosen = backends.choose(None, tensor)
-    return f"native {native.isa()}" if chosen == "native" else chosen
+    return f"native {cpu.isa()}" if chosen == "native" else chosen
 
 
 def is_ours(backend: str) -> bool:

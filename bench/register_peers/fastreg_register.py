@@ -4,11 +4,14 @@ import numpy as np
 import torch
 from protocol import finish, measured, read_job
 
-from fastreg.data import normalised
-from fastreg.deform import Stage, deform
-from fastreg.images import Image, load_image, load_labels, sample, save_image
-from fastreg.registration import register
-from fastreg.transforms import Warp, save_warp
+from fastreg.data.intensity import normalised
+from fastreg.geometry.image import Image
+from fastreg.geometry.resample import sample
+from fastreg.geometry.transforms import Warp
+from fastreg.io.images import load_image, load_labels, save_image
+from fastreg.io.warps import save_warp
+from fastreg.registration.deformable import Stage, deform
+from fastreg.registration.pairwise import register
 
 job = read_job()
 torch.set_num_threads(job.threads)

@@ -17,14 +17,14 @@ import numpy as np
 import study
 import torch
 
-from fastreg import checkpoint
-from fastreg.cli._output import out
-from fastreg.cohorts import Subject
-from fastreg.config import TrainConfig
-from fastreg.data import normalised
-from fastreg.files import InputError
-from fastreg.images import load_image, open_numpy, save_image
-from fastreg.metrics import dice
+from fastreg.cli.output import out
+from fastreg.data.cohorts import Subject
+from fastreg.data.intensity import normalised
+from fastreg.evaluation.metrics import dice
+from fastreg.io.images import load_image, open_numpy, save_image
+from fastreg.nn import checkpoint
+from fastreg.training.config import TrainConfig
+from fastreg.utils.files import InputError
 
 DATA = Path(os.environ.get("FASTREG_DATA", "data")) / "slices"
 

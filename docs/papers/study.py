@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fastreg.cli._output import err, print_table
-from fastreg.cli._train_log import TrainBar
-from fastreg.cohorts import Cohort, Subject
-from fastreg.config import TrainConfig
-from fastreg.evaluation import evaluate
-from fastreg.files import InputError, atomic
-from fastreg.registration import register
-from fastreg.train import fit
+from fastreg.cli.output import err, print_table
+from fastreg.cli.train_bar import TrainBar
+from fastreg.data.cohorts import Cohort, Subject
+from fastreg.evaluation.scoring import evaluate
+from fastreg.registration.pairwise import register
+from fastreg.training.config import TrainConfig
+from fastreg.training.trainer import fit
+from fastreg.utils.files import InputError, atomic
 
 COLUMNS = ("study", "arm", "x", "pair", "dice_before", "dice", "folds", "voxels", "seconds")
 
@@ -95,7 +95,7 @@ def run(
             figures = evaluate(
                 fixed_labels=fixed.label, moving_labels=moving.label, warp=found.warp, labels=structures, hd95=False
             )
-            seconds = sum(value for name, value in found.log.items() if name.endswith("_seconds"))
+            seconds = found.seconds
             values = (
                 arm.study, arm.name, "" if arm.x is None else arm.x, f"{moving.id} to {fixed.id}",
                 figures["dice_before_mean"], figures["dice_mean"], figures["folds_central"],

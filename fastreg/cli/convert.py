@@ -41,11 +41,11 @@ class Convert:
 
     def run(self) -> None:
         """Reads, checks and writes."""
-        from fastreg import checkpoint
-        from fastreg.checkpoint import Checkpoint
-        from fastreg.cli._output import out, print_json
+        from fastreg.cli.output import out, print_json
         from fastreg.compat.voxelmorph import read_network
-        from fastreg.files import InputError, check_free
+        from fastreg.nn import checkpoint
+        from fastreg.nn.checkpoint import Checkpoint
+        from fastreg.utils.files import InputError, check_free
 
         if self.output.suffix != ".safetensors":
             raise InputError(f"output {self.output}: expected .safetensors, got {self.output.suffix or 'no ending'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import CycloptsError, Parameter
 
 if TYPE_CHECKING:
-    from fastreg.registration import Registered
+    from fastreg.registration.files import Outputs
+    from fastreg.registration.result import RegistrationResult
 
 
 @Parameter(name="*")
@@ -105,7 +105,7 @@ class Register:
 
     def run(self) -> None:
         """Registers and writes."""
-        from fastreg.files import InputError
+        from fastreg.utils.files import InputError
 
         if self.refine is not None and self.refine < 0:
             raise InputError(f"refine: expected 0 or more iterations, got {self.refine}")
@@ -120,8 +120,8 @@ class Register:
 
     def _options(self) -> dict[str, Any]:
         """The arguments of `fastreg.register` that one pair and many have in common."""
-        from fastreg.deform import read_stages
-        from fastreg.transforms import load_affine
+        from fastreg.io.affines import load_affine
+        from fastreg.registration.deformable import read_stages
 
         options: dict[str, Any] = {
             "model": self.model,
@@ -135,78 +135,62 @@ class Register:
         }
         return options if self.levels is None else {**options, "stages": read_stages(self.levels)}
 
-    # ------------------------------------------------------------ one pair
-
     def _run_one(self, fixed: Path, moving: Path) -> None:
-        from fastreg.batch import save, score
-        from fastreg.cli._output import err, out, print_json
-        from fastreg.cohorts import PairFiles
-        from fastreg.files import check_exists
-        from fastreg.images import load_labels, save_image
-        from fastreg.registration import register
-        from fastreg.transforms.points import load_points, save_text
+        from fastreg.cli.output import err, out, print_json
+        from fastreg.data.pairs import PairFiles
+        from fastreg.registration.files import register_files
+        from fastreg.utils.files import check_exists
 
         self._check_outputs()
         for path, what in ((fixed, "fixed image"), (moving, "moving image")):
             check_exists(path, what)
-        labels = None if self.moving_labels is None else load_labels(self.moving_labels, what="moving labels")
-        if self.fixed_labels is not None:
-            load_labels(self.fixed_labels, what="fixed labels")  # before, not after, the work
-        tables = [None if path is None else load_points(path) for path in (self.points, self.points_moving)]
-        found = register(
-            fixed,
-            moving,
-            **self._options(),
-            fixed_mask=self.mask_fixed,
-            moving_mask=self.mask_moving,
+        pair = PairFiles(
+            "pair", moving, fixed, self.moving_labels, self.fixed_labels, self.mask_moving, self.mask_fixed,
+            self.points, self.points_moving,
+        )  # fmt: skip
+        found, figures = register_files(
+            pair,
+            self._outputs(),
+            points_space=self.points_space,
+            landmarks=False,  # the two lists of points are carried each its own way
+            scored=self.fixed_labels is not None,
             device=self.device,
-            inverse=self.inverse_warp is not None or self.points_moving is not None,
-            told=lambda what, seconds: None if self.json else err.print(f"{what:10} {seconds:6.2f} s"),
+            on_progress=lambda what, seconds: None if self.json else err.print(f"{what:10} {seconds:6.2f} s"),
+            **self._options(),
         )
-        figures: dict[str, Any] = {}
-        if self.fixed_labels is not None:
-            pair = PairFiles("pair", moving, fixed, self.moving_labels, self.fixed_labels)
-            figures = {key: value for key, value in score(found, pair).items() if key != "seconds"}
-        save(
-            found,
-            {
-                "moved": self.moved,
-                "warp": self.warp,
-                "inverse-warp": self.inverse_warp,
-                "affine": self.affine_out,
-            },
-        )
-        if labels is not None and self.moved_labels is not None:
-            save_image(self.moved_labels, found.apply(labels))
-        for table, output, back in zip(
-            tables, (self.points_output, self.points_moving_output), (False, True), strict=True
-        ):
-            if table is not None and output is not None:
-                save_text(output, found.map_points(table, self.points_space, back=back))
         if self.qc is not None:
             _draw(found, self.qc)
         if self.json:
-            print_json({**found.log, **figures})
+            print_json({**found.log, **{key: value for key, value in figures.items() if key != "seconds"}})
             return
-        seconds = sum(value for name, value in found.log.items() if name.endswith("_seconds"))
-        written = ", ".join(str(path) for path in self._outputs())
         if figures:
             before, after = (_shown(figures.get(key)) for key in ("dice_before", "dice"))
             out.print(f"mean Dice {before} before, {after} after; folds {figures.get('folds', '')}")
-        out.print(f"registered in {seconds:.1f} s: {written}", soft_wrap=True)
+        written = ", ".join(map(str, self._paths()))
+        out.print(f"registered in {found.seconds:.1f} s: {written}", soft_wrap=True)
 
-    def _outputs(self) -> list[Path]:
-        paths = [self.moved, self.warp, self.inverse_warp, self.affine_out, self.moved_labels, self.qc]
-        paths += [self.points_output, self.points_moving_output]
-        return [path for path in paths if path is not None]
+    def _outputs(self) -> Outputs:
+        from fastreg.registration.files import Outputs
+
+        return Outputs(
+            moved=self.moved,
+            warp=self.warp,
+            inverse_warp=self.inverse_warp,
+            affine=self.affine_out,
+            moved_labels=self.moved_labels,
+            points=self.points_output,
+            points_back=self.points_moving_output,
+        )
+
+    def _paths(self) -> list[Path]:
+        return [*self._outputs().paths(), *([] if self.qc is None else [self.qc])]
 
     def _check_outputs(self) -> None:
-        from fastreg.files import InputError, check_free
-        from fastreg.images import check_ending
-        from fastreg.plots import PICTURE_ENDINGS
-        from fastreg.transforms import AFFINE_ENDINGS
+        from fastreg.io.images import check_ending
+        from fastreg.plots.canvas import PICTURE_ENDINGS
+        from fastreg.utils.files import InputError, check_free
 
-        if not self._outputs():
+        if not self._paths():
             raise InputError(
                 "nothing to write: give at least one of --moved, --warp, --inverse-warp, --affine-out, --qc"
             )
@@ -225,36 +209,31 @@ class Register:
         for option in ("save", "part"):
             if getattr(self, option) != getattr(Register(), option):
                 raise InputError(f"--{option} needs --pairs")
-        for path in self._outputs():
-            check_free(path, self.overwrite)
-        for image in (self.moved, self.warp, self.inverse_warp, self.moved_labels):
-            if image is not None:
-                check_ending(image)
-        if self.affine_out is not None:
-            check_ending(self.affine_out, AFFINE_ENDINGS)
+        self._outputs().check(self.overwrite)
         if self.qc is not None:
+            check_free(self.qc, self.overwrite)
             check_ending(self.qc, PICTURE_ENDINGS)
-        if len(set(self._outputs())) < len(self._outputs()):
+        if len(set(self._paths())) < len(self._paths()):
             raise InputError("two outputs have the same path")
 
-    # ------------------------------------------------------------ many pairs
-
     def _run_pairs(self, listed: Path) -> None:
-        from fastreg import batch, checkpoint
-        from fastreg.cli._output import err, print_json
-        from fastreg.cohorts import read_pair_files
-        from fastreg.devices import pick_device
-        from fastreg.files import InputError
+        from fastreg.cli.output import err, print_json
+        from fastreg.data.pairs import read_pair_files
+        from fastreg.nn import checkpoint
+        from fastreg.registration import batch
+        from fastreg.utils.devices import pick_device
+        from fastreg.utils.distributed import launch, pick_local_device, pick_part
+        from fastreg.utils.files import InputError
 
         folder = self._check_pairs()
         pairs = read_pair_files(listed)
-        part = batch.pick_part(self.part)
+        part = pick_part(self.part)
         options = self._options()
         recorded = {key: str(value) for key, value in options.items()}
         recorded["init"] = self.init if isinstance(options["init"], str) else batch.fingerprint(Path(self.init))
         if self.model is not None:
             recorded["model"] = batch.fingerprint(checkpoint.find(self.model))
-        device = pick_device(batch.pick_local_device(self.device))
+        device = pick_device(pick_local_device(self.device))
         if self.model is not None:
             options["model"] = checkpoint.load(self.model, device)
         job = batch.Batch(
@@ -268,13 +247,13 @@ class Register:
         mine = len(pairs[part[0] :: part[1]])
         done = 0
 
-        def told(row: batch.Row, fresh: bool) -> None:
+        def on_progress(row: batch.Row, fresh: bool) -> None:
             nonlocal done
             done += 1
             if not self.json:
-                err.print(f"{done}/{mine} {_told(row, fresh)}", soft_wrap=True, markup=False)
+                err.print(f"{done}/{mine} {_row_text(row, fresh)}", soft_wrap=True, markup=False)
 
-        rows = batch.run(pairs, job, part, told)
+        rows = batch.run(pairs, job, part, on_progress)
         failed = [row for row in rows if row.get("error")]
         if self.json:
             print_json({"pairs": rows, "table": str(folder / batch.TABLE)})
@@ -282,12 +261,12 @@ class Register:
             _print_rows(rows, folder / batch.TABLE)
         if failed:
             said = f"{len(failed)} of {len(rows)} pairs failed, {failed[0]['name']} first; see {folder / batch.TABLE}"
-            if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            if launch().world == 1:
                 raise InputError(said)
             err.print(said, soft_wrap=True, markup=False)  # torchrun stops all others where one process ends with 1
 
     def _check_pairs(self) -> Path:
-        from fastreg.files import InputError
+        from fastreg.utils.files import InputError
 
         single = (
             "fixed", "moving", "warp", "inverse_warp", "affine_out", "qc", "moving_labels", "moved_labels",
@@ -304,7 +283,7 @@ class Register:
         return self.moved
 
 
-def _told(row: dict[str, Any], fresh: bool) -> str:
+def _row_text(row: dict[str, Any], fresh: bool) -> str:
     if row.get("error"):
         return f"{row['name']}: {row['error']}"
     dice = f", Dice {_shown(row['dice_before'])} -> {_shown(row['dice'])}" if "dice" in row else ""
@@ -316,7 +295,7 @@ def _shown(figure: float | None) -> str:
 
 
 def _print_rows(rows: list[dict[str, Any]], table: Path) -> None:
-    from fastreg.cli._output import out, print_table
+    from fastreg.cli.output import out, print_table
 
     known = {"dice_before": "Dice before", "dice": "Dice", "tre_mm_before": "TRE mm before", "tre_mm": "TRE mm"}
     columns = {key: title for key, title in known.items() if any(key in row for row in rows)}
@@ -328,9 +307,9 @@ def _print_rows(rows: list[dict[str, Any]], table: Path) -> None:
     out.print(f"written: {table}", soft_wrap=True)
 
 
-def _draw(found: Registered, path: Path) -> None:
+def _draw(found: RegistrationResult, path: Path) -> None:
     """The picture that shows whether to trust the registration, on the fixed grid."""
-    from fastreg.plots import qc_picture
+    from fastreg.plots.registration import qc_picture
 
     fixed = found.fixed
     flow = found.warp.onto(fixed.affine).tensor()[0].numpy()  # in fixed voxels, so that the grid can be drawn

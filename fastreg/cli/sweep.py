@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Parameter
 
-from fastreg.config import TrainConfig
+from fastreg.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from fastreg.train import Log
+    from fastreg.training.record import Log
 
 COLUMNS = ("lambda", "dice", "dice_before", "folds_percent", "image", "step", "seconds")
 
@@ -39,10 +39,11 @@ class Sweep(TrainConfig):
         """Trains, and writes the table and the picture after every run."""
         from dataclasses import replace
 
-        from fastreg.cli._output import err, out, print_json, print_table
-        from fastreg.cli._train_log import TrainBar
-        from fastreg.files import InputError
-        from fastreg.train import fit, validation_pairs
+        from fastreg.cli.output import err, out, print_json, print_table
+        from fastreg.cli.train_bar import TrainBar
+        from fastreg.training.setup import validation_pairs
+        from fastreg.training.trainer import fit
+        from fastreg.utils.files import InputError
 
         weights = _weights(self.lambdas)
         if self.lambda_ is not None:
@@ -92,7 +93,7 @@ class Sweep(TrainConfig):
 
 
 def _weights(text: str) -> list[float]:
-    from fastreg.files import InputError
+    from fastreg.utils.files import InputError
 
     try:
         found = sorted({float(word) for word in text.split(",") if word.strip()})
@@ -109,7 +110,7 @@ def _seconds_of_a_step(config: TrainConfig, steps: int = 12) -> float:
     import tempfile
     from dataclasses import replace
 
-    from fastreg.train import fit
+    from fastreg.training.trainer import fit
 
     with tempfile.TemporaryDirectory() as folder:
         fit(replace(config, output=Path(folder), steps=steps, minutes=None, val_every=0, save_every=0, log_every=1,
@@ -137,14 +138,14 @@ def _write(rows: list[dict[str, float]], folder: Path) -> None:
     import csv
     import importlib.util
 
-    from fastreg.files import atomic
+    from fastreg.utils.files import atomic
 
     with atomic(folder / "sweep.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
     if importlib.util.find_spec("matplotlib"):
-        from fastreg.plots import sweep_curve
+        from fastreg.plots.training import sweep_curve
 
         sweep_curve(rows, folder / "sweep.png")
 

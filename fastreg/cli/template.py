@@ -54,12 +54,12 @@ class Template:
         """Builds, prints a row for each round and writes."""
         from dataclasses import asdict
 
-        from fastreg.checkpoint import find
-        from fastreg.cli._output import print_json, print_table, progress
-        from fastreg.cohorts import read_cohort
-        from fastreg.files import InputError, check_free
-        from fastreg.images import check_ending, save_image
-        from fastreg.template import build_template
+        from fastreg.cli.output import print_json, print_table, progress
+        from fastreg.data.cohorts import read_cohort
+        from fastreg.io.images import check_ending, save_image
+        from fastreg.nn.checkpoint import find
+        from fastreg.registration.template import build_template
+        from fastreg.utils.files import InputError, check_free
 
         for path in (self.output, self.labels_out):
             if path is not None:
@@ -81,7 +81,7 @@ class Template:
                 metric=self.metric,
                 smoothness=self.smoothness,
                 device=self.device,
-                told=lambda done, total: bar.update(task, completed=done),
+                on_progress=lambda done, total: bar.update(task, completed=done),
             )
         save_image(self.output, found.image)
         if self.labels_out is not None and found.labels is not None:

@@ -11,9 +11,9 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastreg.images import Image
-    from fastreg.transforms import Transform
-    from fastreg.transforms.points import Table
+    from fastreg.geometry.image import Image
+    from fastreg.geometry.transforms import Transform
+    from fastreg.io.points import Table
 
 
 @Parameter(name="*")
@@ -58,10 +58,12 @@ class Warp:
 
     def run(self) -> None:
         """Reads everything, computes everything, then writes."""
-        from fastreg.files import InputError
-        from fastreg.images import load_image, sample, save_image
-        from fastreg.transforms import compose, save_warp
-        from fastreg.transforms.points import load_points, save_text
+        from fastreg.geometry.resample import sample
+        from fastreg.geometry.transforms import compose
+        from fastreg.io.images import load_image, save_image
+        from fastreg.io.points import load_points, save_text
+        from fastreg.io.warps import save_warp
+        from fastreg.utils.files import InputError
 
         self._check()
         moving = None if self.moving is None else self._load_moving(self.moving)
@@ -90,8 +92,8 @@ class Warp:
 
     def _check(self) -> None:
         """What can be known before anything is read."""
-        from fastreg.files import InputError, check_free
-        from fastreg.images import check_ending
+        from fastreg.io.images import check_ending
+        from fastreg.utils.files import InputError, check_free
 
         if not (self.output or self.points or self.jacobian or self.compose):
             raise InputError("nothing to do: give --output, --points, --jacobian or --compose")
@@ -111,7 +113,7 @@ class Warp:
                 check_free(path, self.overwrite)
 
     def _load_moving(self, path: Path) -> Image:
-        from fastreg.images import load_image, load_labels
+        from fastreg.io.images import load_image, load_labels
 
         if self.interpolation == "genericlabel":
             return load_labels(path, what="moving image")
@@ -119,8 +121,9 @@ class Warp:
 
     def _load(self, name: str, moving: Image | None) -> Transform:
         """A transform's file, or [FILE,1]."""
-        from fastreg.files import InputError
-        from fastreg.transforms import Affine, load_transform
+        from fastreg.geometry.transforms import Affine
+        from fastreg.io.warps import load_transform
+        from fastreg.utils.files import InputError
 
         path, _, inverted = (
             name[1:-1].rpartition(",") if name.startswith("[") and name.endswith("]") else (name, "", "0")
@@ -137,8 +140,8 @@ class Warp:
     def _moved_points(
         self, table: Table, transforms: list[Transform], moving: Image | None, reference: Image | None
     ) -> str:
-        from fastreg.transforms import map_places
-        from fastreg.transforms.points import from_ras, to_ras
+        from fastreg.geometry.transforms import map_places
+        from fastreg.io.points import from_ras, to_ras
 
         voxels = self.points_space == "voxel"
         fixed = _grid(transforms, reference)[0] if voxels else None
@@ -149,8 +152,8 @@ class Warp:
 
 def _grid(transforms: list[Transform], reference: Image | None) -> tuple[np.ndarray, tuple[int, ...]]:
     """Affine and shape of the fixed grid."""
-    from fastreg.files import InputError
-    from fastreg.transforms import Affine
+    from fastreg.geometry.transforms import Affine
+    from fastreg.utils.files import InputError
 
     if reference is not None:
         return reference.affine, reference.shape
