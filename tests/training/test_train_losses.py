@@ -225,7 +225,7 @@ def test_checkpoints_from_before_there_was_uncertainty_load_and_resume(config):
 
 def test_a_mask_restricts_the_image_loss(config):
     """Outside the mask the fixed image may be anything."""
-    objective = Objective(config)
+    objective = Objective(config.loss)
     moving, fixed, mask = torch.rand(3, 1, 1, 16, 16)
     mask = (mask > 0.5).float()
     found = RegistrationNet("vm1", 2)(moving, fixed)
@@ -261,7 +261,7 @@ def test_edge_aware_smoothness(config, diffeomorphic):
     edges = config.changed(penalty="edge_aware", diffeomorphic=diffeomorphic, bidir=diffeomorphic)
     fit(edges)
     assert last(edges)["smoothness"] > 0
-    objective = Objective(edges)
+    objective = Objective(edges.loss)
     image = torch.zeros(1, 1, 16, 16)
     image[..., 8:] = 4.0
     step = torch.zeros(1, 2, 16, 16)
@@ -305,7 +305,7 @@ def test_a_region_of_interest_is_learned(config, folder, blobs, tmp_path):
 
 
 def test_where_no_mask_is_known_the_predicted_region_restricts_the_loss(config):
-    objective = Objective(config.changed(region_weight=0.5))
+    objective = Objective(config.changed(region_weight=0.5).loss)
     moved, fixed, region = torch.rand(2, 1, 6, 7), torch.rand(2, 1, 6, 7), torch.randn(2, 1, 6, 7, requires_grad=True)
     flow, mask = torch.zeros(2, 2, 6, 7), (torch.rand(2, 1, 6, 7) > 0.5).float()
     known = torch.tensor([True, False]).view(2, 1, 1, 1)
