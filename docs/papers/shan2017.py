@@ -89,8 +89,7 @@ def main() -> None:
     )  # fmt: skip
 
     def arm(name: str, folder: str, **change: object) -> study.Arm:
-        values = {**vars(base), **change, "output": given.output / folder}
-        return study.Arm("additional images", name, TrainConfig.of(**values))
+        return study.Arm("additional images", name, base.changed(**change, output=given.output / folder))
 
     arms = [
         arm(f"{given.few} images", "few"),

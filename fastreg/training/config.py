@@ -149,7 +149,7 @@ class RunConfig:
     """Stop after this long, if the steps are not done by then; the schedule follows whichever is closer to its end."""
     batch_size: Annotated[int, Range(1)] = 1
     """Pairs per step and process."""
-    lr: Annotated[float, Range(0, above=True)] = 1e-4
+    lr: Annotated[float, Range(0)] = 1e-4
     """Adam's learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over the run: constant, or a cosine down to zero."""

@@ -9,6 +9,7 @@ import torch
 
 from fastreg.nn import checkpoint
 from fastreg.training.config import TrainConfig
+from fastreg.training.options import as_json
 from fastreg.training.record import Log
 from fastreg.training.trainer import fit
 from fastreg.utils.files import InputError
@@ -93,10 +94,10 @@ def test_two_processes_are_one_with_a_batch_of_two(config, tmp_path):
     script = tmp_path / "two.py"
     script.write_text(
         "import json, sys\nfrom pathlib import Path\n"
-        "from fastreg.config import TrainConfig\nfrom fastreg.train import fit\n"
+        "from fastreg.training.config import TrainConfig\nfrom fastreg.training.trainer import fit\n"
         "values = json.loads(sys.argv[1])\nvalues['output'] = Path(values['output'])\nfit(TrainConfig.of(**values))\n"
     )
-    values = {k: v for k, v in vars(config).items() if v is not None} | {"output": str(tmp_path / "two")}
+    values = {**as_json(config), "output": str(tmp_path / "two")}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     done = subprocess.run(
         [*command, str(script), json.dumps(values)],
@@ -153,7 +154,7 @@ def test_starts_from_other_weights(config, tmp_path):
     ("change", "message"),
     [
         ({"bidir": True}, "bidir: needs --diffeomorphic"),
-        ({"window": 4}, "window: expected an odd number, got 4"),
+        ({"window": 4}, "window: expected an odd number of at least 1, got 4"),
         ({"steps": 0}, "steps: expected a number of at least 1, got 0"),
         ({"spacing": -1.0}, "spacing: expected a number of mm above 0"),
         ({"val": "s3,nobody"}, "neither a cohort nor ids of this one .'nobody' is not."),

@@ -74,7 +74,7 @@ def test_label_maps_help_where_the_image_says_nothing(config, folder):
         image.data[k, k] = 2
         save_image(folder / f"s{k}_image.nii.gz", image)
     fit(flat)
-    table = rows(flat.output / "metrics.csv")
+    table = rows(flat.run.output / "metrics.csv")
     first, end = (np.mean([float(row["segmentation"]) for row in part]) for part in (table[:10], table[-10:]))
     assert -1 <= end < first - 0.02 and first < 0
 
@@ -102,7 +102,7 @@ def test_unlabelled_images_join(config, folder, tmp_path):
         save_image(more / f"s{k}_image.nii.gz", image.data[::-1].copy(), image.affine)
     extended = config.changed(unlabelled=str(more / "*.nii.gz"), seg_weight=1.0, steps=20, output=tmp_path / "more_run")
     fit(extended)
-    overlaps = [float(row["segmentation"]) for row in rows(extended.output / "metrics.csv")]
+    overlaps = [float(row["segmentation"]) for row in rows(extended.run.output / "metrics.csv")]
     assert 0 in overlaps and min(overlaps) < 0  # pairs with and without label maps
 
 
