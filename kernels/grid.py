@@ -1,8 +1,9 @@
-"""How programs are laid over images, and how launches are sized. Shared by the kernels of every op."""
+"""How launches are sized. Shared by the launches of every op."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,14 +13,6 @@ import triton.language as tl
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ROWS, COLUMNS, WARPS = 8, 32, 4
 """The tile of kernels that are not tuned, because they add up a value: its order must not change."""
-
-_DTYPES = {
-    torch.float16: tl.float16,
-    torch.bfloat16: tl.bfloat16,
-    torch.float32: tl.float32,
-    torch.float64: tl.float64,
-    torch.int64: tl.int64,
-}
 
 
 @triton.jit
@@ -53,18 +46,23 @@ def programs(images: int, size: tuple[int, int, int], rows: int, columns: int) -
     return (images * depth * triton.cdiv(height, rows) * triton.cdiv(width, columns),)
 
 
+def tuned_programs(images: int, size: tuple[int, int, int]) -> Callable[[dict[str, Any]], tuple[int]]:
+    """`programs` for the tile that a `tuned` kernel runs with."""
+    return lambda config: programs(images, size, config["BLOCK_Y"], config["BLOCK_X"])
+
+
 def grid_3d(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """D, H, W; a 2-D image has one plane."""
     depth, height, width = (1,) * (3 - len(shape)) + tuple(shape)
     return depth, height, width
 
 
-def compute_type(tensor: torch.Tensor) -> tl.dtype:
-    """Triton's name for a tensor's dtype."""
-    return _DTYPES[tensor.dtype]
+def work_type(*dtypes: torch.dtype) -> tl.dtype:
+    """What kernels compute in: float64 if an argument is float64, otherwise float32."""
+    return tl.float64 if torch.float64 in dtypes else tl.float32
 
 
-def tuned(kernel: Any, key: tuple[str, ...], zeroed: tuple[str, ...] = ()) -> Any:
+def tuned(kernel: triton.JITFunction, key: tuple[str, ...], zeroed: tuple[str, ...] = ()) -> triton.runtime.Autotuner:
     """`kernel` with the fastest of a few tiles for each `key` of arguments, remembered on disk.
 
     Args:
