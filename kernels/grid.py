@@ -15,31 +15,6 @@ ROWS, COLUMNS, WARPS = 8, 32, 4
 """The tile of kernels that are not tuned, because they add up a value: its order must not change."""
 
 
-@triton.jit
-def tile(D, H, W, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
-    """This program's image (int64), plane z and rows y [BLOCK_Y, 1], and columns x [1, BLOCK_X].
-
-    A tile lies in one plane: only the program, not every voxel, divides by the sizes. z has the shape of y because
-    the interpreter gets conditions wrong that mix scalars with tiles.
-    """
-    program = tl.program_id(0)
-    across = tl.cdiv(W, BLOCK_X)
-    down = tl.cdiv(H, BLOCK_Y)
-    x = (program % across) * BLOCK_X + tl.arange(0, BLOCK_X)[None, :]
-    program = program // across
-    y = (program % down) * BLOCK_Y + tl.arange(0, BLOCK_Y)[:, None]
-    program = program // down
-    return (program // D).to(tl.int64), program % D + y * 0, y, x
-
-
-@triton.jit
-def flat(z, y, x, H, W, WIDE: tl.constexpr):
-    """Index of a voxel in its image; 64 bits only where the image needs them."""
-    if WIDE:
-        z = z.to(tl.int64)
-    return (z * H + y) * W + x
-
-
 def programs(images: int, size: tuple[int, int, int], rows: int, columns: int) -> tuple[int]:
     """The launch grid of `tile`: one axis, because the others end at 65535."""
     depth, height, width = size

@@ -67,7 +67,7 @@ KERNELS = [
     ("lncc_backward_kernels", "lncc_backward_gradient_kernel", LNCC | {"AXIS": 0}),
     ("integrate_kernels", "integrate_forward_square_kernel", {"NDIM": 3, "PADDING": "zeros"}),
     ("integrate_kernels", "integrate_backward_square_kernel", {"NDIM": 3, "PADDING": "zeros"}),
-    ("smoothness", "smoothness_kernel", {"NDIM": 3, "NEED_GRAD": True}),
+    ("smoothness_kernels", "smoothness_kernel", {"NDIM": 3, "NEED_GRAD": True}),
 ]
 
 
