@@ -72,7 +72,7 @@ def test_resume_continues_bit_for_bit(config, tmp_path):
     one, other = weights(whole), weights(resumed)
     assert all(torch.equal(one[name], other[name]) for name in one)
     strip = ("step", "loss", "image", "smoothness", "lr")
-    tables = [[[row[c] for c in strip] for row in rows(c_.output / "metrics.csv")] for c_ in (config, parts)]
+    tables = [[[row[c] for c in strip] for row in rows(c_.run.output / "metrics.csv")] for c_ in (config, parts)]
     assert tables[0] == tables[1] and len(tables[0]) == 6
 
 

@@ -201,7 +201,7 @@ def test_uncertainty_trains_resumes_and_is_used(config, tmp_path):
     parts = sure.changed(output=tmp_path / "parts")
     fit(parts.changed(steps=2))
     fit(parts.changed(resume=True))
-    one, other = (weights(run.output / "last.safetensors").values() for run in (sure, parts))
+    one, other = (weights(run.run.output / "last.safetensors").values() for run in (sure, parts))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     net, about = checkpoint.load(whole)
     assert net.config.uncertainty and about.network["uncertainty"]
