@@ -26,6 +26,7 @@ from fastreg.registration.affine import KINDS, align
 from fastreg.registration.deformable import METRICS, STAGES, Stage, deform
 from fastreg.registration.image_grid import inverse_on_image_grid, on_image_grid, without_folds
 from fastreg.registration.result import RegistrationResult
+from fastreg.registration.verdict import judge
 from fastreg.types import RegistrationOutput
 from fastreg.utils.devices import pick_device
 from fastreg.utils.files import InputError
@@ -141,7 +142,14 @@ def register(
     if found.inverse_flow is not None:
         inverse_warp = inverse_on_image_grid(found.inverse_flow.cpu(), grid, moving_image, fixed_image, world)
     clock.lap("warp")
-    return RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, {**log, **clock.laps})
+    start = init if isinstance(init, Affine) else Affine(np.eye(4))
+    verdict = judge(fixed_image, moving_image, warp, start, metric, (masks[0], masks[1]))
+    clock.lap("judge")
+    log |= {"suspect": verdict.suspect, "measure": verdict.measure, "measure_before": round(verdict.before, 4)}
+    log |= {"measure_after": round(verdict.after, 4), "overlap": round(verdict.overlap, 4)}
+    result = RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, verdict.suspect)
+    result.log = {**log, **clock.laps}
+    return result
 
 
 def _deformable(
