@@ -134,7 +134,7 @@ def loading(size: tuple[int, ...], device: str, steps: int = 6) -> Job:
             save_image(Path(folder) / f"s{k}.nii.gz", image.astype(np.float32), np.eye(4))
         run = Path(folder) / "run"
         options: dict[str, Any] = {"images": folder, "output": run, "model": "vm1", "steps": steps, "device": device}
-        fit(TrainConfig(**options, threads=torch.get_num_threads(), save_every=0, val_every=0))
+        fit(TrainConfig.of(**options, threads=torch.get_num_threads(), save_every=0, val_every=0))
         rows = list(csv.DictReader((run / "metrics.csv").open()))
     # The first step decodes the images and fills the cache, once in a training.
     first, last = rows[0], rows[-1]

@@ -10,7 +10,7 @@ import csv
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastreg.cli.output import err, print_table
@@ -78,7 +78,7 @@ def run(
 
     A run that was stopped goes on where it was. Arms of equal training share their network.
     """
-    trainings = list(dict.fromkeys(arm.config.output for arm in arms))
+    trainings = list(dict.fromkeys(arm.config.run.output for arm in arms))
     err.print(
         f"{len(arms)} arms, {len(trainings)} networks of at most {options.minutes:g} minutes: "
         f"about {len(trainings) * options.minutes / 60:.1f} hours, and {len(arms) * len(pairs)} registrations"
@@ -116,12 +116,12 @@ def _write(rows: Sequence[dict[str, str]], path: Path) -> None:
 
 
 def _train(arm: Arm) -> Path:
-    done = arm.config.output / "done"
+    done = arm.config.run.output / "done"
     if not done.is_file():
         with TrainBar(quiet=True) as bar:
-            fit(replace(arm.config, resume=True), bar)
+            fit(arm.config.changed(resume=True), bar)
         done.write_text("trained to the end of its steps or minutes\n")
-    return arm.config.output / "model.safetensors"
+    return arm.config.run.output / "model.safetensors"
 
 
 def mean_sd(rows: Sequence[dict[str, str]], column: str) -> tuple[float, float]:

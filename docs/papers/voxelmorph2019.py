@@ -71,7 +71,7 @@ def main() -> None:
             "loss": "lncc", "window": 5, "lambda_": 1.0, "amp": True, "channels_last": True, "val_every": 0,
             "workers": 1, "seed": given.seed, "device": given.device, "threads": given.threads, **change,
         }  # fmt: skip
-        return study.Arm(of, name, TrainConfig(**values), refine, float(n) if of == "size" else None)
+        return study.Arm(of, name, TrainConfig.of(**values), refine, float(n) if of == "size" else None)
 
     # The base network, on everybody, is an arm of several studies; its folder makes it one training.
     base = f"lncc_{len(training)}"

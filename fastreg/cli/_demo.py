@@ -65,10 +65,10 @@ def _make_subject(folder: Path, seed: int) -> None:
 def _training(
     cohort: Path, output: Path, steps: int, spacing: float, model: str, seed: int, device: str | None
 ) -> TrainConfig:
-    return TrainConfig(
+    return TrainConfig.of(
         images=str(cohort / "train" / "*_t1.nii.gz"),
         output=output,
-        model=model,  # type: ignore[arg-type]
+        model=model,
         spacing=spacing,
         steps=steps,
         lr=1e-3,

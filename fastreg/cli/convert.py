@@ -44,7 +44,7 @@ class Convert:
         from fastreg.cli.output import out, print_json
         from fastreg.compat.voxelmorph import read_network
         from fastreg.nn import checkpoint
-        from fastreg.nn.checkpoint import Checkpoint
+        from fastreg.nn.checkpoint import Checkpoint, WorkingSpace
         from fastreg.utils.files import InputError, check_free
 
         if self.output.suffix != ".safetensors":
@@ -58,18 +58,13 @@ class Convert:
         net = found.network()
         about = Checkpoint(
             network=net.options,
-            working={
-                "spacing_mm": self.spacing,
-                "orientation": self.orientation,
-                "shape": None if found.shape is None else list(found.shape),
-                "normalise": self.normalise,
-            },
+            working=WorkingSpace(self.spacing, self.orientation, found.shape or (), self.normalise),
             config={"converted_from": self.file.name, "notes": found.notes},
         )
         checkpoint.save(self.output, net, about)
         parameters = sum(p.numel() for p in net.parameters())
         if self.json:
-            print_json({"model": str(self.output), "parameters": parameters, "notes": found.notes, **vars(about)})
+            print_json({"model": str(self.output), "parameters": parameters, "notes": found.notes, **about.to_json()})
             return
         for note in found.notes:
             out.print(f"note    {note}", soft_wrap=True)

@@ -161,12 +161,14 @@ class Register:
         if self.qc is not None:
             _draw(found, self.qc)
         if self.json:
-            print_json({**found.log, **{key: value for key, value in figures.items() if key != "seconds"}})
+            print_json({**found.log, **{k: v for k, v in figures.items() if k not in ("seconds", "suspect")}})
             return
-        if figures:
+        if "dice" in figures:
             before, after = (_shown(figures.get(key)) for key in ("dice_before", "dice"))
             out.print(f"mean Dice {before} before, {after} after; folds {figures.get('folds', '')}")
         written = ", ".join(map(str, self._paths()))
+        if found.suspect is not None:
+            err.print(f"suspect: {found.suspect}", soft_wrap=True, markup=False)
         out.print(f"registered in {found.seconds:.1f} s: {written}", soft_wrap=True)
 
     def _outputs(self) -> Outputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -18,7 +18,7 @@ COLUMNS = ("lambda", "dice", "dice_before", "folds_percent", "image", "step", "s
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class Sweep(TrainConfig):
+class Sweep:
     """Train one network for each weight of the smoothness, and draw the validation's Dice against it.
 
     Example: `fastreg sweep --lambdas 0,0.5,1,1.5,2 --images 'scans/*_t1.nii.gz' --labels 'scans/*_seg.nii.gz' --val
@@ -28,6 +28,7 @@ class Sweep(TrainConfig):
     --output. With --resume runs go on where they were; --estimate says beforehand how long all of it will take.
     """
 
+    config: Annotated[TrainConfig, Parameter(name="*")]
     lambdas: str = "0,0.1,0.5,1,1.5,2,4"
     """The weights, separated by commas."""
     estimate: bool = False
@@ -37,46 +38,44 @@ class Sweep(TrainConfig):
 
     def run(self) -> None:
         """Trains, and writes the table and the picture after every run."""
-        from dataclasses import replace
-
         from fastreg.cli.output import err, out, print_json, print_table
         from fastreg.cli.train_bar import TrainBar
         from fastreg.training.setup import validation_pairs
         from fastreg.training.trainer import fit
         from fastreg.utils.files import InputError
 
+        run = self.config.run
         weights = _weights(self.lambdas)
-        if self.lambda_ is not None:
+        if self.config.loss.lambda_ is not None:
             raise InputError("--lambda is what is swept; give --lambdas")
-        if self.val is None or not self.val_every:
+        if self.config.data.val is None or not run.val_every:
             raise InputError("sweep: compares by validation; give --val, and --val-every above 0")
-        options: dict[str, Any] = {name: getattr(self, name) for name in TrainConfig.__dataclass_fields__}
-        config = replace(TrainConfig(**options), cache=self.cache or self.output / "cache")
+        config = self.config.changed(cache=run.cache or run.output / "cache")
         if not any(moving.label and fixed.label for moving, fixed in validation_pairs(config)):
             raise InputError("sweep: compares the Dice of label maps; --val has no pair with them (needs --labels)")
         if self.estimate:
-            seconds = _seconds_of_a_step(replace(config, lambda_=weights[0]))
-            hours = seconds * self.steps * len(weights) / 3600
-            if self.minutes is not None:
-                hours = min(hours, self.minutes / 60 * len(weights))
-            figures = {"runs": len(weights), "steps": self.steps, "seconds_a_step": seconds, "hours": hours}
+            seconds = _seconds_of_a_step(config.changed(lambda_=weights[0]))
+            hours = seconds * run.steps * len(weights) / 3600
+            if run.minutes is not None:
+                hours = min(hours, run.minutes / 60 * len(weights))
+            figures = {"runs": len(weights), "steps": run.steps, "seconds_a_step": seconds, "hours": hours}
             if self.json:
                 print_json(figures)
             else:
                 out.print(
-                    f"{len(weights)} runs of {self.steps} steps, {seconds:.3g} s a step: {hours:.3g} hours, "
+                    f"{len(weights)} runs of {run.steps} steps, {seconds:.3g} s a step: {hours:.3g} hours, "
                     "validations apart"
                 )
             return
         rows = []
         for weight in weights:
             err.print(f"lambda {weight:g}")
-            folder = self.output / f"lambda_{weight:g}"
+            folder = run.output / f"lambda_{weight:g}"
             bar: Log
             with TrainBar(quiet=self.json) as bar:
-                fit(replace(config, lambda_=weight, output=folder), bar)
+                fit(config.changed(lambda_=weight, output=folder), bar)
             rows.append(_result(folder, weight))
-            _write(rows, self.output)
+            _write(rows, run.output)
         if self.json:
             print_json(rows)
             return
@@ -89,7 +88,7 @@ class Sweep(TrainConfig):
                 for r in rows
             ],
         )  # fmt: skip
-        out.print(f"table {self.output / 'sweep.csv'}{_pictured(self.output)}", soft_wrap=True)
+        out.print(f"table {run.output / 'sweep.csv'}{_pictured(run.output)}", soft_wrap=True)
 
 
 def _weights(text: str) -> list[float]:
@@ -108,12 +107,11 @@ def _seconds_of_a_step(config: TrainConfig, steps: int = 12) -> float:
     """Timed on the run itself, in a folder that is thrown away; the first steps, which warm up, do not count."""
     import csv
     import tempfile
-    from dataclasses import replace
 
     from fastreg.training.trainer import fit
 
     with tempfile.TemporaryDirectory() as folder:
-        fit(replace(config, output=Path(folder), steps=steps, minutes=None, val_every=0, save_every=0, log_every=1,
+        fit(config.changed(output=Path(folder), steps=steps, minutes=None, val_every=0, save_every=0, log_every=1,
                     resume=False, overwrite=False, tensorboard=False))  # fmt: skip
         with (Path(folder) / "metrics.csv").open(newline="") as file:
             seconds = [float(row["seconds"]) for row in csv.DictReader(file)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -13,7 +13,7 @@ from fastreg.training.config import TrainConfig
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class Train(TrainConfig):
+class Train:
     """Train a registration network on a cohort of images.
 
     Example: `fastreg train --images 'scans/*_t1.nii.gz' --labels 'scans/*_seg.nii.gz' --val 101,102 --spacing 2 -o
@@ -23,6 +23,7 @@ class Train(TrainConfig):
     options; `<output>/config.json` is such a file. Under torchrun every process takes its share.
     """
 
+    config: Annotated[TrainConfig, Parameter(name="*")]
     json: bool = False
     """Print the last validation as JSON at the end."""
 
@@ -32,10 +33,9 @@ class Train(TrainConfig):
         from fastreg.cli.train_bar import TrainBar
         from fastreg.training.trainer import fit
 
-        options: dict[str, Any] = {name: getattr(self, name) for name in TrainConfig.__dataclass_fields__}
         with TrainBar(quiet=self.json) as bar:
-            path = fit(TrainConfig(**options), bar)
-        _draw_curve(self.output)
+            path = fit(self.config, bar)
+        _draw_curve(self.config.run.output)
         if self.json:
             print_json({"model": str(path), **bar.last_validation})
         else:

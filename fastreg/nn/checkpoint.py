@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,28 +22,85 @@ MODELS = ("general",)
 _WEIGHTS, _OPTIMIZER, _RNG_STATE = "model.", "optimizer.", "chance"
 
 
+@dataclass(frozen=True)
+class WorkingSpace:
+    """What images a network expects."""
+
+    spacing_mm: float | None = None
+    """Of the working grid; the image's own if None."""
+    orientation: str = "RAS"
+    """Where the axes of the working grid point."""
+    shape: tuple[int, ...] = ()
+    """Of the grid that it was trained on."""
+    normalise: str = "percentile"
+    """As in `intensity.normalised`."""
+    voxels: int | None = None
+    """In place of the spacing, as in `grid.spacing_of`."""
+    passes: tuple[int, ...] = (1,)
+    """Of `cascade`."""
+    align: bool = False
+    """Whether the images are to be aligned linearly first."""
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> WorkingSpace:
+        """From the header of a checkpoint, of any version of fastreg."""
+        known = {f.name: content[f.name] for f in fields(cls) if f.name in content}
+        lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+        return cls(**{**known, **lists})
+
+    def to_json(self) -> dict[str, Any]:
+        """For the header of a checkpoint; what is as it was before there was a choice is left out."""
+        later = {"voxels": None, "passes": (1,), "align": False}
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+        return {name: v for name, v in values.items() if name not in later or getattr(self, name) != later[name]}
+
+    def grid(self) -> WorkingSpace:
+        """What the weights depend on; the rest says how they are used."""
+        return replace(self, passes=(1,), align=False)
+
+
 @dataclass
 class Checkpoint:
-    """What a file holds.
-
-    `working` says what images the network expects: spacing_mm (or voxels, as in `data.spacing_of`), orientation, shape,
-    normalise; whether they are to be aligned first (align) and the passes of `cascade`, if these are not one.
-    """
+    """What a file says of its weights."""
 
     network: dict[str, Any]
-    working: dict[str, Any]
+    """Arguments of `RegistrationNet`."""
+    working: WorkingSpace = field(default_factory=WorkingSpace)
     step: int = 0
     config: dict[str, Any] = field(default_factory=dict)
+    """Options of the training run, flat."""
     figures: dict[str, Any] = field(default_factory=dict)
     """Validation figures of these weights."""
     progress: dict[str, Any] = field(default_factory=dict)
     """What a resumed run must know besides the step."""
 
+    @classmethod
+    def from_json(cls, header: dict[str, Any]) -> Checkpoint:
+        """From the header of a file."""
+        known = {f.name: header[f.name] for f in fields(cls)}
+        return cls(**{**known, "working": WorkingSpace.from_json(header["working"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """For the header of a file."""
+        return {**vars(self), "working": self.working.to_json()}
+
+
+class TrainedModel(NamedTuple):
+    """A network with its weights, and what is known of it."""
+
+    net: RegistrationNet
+    checkpoint: Checkpoint
+
+    @property
+    def working(self) -> WorkingSpace:
+        """The images that it expects."""
+        return self.checkpoint.working
+
 
 def save(path: Path, net: RegistrationNet, about: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Writes weights (to resume from: with the optimizer and the random state), whole or not at all."""
     tensors: dict[str, Tensor] = {_WEIGHTS + name: value for name, value in net.state_dict().items()}
-    header: dict[str, Any] = {"format": FORMAT, "fastreg": __version__, "torch": torch.__version__, **vars(about)}
+    header: dict[str, Any] = {"format": FORMAT, "fastreg": __version__, "torch": torch.__version__, **about.to_json()}
     if optimizer is not None:
         state = optimizer.state_dict()
         for index, slots in state["state"].items():
@@ -79,13 +136,13 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[RegistrationNet, Checkpoint]:
-    """The network with its weights, on `device`, and what is known about it."""
+def load(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
+    """The network of a file with its weights, on `device`."""
     header = read_header(path)
-    about = Checkpoint(**{name: header[name] for name in Checkpoint.__dataclass_fields__})
+    about = Checkpoint.from_json(header)
     net = RegistrationNet(**about.network)
     load_weights(path, net)
-    return net.to(device), about
+    return TrainedModel(net.to(device), about)
 
 
 def load_weights(path: str | Path, net: RegistrationNet) -> None:
@@ -117,4 +174,4 @@ def resume(path: Path, net: RegistrationNet, optimizer: torch.optim.Optimizer) -
         state.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": state, "param_groups": header["optimizer"]})
     torch.set_rng_state(rng_state)
-    return Checkpoint(**{name: header[name] for name in Checkpoint.__dataclass_fields__})
+    return Checkpoint.from_json(header)

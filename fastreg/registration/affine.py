@@ -198,9 +198,11 @@ def _places(scan: Scan, mass: np.ndarray) -> np.ndarray:
 def _fit(
     objective: Objective, world: np.ndarray, body: _Body, kind: str, spacing_mm: float, iterations: int
 ) -> np.ndarray:
-    """The map near `world` where the similarity is highest."""
+    """The map near `world` where the similarity is highest; `world` itself where nothing is gained."""
     if objective.weigh(world) == 0:
         return world
+    with torch.no_grad():
+        before = float(objective(torch.from_numpy(world)))
     ndim = body.axes.shape[1]
     axes = torch.from_numpy(body.axes)
     basis = torch.from_numpy(body.axes @ generators(kind, ndim) @ body.axes.T * spacing_mm / body.radius_mm)
@@ -224,7 +226,14 @@ def _fit(
         [theta], max_iter=iterations, tolerance_grad=0, tolerance_change=0.01, line_search_fn="strong_wolfe"
     )
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return mapped().detach().numpy()
+    with torch.no_grad():
+        found = mapped()
+        gain = float(objective(found)) - before
+    return found.numpy() if gain > _LEAST_GAIN else world
+
+
+_LEAST_GAIN = 1e-5
+"""Of similarity: what rounding may give a map that is no better."""
 
 
 def _best_start(

@@ -29,7 +29,7 @@ RECORD = "pair.json"
 TABLE = "results.csv"
 _COLUMNS = (
     "name", "moving", "fixed", "dice_before", "dice", "folds", "folds_of", "sdlogj", "tre_mm_before", "tre_mm",
-    "seconds", "error",
+    "seconds", "suspect", "error",
 )  # fmt: skip
 
 Row = dict[str, Any]

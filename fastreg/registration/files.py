@@ -126,7 +126,7 @@ def score(found: RegistrationResult, pair: PairFiles, points_space: str = "ras",
     if landmarks and pair.points_fixed is not None and pair.points_moving is not None:
         given |= {"points_fixed": pair.points_fixed, "points_moving": pair.points_moving}
     figures = {} if min(found.fixed.shape) < 2 else evaluate(hd95=False, points_space=points_space, **given)
-    row: Figures = {"seconds": round(found.seconds, 3)}
+    row: Figures = {"seconds": round(found.seconds, 3), "suspect": found.suspect}
     for column, name in _FIGURES.items():
         if name in figures:
             row[column] = None if math.isnan(figures[name]) else figures[name]

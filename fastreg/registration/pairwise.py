@@ -21,12 +21,12 @@ from fastreg.geometry.transforms import Affine
 from fastreg.io.images import load_image
 from fastreg.nn import checkpoint
 from fastreg.nn.cascade import cascade
-from fastreg.nn.checkpoint import Checkpoint
-from fastreg.nn.registration_net import RegistrationNet
+from fastreg.nn.checkpoint import TrainedModel, WorkingSpace
 from fastreg.registration.affine import KINDS, align
 from fastreg.registration.deformable import METRICS, STAGES, Stage, deform
 from fastreg.registration.image_grid import inverse_on_image_grid, on_image_grid, without_folds
 from fastreg.registration.result import RegistrationResult
+from fastreg.registration.verdict import judge
 from fastreg.types import RegistrationOutput
 from fastreg.utils.devices import pick_device
 from fastreg.utils.files import InputError
@@ -36,7 +36,7 @@ def register(
     fixed: Any,
     moving: Any,
     *,
-    model: str | Path | tuple[RegistrationNet, Checkpoint] | None = None,
+    model: str | Path | TrainedModel | None = None,
     transform: str = "deformable",
     affine: bool | None = None,
     init: str | Affine = "auto",
@@ -91,7 +91,7 @@ def register(
     device = pick_device(device)
     if isinstance(model, str | Path):
         model = checkpoint.load(model, device)
-    ndim = None if model is None else model[0].config.ndim
+    ndim = None if model is None else model.net.config.ndim
     fixed_image = load_image(_array(fixed), what="fixed image", ndim=ndim)
     moving_image = load_image(_array(moving), what="moving image", ndim=ndim)
     masks = [
@@ -111,7 +111,7 @@ def register(
 
     world = init if isinstance(init, Affine) else Affine(np.eye(4))
     if affine is None:
-        affine = model is None or bool(model[1].working.get("align"))
+        affine = model is None or model.working.align
     if affine:
         kind = "affine" if transform == "deformable" else transform
         world = align(
@@ -126,7 +126,7 @@ def register(
         zero = torch.zeros(1, fixed_image.ndim, *grid.shape)
         found = RegistrationOutput(zero[:, :1], zero, inverse_flow=zero if inverse else None)
     else:
-        grid = _network_grid(fixed_image, model[1].working) if model else _isotropic_grid(fixed_image)
+        grid = _network_grid(fixed_image, model.working) if model else _isotropic_grid(fixed_image)
         if refine is not None or model is not None:
             stages = (Stage(1, refine, 1),) if refine else ()
         optimise = partial(deform, stages=stages, metric=metric, smoothness=smoothness, bidir=bidir) if stages else None
@@ -134,7 +134,7 @@ def register(
         found = _deformable(
             grid, fixed_image, moving_image, masks[0], masks[1], world, model, optimise, device, inverse, clock
         )
-        log |= {"network": model[0].config.name if model else None, "working_shape": list(grid.shape)}
+        log |= {"network": model.net.config.name if model else None, "working_shape": list(grid.shape)}
     warp = on_image_grid(found.flow.cpu(), grid, fixed_image, moving_image, world)
     if optimised and grid.shape != fixed_image.shape:
         warp = without_folds(warp)
@@ -142,7 +142,14 @@ def register(
     if found.inverse_flow is not None:
         inverse_warp = inverse_on_image_grid(found.inverse_flow.cpu(), grid, moving_image, fixed_image, world)
     clock.lap("warp")
-    return RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, {**log, **clock.laps})
+    start = init if isinstance(init, Affine) else Affine(np.eye(4))
+    verdict = judge(fixed_image, moving_image, warp, start, metric, (masks[0], masks[1]))
+    clock.lap("judge")
+    log |= {"suspect": verdict.suspect, "measure": verdict.measure, "measure_before": round(verdict.before, 4)}
+    log |= {"measure_after": round(verdict.after, 4), "overlap": round(verdict.overlap, 4)}
+    result = RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, verdict.suspect)
+    result.log = {**log, **clock.laps}
+    return result
 
 
 def _deformable(
@@ -152,21 +159,21 @@ def _deformable(
     mask: Image | None,
     moving_mask: Image | None,
     world: Affine,
-    model: tuple[RegistrationNet, Checkpoint] | None,
+    model: TrainedModel | None,
     optimise: Callable[..., RegistrationOutput] | None,
     device: torch.device,
     inverse: bool,
     clock: _Clock,
 ) -> RegistrationOutput:
     """The flow on the working grid: the network's, and what the optimisation makes of it."""
-    how = model[1].working["normalise"] if model else "percentile"
+    how = model.working.normalise if model else "percentile"
     pair = [_working(moving, grid, how, world).to(device), _working(fixed, grid, how).to(device)]
     clock.lap("prepare")
     found = None
     if model is not None:
-        net = model[0].to(device).eval()
+        net = model.net.to(device).eval()
         with torch.inference_mode():
-            found = cascade(net, pair[0], pair[1], model[1].working.get("passes", (1,)), inverse)
+            found = cascade(net, pair[0], pair[1], model.working.passes, inverse)
         clock.lap("network")
     if optimise is None:
         zero = torch.zeros(1, fixed.ndim, *grid.shape)
@@ -243,10 +250,10 @@ def _array(source: Any) -> Any:
     return array
 
 
-def _network_grid(fixed: Image, working: dict[str, Any]) -> Grid:
+def _network_grid(fixed: Image, working: WorkingSpace) -> Grid:
     """The fixed image's extent, in the orientation and as fine as the network has it."""
-    turned = reorient(fixed, working["orientation"]) if fixed.ndim == 3 else fixed
-    return working_grid(turned, spacing_of(turned, working["spacing_mm"], working.get("voxels")))
+    turned = reorient(fixed, working.orientation) if fixed.ndim == 3 else fixed
+    return working_grid(turned, spacing_of(turned, working.spacing_mm, working.voxels))
 
 
 def _isotropic_grid(fixed: Image) -> Grid:

@@ -29,6 +29,8 @@ class RegistrationResult:
     inverse_warp: Warp | None = None
     affine: Affine = field(default_factory=lambda: Affine(np.eye(4)))
     """The linear part, fixed RAS mm -> moving RAS mm; `warp` contains it."""
+    suspect: str | None = None
+    """Why the result may be no better than its start, by a measure that was not optimised; None if nothing says so."""
     log: dict[str, Any] = field(default_factory=dict)
     """Seconds of every stage, and what was used."""
 

@@ -88,7 +88,7 @@ def build_template(
     if isinstance(options.get("model"), str | bytes) or hasattr(options.get("model"), "__fspath__"):
         options["model"] = load(options["model"])  # once for all registrations
     if affine is None:
-        affine = options.get("model") is not None and bool(options["model"][1].working.get("align"))
+        affine = options.get("model") is not None and options["model"].working.align
     template = _start(subjects, spacing_mm, affine)
     log: list[Round] = []
     vote = None

@@ -1,29 +1,31 @@
-"""What a training run is told: the command line's options, the config file's keys and the checkpoint's record in one.
+"""Options of a training run in four parts, one for each room that needs them.
 
-Light on purpose: no torch, so that `fastreg train --help` answers at once. The annotations
-are real ones: the command's class inherits them into another module.
+They are the command line's options, the config file's keys and the checkpoint's record in one, flat and under the same
+names there: `option_name` of the field. Light on purpose: no torch, so that `fastreg train --help` answers at once.
+The annotations are real ones, for the command line reads them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
+
+from fastreg.utils.ranges import Range
 
 SYNTHETIC = "synthetic"
 """As `images`: no files, but random shapes."""
 
 
 @dataclass(kw_only=True)
-class TrainConfig:
-    """Options of a training run. Names that VoxelMorph has mean what they mean there."""
+class DataConfig:
+    """What is trained on: images, label maps, masks, the working grid, synthetic pairs."""
 
     images: Annotated[str, Parameter(alias=["--img-list"])]
     """The cohort: a folder, a quoted glob, a list file (.txt: image [label] a line), a CSV with a header (image, label,
     id; or moving, fixed for pairs), a Learn2Reg dataset .json, or VoxelMorph .npz files by glob. Or "synthetic": random
     shapes of random contrast on a grid of --shape, no data at all; with --labels the shapes are those label maps'."""
-    output: Annotated[Path, Parameter(alias=["--model-dir", "-o"])]
-    """Folder for checkpoints, metrics.csv, config.json and the cache of decoded volumes."""
     labels: str | None = None
     """A quoted glob of label maps that pairs with the glob of images by what the `*` stands for."""
     masks: str | None = None
@@ -37,114 +39,133 @@ class TrainConfig:
     val: str | None = None
     """Validation: ids of subjects of the cohort, separated by commas, that are then not trained on; or another cohort
     in any of the forms of --images."""
+    val_labels: str | None = None
+    """A quoted glob of label maps that pairs with --val where that is a cohort."""
+    val_pairs: Annotated[int, Range(1)] = 8
+    """Pairs of a validation, at most."""
     pairs: Path | None = None
     """Train on these pairs only: a text file or CSV of moving and fixed, paths or ids."""
     atlas: Path | None = None
     """Atlas-based: this image is always the fixed one. Without it any two subjects make a pair."""
     atlas_labels: Path | None = None
     """The atlas' label map, for validation."""
-
-    spacing: float | None = None
+    spacing: Annotated[float | None, Range(0, above=True, unit="mm")] = None
     """Working resolution in mm; the atlas' or first image's own if not given."""
-    shape: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True)] = None
+    shape: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True), Range(1)] = None
     """Working grid in voxels, 2 or 3 numbers, centred; what the spacing gives if not given. Random shapes: the size of
     the pairs, while --val has its own grid."""
-    voxels: int | None = None
+    voxels: Annotated[int | None, Range(1)] = None
     """In place of --spacing: cubic voxels so large that about this many cover the image, whatever its size in mm, but
     not finer than its own. The model registers every image on such a grid."""
-    passes: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1,)
-    """How the model is used, in validations too: a number for each time that it is applied, the moving image warped by
-    what the times before found; images are averaged over cubes of that many voxels. Such as 2 1 1, coarse to fine."""
     normalise: Literal["percentile", "none"] = "percentile"
     """Intensities to [0, 1] by the 0.1st and 99.9th percentile, or as they are."""
     flip: bool = False
     """Mirror every other pair left to right: twice the data, if left and right may be exchanged."""
+    synth_labels: Annotated[int, Range(2)] = 26
+    """Synthetic: shapes of a random label map, the background among them."""
+    synth_warp: Annotated[float, Range(0, unit="voxels")] = 3.0
+    """Synthetic: largest standard deviation of the two velocities that make a pair, in voxels."""
+    synth_shapes: Annotated[tuple[float, float], Parameter(consume_multiple=True), Range(1, unit="voxels")] = (
+        12.0,
+        40.0,
+    )
+    """Synthetic: size of the random shapes, from and to, in voxels."""
+    synth_bends: Annotated[tuple[float, float], Parameter(consume_multiple=True), Range(1, unit="voxels")] = (8.0, 32.0)
+    """Synthetic: distance over which the velocities change, from and to, in voxels."""
 
-    model: Literal["vm1", "vm2", "vxm", "match"] = "vm2"
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The network, and how it is applied."""
+
+    network: Annotated[Literal["vm1", "vm2", "vxm", "match"], Parameter(name=["--model"])] = "vm2"
     """The network: vm1 and vm2 of CVPR 2018, vxm (VxmDense), or match: a smaller U-Net that sees how well each place
     fits its neighbours in the other image, whatever the contrast."""
-    width: float = 1.0
+    width: Annotated[float, Range(0, above=True)] = 1.0
     """Factor on the number of features of every layer."""
     half: bool = False
     """The network ends on the half grid and its field is upsampled (MICCAI 2018): less than half the time."""
     diffeomorphic: bool = False
     """The network predicts a velocity field, which is integrated."""
-    int_steps: int = 7
+    int_steps: Annotated[int, Range(0)] = 7
     """Squarings of the velocity field."""
-    int_downsize: int = 2
+    int_downsize: Annotated[int, Range(1)] = 2
     """The velocity lives on a grid this many times coarser."""
-    bidir: bool = False
-    """Also compare the fixed image with the moving one (needs --diffeomorphic)."""
     uncertainty: bool = False
     """The probabilistic network of Dalca et al. 2018: mean and log variance of the velocity, a sample of it in every
     training step, and the KL divergence to the prior in place of the smoothness (needs --diffeomorphic, --loss mse)."""
-    image_sigma: float = 0.02
-    """With --uncertainty: standard deviation of the image noise, intensities being 0 to 1."""
-    prior_lambda: float = 10.0
-    """With --uncertainty: precision of the velocity's prior."""
-    region_weight: float = 0.0
-    """Above 0: the network also learns, with this weight, to say where the fixed image's mask (--masks) is, and images
-    without one are compared where it says so (Shan et al. 2017)."""
-
-    loss: Annotated[Literal["lncc", "mse", "none"] | None, Parameter(alias=["--image-loss"])] = None
-    """Image loss; lncc if not given. none: label maps alone (--seg-weight), which --images synthetic implies."""
-    window: int = 9
-    """Edge of the LNCC's window in voxels, odd."""
-    lambda_: Annotated[float | None, Parameter(name=["--lambda", "--smoothness"])] = None
-    """Weight of the smoothness. The papers' if not given: LNCC 1 (vm2 1.5), MSE 0.01, none 1."""
-    penalty: Literal["l2", "l1", "bending", "edge_aware"] = "l2"
-    """Smoothness penalty, on the velocity if there is one; edge_aware (Shan et al. 2017) lets the fixed image's edges
-    bend it."""
-    seg_weight: Annotated[float | None, Parameter(alias=["--gamma"])] = None
-    """Weight of the soft Dice of label maps (--labels) as an auxiliary loss; 0 if not given, synthetic: 1."""
-    seg_labels: str = "all"
-    """The structures of this loss: all, labels such as 3,42, or a JSON file: a list, or {name: [labels]} for groups."""
-
-    synth_labels: int = 26
-    """Synthetic: shapes of a random label map, the background among them."""
-    synth_warp: float = 3.0
-    """Synthetic: largest standard deviation of the two velocities that make a pair, in voxels."""
-    synth_shapes: Annotated[tuple[float, float], Parameter(consume_multiple=True)] = (12.0, 40.0)
-    """Synthetic: size of the random shapes, from and to, in voxels."""
-    synth_bends: Annotated[tuple[float, float], Parameter(consume_multiple=True)] = (8.0, 32.0)
-    """Synthetic: distance over which the velocities change, from and to, in voxels."""
-    field_weight: float = 0.0
-    """Synthetic: weight of the mean distance, in voxels, from the deformation that made the pair."""
-
-    steps: int = 10000
-    """Training steps."""
-    minutes: float | None = None
-    """Stop after this long, if the steps are not done by then; the schedule follows whichever is closer to its end."""
-    batch_size: int = 1
-    """Pairs per step and process."""
-    lr: float = 1e-4
-    """Adam's learning rate."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate over the run: constant, or a cosine down to zero."""
+    passes: Annotated[tuple[int, ...], Parameter(consume_multiple=True), Range(1)] = (1,)
+    """How the model is used, in validations too: a number for each time that it is applied, the moving image warped by
+    what the times before found; images are averaged over cubes of that many voxels. Such as 2 1 1, coarse to fine."""
     amp: bool = False
     """Convolutions in bfloat16; in float32 on processors that would be slower in it."""
     channels_last: bool = False
     """Convolutions in channels-last memory format."""
     compile: bool = False
     """torch.compile the network."""
+    load_model: Path | None = None
+    """Start from the weights of this checkpoint."""
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    """What a step minimises."""
+
+    image: Annotated[Literal["lncc", "mse", "none"] | None, Parameter(name=["--loss", "--image-loss"])] = None
+    """Image loss; lncc if not given. none: label maps alone (--seg-weight), which --images synthetic implies."""
+    window: Annotated[int, Range(1, odd=True)] = 9
+    """Edge of the LNCC's window in voxels, odd."""
+    lambda_: Annotated[float | None, Parameter(name=["--lambda", "--smoothness"]), Range(0)] = None
+    """Weight of the smoothness. The papers' if not given: LNCC 1 (vm2 1.5), MSE 0.01, none 1."""
+    penalty: Literal["l2", "l1", "bending", "edge_aware"] = "l2"
+    """Smoothness penalty, on the velocity if there is one; edge_aware (Shan et al. 2017) lets the fixed image's edges
+    bend it."""
+    bidir: bool = False
+    """Also compare the fixed image with the moving one (needs --diffeomorphic)."""
+    seg_weight: Annotated[float | None, Parameter(alias=["--gamma"]), Range(0)] = None
+    """Weight of the soft Dice of label maps (--labels) as an auxiliary loss; 0 if not given, synthetic: 1."""
+    seg_labels: str = "all"
+    """The structures of this loss: all, labels such as 3,42, or a JSON file: a list, or {name: [labels]} for groups."""
+    field_weight: Annotated[float, Range(0)] = 0.0
+    """Synthetic: weight of the mean distance, in voxels, from the deformation that made the pair."""
+    region_weight: Annotated[float, Range(0)] = 0.0
+    """Above 0: the network also learns, with this weight, to say where the fixed image's mask (--masks) is, and images
+    without one are compared where it says so (Shan et al. 2017)."""
+    image_sigma: Annotated[float, Range(0, above=True)] = 0.02
+    """With --uncertainty: standard deviation of the image noise, intensities being 0 to 1."""
+    prior_lambda: Annotated[float, Range(0, above=True)] = 10.0
+    """With --uncertainty: precision of the velocity's prior."""
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """How long, how, where to."""
+
+    output: Annotated[Path, Parameter(alias=["--model-dir", "-o"])]
+    """Folder for checkpoints, metrics.csv, config.json and the cache of decoded volumes."""
+    steps: Annotated[int, Range(1)] = 10000
+    """Training steps."""
+    minutes: Annotated[float | None, Range(0, above=True)] = None
+    """Stop after this long, if the steps are not done by then; the schedule follows whichever is closer to its end."""
+    batch_size: Annotated[int, Range(1)] = 1
+    """Pairs per step and process."""
+    lr: Annotated[float, Range(0)] = 1e-4
+    """Adam's learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over the run: constant, or a cosine down to zero."""
     device: str | None = None
     """"cpu", "cuda", "cuda:1" ...; a GPU if there is one."""
-    workers: int = 2
+    workers: Annotated[int, Range(0)] = 2
     """Processes that load data; 0: none."""
-    threads: int | None = None
+    threads: Annotated[int | None, Range(1)] = None
     """Threads of the computation; as many as there are cores if not given."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Chance of weights, pairs and augmentation."""
-
-    val_every: int = 500
+    val_every: Annotated[int, Range(0)] = 500
     """Steps between validations; 0: none."""
-    val_labels: str | None = None
-    """A quoted glob of label maps that pairs with --val where that is a cohort."""
-    val_pairs: int = 8
-    """Pairs of a validation, at most."""
-    save_every: int = 500
+    save_every: Annotated[int, Range(0)] = 500
     """Steps between checkpoints."""
-    log_every: int = 1
+    log_every: Annotated[int, Range(1)] = 1
     """Steps between rows of metrics.csv."""
     cache: Path | None = None
     """Folder of decoded volumes; `cache` in --output if not given."""
@@ -152,7 +173,58 @@ class TrainConfig:
     """Also write TensorBoard events (extra: tensorboard)."""
     resume: bool = False
     """Continue the run in --output where its last checkpoint was."""
-    load_model: Path | None = None
-    """Start from the weights of this checkpoint."""
     overwrite: bool = False
     """Replace a run that is already in --output."""
+
+
+def _part(name: str, order: int) -> Parameter:
+    """The options of a part stand flat on the command line, under a heading of their own in the help."""
+    return Parameter(name="*", group=Group(name, sort_key=order))
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Options of a training run. Names that VoxelMorph has mean what they mean there."""
+
+    data: Annotated[DataConfig, _part("Data", 1)]
+    model: Annotated[ModelConfig, _part("Network", 2)] = field(default_factory=ModelConfig)
+    loss: Annotated[LossConfig, _part("Loss", 3)] = field(default_factory=LossConfig)
+    run: Annotated[RunConfig, _part("Run", 4)]
+
+    @classmethod
+    def of(cls, **options: Any) -> "TrainConfig":
+        """The configuration with these options, under the names that the command line has (`lambda_` for lambda).
+
+        Raises:
+            TypeError: an option that there is none of, or none for one that has no default.
+        """
+        given = {name.rstrip("_"): value for name, value in options.items()}
+        parts = {
+            part: kind(**{f.name: given.pop(option_name(f)) for f in fields(kind) if option_name(f) in given})
+            for part, kind in PARTS.items()
+        }
+        if given:
+            raise TypeError(f"no such option of a training run: {', '.join(given)}")
+        return cls(**parts)
+
+    def changed(self, **options: Any) -> "TrainConfig":
+        """A copy with these options, named as in `of`."""
+        return TrainConfig.of(**{**dict(self.options()), **{n.rstrip("_"): value for n, value in options.items()}})
+
+    def options(self) -> Iterator[tuple[str, Any]]:
+        """Every option by the name that the command line and config files use, and its value."""
+        for part in PARTS:
+            values = getattr(self, part)
+            yield from ((option_name(f), getattr(values, f.name)) for f in fields(values))
+
+
+PARTS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "loss": LossConfig, "run": RunConfig}
+"""Field of `TrainConfig` -> its class."""
+
+
+def option_name(option: Any) -> str:
+    """The name of a field of a part on the command line, without dashes: "lambda" of `LossConfig.lambda_`."""
+    for mark in getattr(option.type, "__metadata__", ()):
+        if isinstance(mark, Parameter) and mark.name:
+            return str(next(iter(mark.name))).lstrip("-").replace("-", "_")
+    return str(option.name)

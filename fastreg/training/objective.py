@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastreg.nn.label_dice import LabelDice
 from fastreg.nn.losses import LNCC, LOSSES, NoImage, Smoothness, cross_entropy, kl_divergence, mean_endpoint_error
-from fastreg.training.config import TrainConfig
+from fastreg.training.config import LossConfig
 from fastreg.types import Flow, RegistrationOutput, Scalar
 
 
@@ -36,17 +36,17 @@ class Objective(nn.Module):
     With `uncertainty`: mean squared difference / (2 sigma^2) + KL divergence (+ gamma label Dice).
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: LossConfig) -> None:
         super().__init__()
         if config.lambda_ is None:
             raise ValueError("config must be resolved: lambda is not set")
         self.config = config
-        if config.loss is None or config.seg_weight is None:
+        if config.image is None or config.seg_weight is None:
             raise ValueError("config must be resolved: loss or seg_weight is not set")
-        if config.loss == "lncc":
+        if config.image == "lncc":
             self.image: nn.Module = LNCC(config.window)
         else:
-            self.image = NoImage() if config.loss == "none" else LOSSES[config.loss]()
+            self.image = NoImage() if config.image == "none" else LOSSES[config.image]()
         self.smoothness, self.overlap = Smoothness(config.penalty), LabelDice()
 
     def forward(self, found: RegistrationOutput, batch: dict[str, Tensor]) -> Terms:

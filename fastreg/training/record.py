@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fastreg.training.config import TrainConfig
-from fastreg.training.options import plain
+from fastreg.training.config import RunConfig, TrainConfig
+from fastreg.training.options import as_json
 from fastreg.utils.files import InputError
 
 LAST, MODEL = "last.safetensors", "model.safetensors"
@@ -71,18 +71,17 @@ class Log:
 
 def claim(config: TrainConfig) -> None:
     """Makes the output folder this run's; InputError if another run is there."""
-    taken = config.output / LAST
-    if config.output.exists() and not config.output.is_dir():
-        raise InputError(f"output {config.output}: expected a folder, got a file")
-    if taken.exists() and not (config.resume or config.overwrite):
-        raise InputError(
-            f"output {config.output}: a run is there; use --resume to continue it, --overwrite to replace it"
-        )
-    if config.overwrite and not config.resume:
+    run = config.run
+    taken = run.output / LAST
+    if run.output.exists() and not run.output.is_dir():
+        raise InputError(f"output {run.output}: expected a folder, got a file")
+    if taken.exists() and not (run.resume or run.overwrite):
+        raise InputError(f"output {run.output}: a run is there; use --resume to continue it, --overwrite to replace it")
+    if run.overwrite and not run.resume:
         for name in (LAST, MODEL, "metrics.csv", "validation.csv"):
-            (config.output / name).unlink(missing_ok=True)
-    config.output.mkdir(parents=True, exist_ok=True)
-    (config.output / "config.json").write_text(json.dumps(plain(config), indent=2) + "\n")
+            (run.output / name).unlink(missing_ok=True)
+    run.output.mkdir(parents=True, exist_ok=True)
+    (run.output / "config.json").write_text(json.dumps(as_json(config), indent=2) + "\n")
 
 
 class Table:
@@ -106,12 +105,12 @@ class Table:
         )
 
 
-def open_board(config: TrainConfig) -> Any:
+def open_board(run: RunConfig) -> Any:
     """TensorBoard's writer, or None where none is asked for."""
-    if not config.tensorboard:
+    if not run.tensorboard:
         return None
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError("tensorboard is not installed: pip install 'fastreg[tensorboard]'") from error
-    return SummaryWriter(str(config.output))
+    return SummaryWriter(str(run.output))

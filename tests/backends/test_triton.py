@@ -52,22 +52,22 @@ def test_refuses_without_triton(monkeypatch):
 WARP = {"NDIM": 3, "MODE": "linear", "PADDING": "zeros", "CHANNELS_LAST": False}
 TO_BOTH = {"NEED_VOL": True, "NEED_FLOW": True}
 LNCC = {"NDIM": 3, "WINDOW": 9, "COUNT": False, "AXIS": 1, "FIRST": False, "NEED_A": True, "NEED_B": True}
-CORRELATE = {"WEIGHTED": True, "NEED_MAP": True, "NEED_GRAD": True}
+CORRELATE = LNCC | {"WEIGHTED": True, "NEED_MAP": True, "NEED_GRAD": True}
 KERNELS = [
-    ("warp", "forward_kernel", WARP),
-    ("warp", "forward_kernel", WARP | {"MODE": "nearest", "PADDING": "reflection", "CHANNELS_LAST": True}),
-    ("warp", "backward_kernel", WARP | TO_BOTH | {"NEED_VOL": False, "FIXED": False}),
-    ("warp", "backward_kernel", WARP | TO_BOTH | {"FIXED": False}),
-    ("warp", "backward_kernel", WARP | TO_BOTH | {"FIXED": True, "PADDING": "border"}),
-    ("lncc", "merge_kernel", LNCC),
-    ("lncc", "merge_kernel", LNCC | {"COUNT": True, "FIRST": True, "AXIS": 0}),
-    ("lncc", "correlate_kernel", LNCC | CORRELATE | {"FORM": lncc_form("fastreg", 9, 1e-5, 3)}),
-    ("lncc", "correlate_kernel", LNCC | CORRELATE | {"FORM": lncc_form("ants", 9, 1e-5, 3)}),
-    ("lncc", "spread_kernel", LNCC),
-    ("lncc", "gradient_kernel", LNCC | {"AXIS": 0}),
-    ("integrate", "square_kernel", {"NDIM": 3, "PADDING": "zeros"}),
-    ("integrate", "square_adjoint_kernel", {"NDIM": 3, "PADDING": "zeros"}),
-    ("smoothness", "smoothness_kernel", {"NDIM": 3, "NEED_GRAD": True}),
+    ("warp_kernels", "warp_forward_kernel", WARP),
+    ("warp_kernels", "warp_forward_kernel", WARP | {"MODE": "nearest", "PADDING": "reflection", "CHANNELS_LAST": True}),
+    ("warp_kernels", "warp_backward_kernel", WARP | TO_BOTH | {"NEED_VOL": False, "FIXED": False}),
+    ("warp_kernels", "warp_backward_kernel", WARP | TO_BOTH | {"FIXED": False}),
+    ("warp_kernels", "warp_backward_kernel", WARP | TO_BOTH | {"FIXED": True, "PADDING": "border"}),
+    ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC),
+    ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC | {"COUNT": True, "FIRST": True, "AXIS": 0}),
+    ("lncc_forward_kernels", "lncc_forward_correlate_kernel", CORRELATE | {"FORM": lncc_form("fastreg", 9, 1e-5, 3)}),
+    ("lncc_forward_kernels", "lncc_forward_correlate_kernel", CORRELATE | {"FORM": lncc_form("ants", 9, 1e-5, 3)}),
+    ("lncc_backward_kernels", "lncc_backward_spread_kernel", LNCC),
+    ("lncc_backward_kernels", "lncc_backward_gradient_kernel", LNCC | {"AXIS": 0}),
+    ("integrate_kernels", "integrate_forward_square_kernel", {"NDIM": 3, "PADDING": "zeros"}),
+    ("integrate_kernels", "integrate_backward_square_kernel", {"NDIM": 3, "PADDING": "zeros"}),
+    ("smoothness_kernels", "smoothness_kernel", {"NDIM": 3, "NEED_GRAD": True}),
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 from fastreg.cli import COMMANDS, main
 from fastreg.io.images import load_image, load_labels, save_image
 from fastreg.nn import checkpoint
-from fastreg.nn.checkpoint import Checkpoint
+from fastreg.nn.checkpoint import Checkpoint, WorkingSpace
 from fastreg.nn.registration_net import RegistrationNet
 
 
@@ -26,7 +26,7 @@ def run(capsys, *words):
 @pytest.fixture
 def model(tmp_path):
     net = RegistrationNet("vm1")
-    working = {"spacing_mm": None, "orientation": "LAS", "shape": None, "normalise": "percentile"}
+    working = WorkingSpace(orientation="LAS")
     checkpoint.save(tmp_path / "model.safetensors", net, Checkpoint(net.options, working))
     return tmp_path / "model.safetensors"
 

@@ -259,7 +259,7 @@ def test_info_of_an_affine(folder, capsys):
 def test_info_of_a_model(folder, capsys):
     torch.manual_seed(0)
     net = RegistrationNet("vxm", ndim=2)
-    about = checkpoint.Checkpoint(network={"name": "vxm", "ndim": 2}, working={"spacing_mm": [1.0, 1.0]}, step=7)
+    about = checkpoint.Checkpoint(network={"name": "vxm", "ndim": 2}, step=7)
     checkpoint.save(folder / "model.safetensors", net, about)
     figures = info(capsys, folder / "model.safetensors")
     assert figures["kind"] == "model" and figures["step"] == 7 and figures["network"]["name"] == "vxm"

@@ -99,13 +99,11 @@ def test_a_pair_of_slices_takes_a_fraction_of_a_second(threads):
     """Shan et al. name 0.094 s a pair; asserted with room for a busy machine."""
     threads(1)
     net = RegistrationNet("vm2", 2)
-    about = checkpoint.Checkpoint(
-        net.options, {"spacing_mm": None, "orientation": "RAS", "shape": [128, 128], "normalise": "percentile"}
-    )
+    about = checkpoint.Checkpoint(net.options, checkpoint.WorkingSpace(shape=(128, 128)))
     images = torch.rand(2, 128, 128)
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
-        register(*images, model=(net, about))
+        register(*images, model=checkpoint.TrainedModel(net, about))
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.5

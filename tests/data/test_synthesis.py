@@ -1,6 +1,5 @@
 import csv
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from fastreg.data.synthesis import (
 )
 from fastreg.geometry.fields import compose, jacobian_determinant
 from fastreg.nn import checkpoint
+from fastreg.nn.checkpoint import WorkingSpace
 from fastreg.nn.label_dice import LabelDice
 from fastreg.nn.losses import mean_endpoint_error
 from fastreg.training.config import TrainConfig
@@ -149,7 +149,7 @@ def test_maps_of_ones_own():
 
 @pytest.fixture
 def config(tmp_path):
-    return TrainConfig(
+    return TrainConfig.of(
         images="synthetic", output=tmp_path / "run", shape=(32, 32), model="vm1", synth_labels=6, lr=2e-3, steps=4,
         val_every=0, save_every=2, workers=0, device="cpu", threads=1, batch_size=2,
     )  # fmt: skip
@@ -161,24 +161,23 @@ def rows(path):
 
 
 def test_trains_without_any_data(config):
-    path = fit(replace(config, lambda_=0.2))
-    row = rows(config.output / "metrics.csv")[-1]
+    path = fit(config.changed(lambda_=0.2))
+    row = rows(config.run.output / "metrics.csv")[-1]
     wanted = float(row["segmentation"]) + 0.2 * float(row["smoothness"])
     assert float(row["image"]) == 0 and float(row["loss"]) == pytest.approx(wanted, abs=1e-5)
-    assert json.loads((config.output / "config.json").read_text())["loss"] == "none"
+    assert json.loads((config.run.output / "config.json").read_text())["loss"] == "none"
     net, about = checkpoint.load(path)
     assert net.config.ndim == 2
-    assert about.working == {
+    assert about.working == WorkingSpace(shape=(32, 32), align=True)
+    assert about.working.to_json() == {
         "spacing_mm": None, "orientation": "RAS", "shape": [32, 32], "normalise": "percentile", "align": True,
     }  # fmt: skip
 
 
 def test_field_weight_is_the_distance_from_the_known_deformation(config):
-    base = replace(
-        config, model="match", diffeomorphic=True, seg_weight=0.0, field_weight=0.5, lambda_=0.2, log_every=1
-    )
+    base = config.changed(model="match", diffeomorphic=True, seg_weight=0.0, field_weight=0.5, lambda_=0.2, log_every=1)
     fit(base)
-    row = rows(config.output / "metrics.csv")[0]
+    row = rows(config.run.output / "metrics.csv")[0]
     items = [SyntheticPairs((32, 32), Recipe(labels=6), flows=True)[k] for k in range(2)]
     flow, known = (torch.stack([item[name] for item in items]) for name in ("flow", "fixed_labels"))
     expected = flow.norm(dim=1, keepdim=True)[known > 0].mean()  # the first step's network says zero
@@ -191,9 +190,9 @@ def test_field_weight_is_the_distance_from_the_known_deformation(config):
 def test_learns_to_align_shapes_of_other_contrast(config):
     """A few hundred steps bring shapes that no step saw, each in a contrast of its own, nearer to each other."""
     options = {"synth_shapes": (4.0, 10.0), "synth_bends": (8.0, 16.0), "synth_warp": 1.2, "synth_labels": 8}
-    base = replace(config, **options, model="match", diffeomorphic=True, seg_weight=0.0, field_weight=1.0, lambda_=0.05)
-    net, about = checkpoint.load(fit(replace(base, steps=500, batch_size=4, lr=2e-3, schedule="cosine")))
-    assert about.working["align"] is True
+    base = config.changed(**options, model="match", diffeomorphic=True, seg_weight=0.0, field_weight=1.0, lambda_=0.05)
+    net, about = checkpoint.load(fit(base.changed(steps=500, batch_size=4, lr=2e-3, schedule="cosine")))
+    assert about.working.align is True
     net.eval()
     recipe = Recipe(labels=8, pair_warp=1.2, shape_scale=(4.0, 10.0), warp_scale=(8.0, 16.0))
     unseen, figures = SyntheticPairs((32, 32), recipe, seed=99, flows=True), []
@@ -213,23 +212,22 @@ def test_learns_to_align_shapes_of_other_contrast(config):
 
 def test_resumes_bit_for_bit(config, tmp_path):
     fit(config)
-    parts = replace(config, output=tmp_path / "parts")
-    fit(replace(parts, steps=2))
-    fit(replace(parts, resume=True))
-    one, other = (checkpoint.load(c.output / "last.safetensors")[0].state_dict() for c in (config, parts))
+    parts = config.changed(output=tmp_path / "parts")
+    fit(parts.changed(steps=2))
+    fit(parts.changed(resume=True))
+    one, other = (checkpoint.load(c.run.output / "last.safetensors").net.state_dict() for c in (config, parts))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_validates_on_real_images_and_learns_from_real_maps(config, blobs):
     folder = blobs(4, (32, 28))
-    real = replace(
-        config, val=str(folder / "*_image.nii.gz"), val_labels=str(folder / "*_labels.nii.gz"), val_every=2,
+    real = config.changed(val=str(folder / "*_image.nii.gz"), val_labels=str(folder / "*_labels.nii.gz"), val_every=2,
         labels=str(folder / "*_labels.nii.gz"), shape=None,
     )  # fmt: skip
     fit(real)
-    validation = rows(config.output / "validation.csv")
+    validation = rows(config.run.output / "validation.csv")
     assert len(validation) == 2 and 0 < float(validation[0]["dice_before"]) < 1
-    assert -1 <= float(rows(config.output / "metrics.csv")[0]["segmentation"]) < 0
+    assert -1 <= float(rows(config.run.output / "metrics.csv")[0]["segmentation"]) < 0
 
 
 @pytest.mark.parametrize(
@@ -238,14 +236,14 @@ def test_validates_on_real_images_and_learns_from_real_maps(config, blobs):
         ({"shape": None}, "shape: needed with --images synthetic"),
         ({"loss": "mse"}, "loss mse: --images synthetic has no image term"),
         ({"atlas": "a.nii.gz"}, "atlas: not with --images synthetic"),
-        ({"synth_labels": 1}, "synth_labels: expected at least 2, got 1"),
-        ({"synth_shapes": (9.0, 4.0)}, "synth_shapes: expected two numbers of voxels, 1 <= from <= to, got 9 4"),
+        ({"synth_labels": 1}, "synth_labels: expected a number of at least 2, got 1"),
+        ({"synth_shapes": (9.0, 4.0)}, "synth_shapes: expected two numbers of voxels, from <= to, got 9 4"),
         ({"val": "VAL", "shape": (9, 9, 9)}, "shape: expected 2 numbers for image"),
         ({"model": "match", "half": True}, "half: not with --model match"),
-        ({"voxels": 0}, "voxels: expected at least 1, got 0"),
+        ({"voxels": 0}, "voxels: expected a number of at least 1, got 0"),
         ({"voxels": 9, "spacing": 2.0}, "voxels: says in place of --spacing"),
-        ({"passes": (2, 0)}, "passes: expected numbers of at least 1, got 2 0"),
-        ({"field_weight": -1.0}, "field_weight: expected 0 or more, got -1"),
+        ({"passes": (2, 0)}, "passes: expected a number of at least 1, got 2 0"),
+        ({"field_weight": -1.0}, "field_weight: expected a number of at least 0, got -1"),
         ({"images": "x*", "field_weight": 1.0}, "field_weight: needs --images synthetic"),
         ({"images": "x*", "loss": "none"}, "loss none: needs --seg-weight"),
         ({"val_labels": "x*"}, "val_labels: needs --val"),
@@ -256,4 +254,4 @@ def test_wrong_options(config, change, message, blobs):
     if change.get("val") == "VAL":
         change = {**change, "val": str(blobs(2, (16, 16)) / "*_image.nii.gz")}
     with pytest.raises(InputError, match=message):
-        fit(replace(config, **change))
+        fit(config.changed(**change))

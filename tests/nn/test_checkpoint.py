@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastreg.nn import checkpoint
-from fastreg.nn.checkpoint import Checkpoint
+from fastreg.nn.checkpoint import Checkpoint, WorkingSpace
 from fastreg.nn.registration_net import RegistrationNet
 from fastreg.utils.files import InputError
 
@@ -14,7 +14,11 @@ from fastreg.utils.files import InputError
 def saved(tmp_path):
     net = RegistrationNet("vm1", ndim=2, width=0.5)
     about = Checkpoint(
-        network=net.options, working={"spacing_mm": 2.0}, step=7, config={"lr": 1e-4}, figures={"dice": 0.5}
+        network=net.options,
+        working=WorkingSpace(spacing_mm=2.0, shape=(4, 5), passes=(2, 1)),
+        step=7,
+        config={"lr": 1e-4},
+        figures={"dice": 0.5},
     )
     optimizer = torch.optim.Adam(net.parameters())
     moving, fixed = torch.rand(2, 1, 1, 16, 16)

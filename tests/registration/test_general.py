@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_it_is_small_and_says_what_it_wants(general):
     net, about = general
     assert checkpoint.find("general").stat().st_size < 2e6
     assert net.config.name == "match" and net.config.diffeomorphic
-    assert about.working["align"] is True and about.working["voxels"] > 0 and len(about.working["passes"]) > 1
+    assert about.working.align and about.working.voxels > 0 and len(about.working.passes) > 1
     assert about.config["images"] == "synthetic" and "val" not in about.config  # no image had a part in it
     assert "output" not in about.config
 
@@ -40,8 +41,8 @@ def test_a_file_of_that_name_goes_before(tmp_path, monkeypatch, general):
     monkeypatch.chdir(tmp_path)
     assert checkpoint.find("general").name == "general.safetensors"
     net = fastreg.RegistrationNet("vm1", 2)
-    checkpoint.save(tmp_path / "general", net, checkpoint.Checkpoint(net.options, {}))
-    assert checkpoint.load("general")[0].config.name == "vm1"
+    checkpoint.save(tmp_path / "general", net, checkpoint.Checkpoint(net.options))
+    assert checkpoint.load("general").net.config.name == "vm1"
     with pytest.raises(InputError, match=r"model generall: no such file"):
         checkpoint.load("generall")
 
@@ -90,8 +91,8 @@ def test_takes_images_of_any_size_in_mm_and_any_contrast(spacing, general):
 def test_large_images_are_registered_on_fewer_voxels(general):
     fixed, moving, *labels = pair(2004, 1.0, (72, 72, 96))
     net, about = general
-    small = checkpoint.Checkpoint(about.network, {**about.working, "voxels": 48 * 48 * 64})
-    found = fastreg.register(fixed, moving, model=(net, small), device="cpu")
+    small = checkpoint.Checkpoint(about.network, replace(about.working, voxels=48 * 48 * 64))
+    found = fastreg.register(fixed, moving, model=checkpoint.TrainedModel(net, small), device="cpu")
     assert found.log["working_shape"] == [48, 48, 64] and "affine_seconds" in found.log
     assert found.flow.shape == (1, 3, 72, 72, 96)
     alone = fastreg.register(fixed, moving, transform="affine", device="cpu")

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +14,7 @@ from fastreg.io.images import load_image, save_image
 from fastreg.io.points import Table
 from fastreg.io.warps import load_warp, save_warp
 from fastreg.nn import checkpoint
-from fastreg.nn.checkpoint import Checkpoint
+from fastreg.nn.checkpoint import Checkpoint, TrainedModel, WorkingSpace
 from fastreg.nn.registration_net import RegistrationNet
 from fastreg.registration.deformable import Stage
 from fastreg.registration.pairwise import register
@@ -32,8 +33,7 @@ class Shift(RegistrationNet):
 
 def model(orientation="RAS", spacing_mm=None, ndim=3):
     net = Shift("vm1", ndim=ndim)
-    working = {"spacing_mm": spacing_mm, "orientation": orientation, "shape": None, "normalise": "percentile"}
-    return net, Checkpoint(network=net.options, working=working)
+    return TrainedModel(net, Checkpoint(net.options, WorkingSpace(spacing_mm, orientation)))
 
 
 def picture(shape=(20, 24, 22), affine=None):
@@ -74,19 +74,19 @@ def test_a_coarse_network_moves_a_fine_image_by_millimetres():
 def test_passes_of_a_network_add_up():
     """Once over cubes of 2 voxels, once on the voxels: of a constant field three times as much."""
     net, about = model()
-    about.working["passes"] = [2, 1]
+    about.working = replace(about.working, passes=(2, 1))
     shape = (20, 24, 22)
-    found = register(picture(shape), picture(shape), model=(net, about))
+    found = register(picture(shape), picture(shape), model=TrainedModel(net, about))
     expected = 3 * torch.tensor(net.by).view(1, 3, 1, 1, 1)
     torch.testing.assert_close(found.flow, expected.expand(found.flow.shape), rtol=1e-4, atol=1e-4)
 
 
 def test_a_network_that_saw_no_images_has_them_aligned_first():
     net, about = model()
-    about.working["align"] = True
+    about.working = replace(about.working, align=True)
     fixed = picture()
-    assert "affine_seconds" in register(fixed, fixed, model=(net, about)).log
-    assert "affine_seconds" not in register(fixed, fixed, model=(net, about), affine=False).log
+    assert "affine_seconds" in register(fixed, fixed, model=TrainedModel(net, about)).log
+    assert "affine_seconds" not in register(fixed, fixed, model=TrainedModel(net, about), affine=False).log
     assert "affine_seconds" not in register(fixed, fixed, model=model()).log
 
 
@@ -161,7 +161,7 @@ def test_wrong_inputs(tmp_path):
 
 def test_checkpoint_path_is_enough(tmp_path):
     net = RegistrationNet("vm1")
-    checkpoint.save(tmp_path / "m.safetensors", net, Checkpoint(net.options, model()[1].working))
+    checkpoint.save(tmp_path / "m.safetensors", net, Checkpoint(net.options, model().working))
     assert register(picture(), picture(), model=tmp_path / "m.safetensors").moved.shape == (1, 1, 20, 24, 22)
 
 

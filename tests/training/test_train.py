@@ -3,13 +3,13 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 
 from fastreg.nn import checkpoint
 from fastreg.training.config import TrainConfig
+from fastreg.training.options import as_json
 from fastreg.training.record import Log
 from fastreg.training.trainer import fit
 from fastreg.utils.files import InputError
@@ -18,7 +18,7 @@ from fastreg.utils.files import InputError
 @pytest.fixture
 def config(blobs, tmp_path):
     folder = blobs(5)
-    return TrainConfig(
+    return TrainConfig.of(
         images=str(folder / "*_image.nii.gz"),
         labels=str(folder / "*_labels.nii.gz"),
         val="s3,s4",
@@ -40,7 +40,7 @@ def rows(path):
 
 
 def weights(path):
-    return checkpoint.load(path)[0].state_dict()
+    return checkpoint.load(path).net.state_dict()
 
 
 def test_a_run_learns_and_writes_what_it_says(config):
@@ -50,54 +50,54 @@ def test_a_run_learns_and_writes_what_it_says(config):
         def step(self, step):
             told.append(step)
 
-    path = fit(replace(config, loss="mse", lr=2e-3, steps=40, val_every=20), Listener())
-    metrics = rows(config.output / "metrics.csv")
+    path = fit(config.changed(loss="mse", lr=2e-3, steps=40, val_every=20), Listener())
+    metrics = rows(config.run.output / "metrics.csv")
     assert [int(row["step"]) for row in metrics] == list(range(1, 41)) == [step.step for step in told]
     first, last = (sum(float(row["image"]) for row in part) / 8 for part in (metrics[:8], metrics[-8:]))
     assert last < 0.8 * first
-    validation = rows(config.output / "validation.csv")
+    validation = rows(config.run.output / "validation.csv")
     assert [int(row["step"]) for row in validation] == [20, 40]
     assert 0 < float(validation[0]["dice_before"]) < 1
     assert float(validation[-1]["dice"]) > float(validation[-1]["dice_before"])
     net, about = checkpoint.load(path)
-    assert net.config.name == "vm1" and about.working["orientation"] == "LAS" and about.working["shape"] == [24, 20, 28]
-    assert json.loads((config.output / "config.json").read_text())["lambda"] == 0.01
+    assert net.config.name == "vm1" and about.working.orientation == "LAS" and about.working.shape == (24, 20, 28)
+    assert json.loads((config.run.output / "config.json").read_text())["lambda"] == 0.01
 
 
 def test_resume_continues_bit_for_bit(config, tmp_path):
-    whole = fit(replace(config, flip=True))
-    parts = replace(config, flip=True, output=tmp_path / "parts")
-    fit(replace(parts, steps=3))
-    resumed = fit(replace(parts, resume=True))
+    whole = fit(config.changed(flip=True))
+    parts = config.changed(flip=True, output=tmp_path / "parts")
+    fit(parts.changed(steps=3))
+    resumed = fit(parts.changed(resume=True))
     one, other = weights(whole), weights(resumed)
     assert all(torch.equal(one[name], other[name]) for name in one)
     strip = ("step", "loss", "image", "smoothness", "lr")
-    tables = [[[row[c] for c in strip] for row in rows(c_.output / "metrics.csv")] for c_ in (config, parts)]
+    tables = [[[row[c] for c in strip] for row in rows(c_.run.output / "metrics.csv")] for c_ in (config, parts)]
     assert tables[0] == tables[1] and len(tables[0]) == 6
 
 
 def test_resume_drops_rows_after_the_checkpoint(config):
-    fit(replace(config, steps=3))
-    with (config.output / "metrics.csv").open("a") as file:
+    fit(config.changed(steps=3))
+    with (config.run.output / "metrics.csv").open("a") as file:
         file.write("4,0,0,0,0,0,0\n")
-    fit(replace(config, resume=True))
-    assert [int(row["step"]) for row in rows(config.output / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
+    fit(config.changed(resume=True))
+    assert [int(row["step"]) for row in rows(config.run.output / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_resume_without_a_run_starts_one(config):
-    assert fit(replace(config, steps=2, resume=True)).is_file()
+    assert fit(config.changed(steps=2, resume=True)).is_file()
 
 
 @pytest.mark.slow
 def test_two_processes_are_one_with_a_batch_of_two(config, tmp_path):
-    fit(replace(config, batch_size=2, output=tmp_path / "one"))
+    fit(config.changed(batch_size=2, output=tmp_path / "one"))
     script = tmp_path / "two.py"
     script.write_text(
         "import json, sys\nfrom pathlib import Path\n"
-        "from fastreg.config import TrainConfig\nfrom fastreg.train import fit\n"
-        "values = json.loads(sys.argv[1])\nvalues['output'] = Path(values['output'])\nfit(TrainConfig(**values))\n"
+        "from fastreg.training.config import TrainConfig\nfrom fastreg.training.trainer import fit\n"
+        "values = json.loads(sys.argv[1])\nvalues['output'] = Path(values['output'])\nfit(TrainConfig.of(**values))\n"
     )
-    values = {k: v for k, v in vars(config).items() if v is not None} | {"output": str(tmp_path / "two")}
+    values = {**as_json(config), "output": str(tmp_path / "two")}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     done = subprocess.run(
         [*command, str(script), json.dumps(values)],
@@ -124,29 +124,29 @@ def test_two_processes_are_one_with_a_batch_of_two(config, tmp_path):
     ids=str,
 )
 def test_options(config, change):
-    path = fit(replace(config, **{"steps": 2, "val_every": 2, **change}))
+    path = fit(config.changed(**{"steps": 2, "val_every": 2, **change}))
     assert path.is_file()
     if "minutes" in change:
-        assert len(rows(config.output / "metrics.csv")) < 1000
+        assert len(rows(config.run.output / "metrics.csv")) < 1000
 
 
 def test_atlas_based(config, blobs):
     folder = blobs(5)
     atlas = {"atlas": folder / "s0_image.nii.gz", "atlas_labels": folder / "s0_labels.nii.gz"}
-    fit(replace(config, steps=2, val_every=2, **atlas))
-    assert float(rows(config.output / "validation.csv")[0]["dice"]) > 0
+    fit(config.changed(steps=2, val_every=2, **atlas))
+    assert float(rows(config.run.output / "validation.csv")[0]["dice"]) > 0
 
 
 def test_two_dimensions(config, blobs, tmp_path):
     folder = blobs(4, (24, 20), tmp_path / "flat")
-    two = replace(config, images=str(folder / "*_image.nii.gz"), labels=str(folder / "*_labels.nii.gz"), val="s3,s2")
+    two = config.changed(images=str(folder / "*_image.nii.gz"), labels=str(folder / "*_labels.nii.gz"), val="s3,s2")
     net, _ = checkpoint.load(fit(two))
     assert net.config.ndim == 2
 
 
 def test_starts_from_other_weights(config, tmp_path):
     first = fit(config)
-    second = fit(replace(config, output=tmp_path / "second", load_model=first, lr=0.0, steps=1, val_every=0))
+    second = fit(config.changed(output=tmp_path / "second", load_model=first, lr=0.0, steps=1, val_every=0))
     assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(second).values(), strict=True))
 
 
@@ -154,9 +154,9 @@ def test_starts_from_other_weights(config, tmp_path):
     ("change", "message"),
     [
         ({"bidir": True}, "bidir: needs --diffeomorphic"),
-        ({"window": 4}, "window: expected an odd number, got 4"),
-        ({"steps": 0}, "steps: expected at least 1, got 0"),
-        ({"spacing": -1.0}, "spacing: expected a length in mm above 0"),
+        ({"window": 4}, "window: expected an odd number of at least 1, got 4"),
+        ({"steps": 0}, "steps: expected a number of at least 1, got 0"),
+        ({"spacing": -1.0}, "spacing: expected a number of mm above 0"),
         ({"val": "s3,nobody"}, "neither a cohort nor ids of this one .'nobody' is not."),
         ({"device": "abacus"}, "device 'abacus'"),
         ({"atlas": "nowhere.nii.gz"}, "atlas nowhere.nii.gz: no such file"),
@@ -165,37 +165,37 @@ def test_starts_from_other_weights(config, tmp_path):
 )
 def test_wrong_options(config, change, message):
     with pytest.raises(InputError, match=message):
-        fit(replace(config, **change))
-    assert not (config.output / "last.safetensors").exists()
+        fit(config.changed(**change))
+    assert not (config.run.output / "last.safetensors").exists()
 
 
 def test_a_run_is_not_overwritten_by_accident(config):
-    fit(replace(config, steps=1))
+    fit(config.changed(steps=1))
     with pytest.raises(InputError, match="a run is there; use --resume to continue it, --overwrite to replace it"):
         fit(config)
-    assert len(rows(config.output / "metrics.csv")) == 1
-    fit(replace(config, steps=2, overwrite=True))
-    assert len(rows(config.output / "metrics.csv")) == 2
+    assert len(rows(config.run.output / "metrics.csv")) == 1
+    fit(config.changed(steps=2, overwrite=True))
+    assert len(rows(config.run.output / "metrics.csv")) == 2
 
 
 def test_resume_of_another_network_is_refused(config):
-    fit(replace(config, steps=1))
+    fit(config.changed(steps=1))
     with pytest.raises(InputError, match="another network or working grid"):
-        fit(replace(config, model="vm2", resume=True))
+        fit(config.changed(model="vm2", resume=True))
 
 
 def test_a_diverging_run_stops_with_a_reason(config):
     with pytest.raises(InputError, match=r"loss is (nan|inf).* at step"):
-        fit(replace(config, lr=1e20, steps=50))
+        fit(config.changed(lr=1e20, steps=50))
 
 
 def test_validates_as_the_model_is_used(config, tmp_path):
     """With passes the same weights, which stay as they are, give another validation than one application."""
-    once = replace(config, steps=1, val_every=1, lr=0.0)
-    first = fit(replace(once, output=tmp_path / "first", lr=0.5))
+    once = config.changed(steps=1, val_every=1, lr=0.0)
+    first = fit(once.changed(output=tmp_path / "first", lr=0.5))
     figures = {}
     for name, passes in (("one", (1,)), ("two", (2, 1))):
-        path = fit(replace(once, output=tmp_path / name, passes=passes, load_model=first))
+        path = fit(once.changed(output=tmp_path / name, passes=passes, load_model=first))
         figures[name] = (tmp_path / name / "validation.csv").read_text()
         assert checkpoint.read_header(path)["working"].get("passes") == (None if name == "one" else [2, 1])
     assert figures["one"] != figures["two"]

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ def folder(blobs):
 @pytest.fixture
 def config(folder, tmp_path):
     """2-D, so that a run takes a second."""
-    return TrainConfig(
+    return TrainConfig.of(
         images=str(folder / "*_image.nii.gz"),
         labels=str(folder / "*_labels.nii.gz"),
         val="s2,s3",
@@ -53,11 +52,11 @@ def rows(path):
 
 
 def last(config, name="metrics.csv"):
-    return {key: float(value) for key, value in rows(config.output / name)[-1].items()}
+    return {key: float(value) for key, value in rows(config.run.output / name)[-1].items()}
 
 
 def weights(path):
-    return checkpoint.load(path)[0].state_dict()
+    return checkpoint.load(path).net.state_dict()
 
 
 # ---------------------------------------------------------------- label maps
@@ -68,14 +67,14 @@ def test_label_maps_help_where_the_image_says_nothing(config, folder):
     for k in range(4):
         image = load_image(folder / f"s{k}_image.nii.gz")
         save_image(folder / f"s{k}_image.nii.gz", np.ones_like(image.data), image.affine)
-    flat = replace(config, normalise="none", seg_weight=1.0, steps=60, val_every=60, lr=3e-3)
+    flat = config.changed(normalise="none", seg_weight=1.0, steps=60, val_every=60, lr=3e-3)
     # The network sees the images alone, so these two must differ: a corner pixel each tells them apart.
     for k in range(4):
         image = load_image(folder / f"s{k}_image.nii.gz")
         image.data[k, k] = 2
         save_image(folder / f"s{k}_image.nii.gz", image)
     fit(flat)
-    table = rows(flat.output / "metrics.csv")
+    table = rows(flat.run.output / "metrics.csv")
     first, end = (np.mean([float(row["segmentation"]) for row in part]) for part in (table[:10], table[-10:]))
     assert -1 <= end < first - 0.02 and first < 0
 
@@ -85,7 +84,7 @@ def test_any_choice_of_structures(config, tmp_path, labels):
     if isinstance(labels, dict):
         (tmp_path / "groups.json").write_text(json.dumps(labels))
         labels = str(tmp_path / "groups.json")
-    fit(replace(config, seg_weight=0.5, seg_labels=labels))
+    fit(config.changed(seg_weight=0.5, seg_labels=labels))
     row = last(config)
     assert -1 <= row["segmentation"] < 0
     assert row["loss"] == pytest.approx(row["image"] + 0.01 * row["smoothness"] + 0.5 * row["segmentation"], rel=1e-4)
@@ -101,11 +100,9 @@ def test_unlabelled_images_join(config, folder, tmp_path):
     for k in range(2):
         image = load_image(folder / f"s{k}_image.nii.gz")
         save_image(more / f"s{k}_image.nii.gz", image.data[::-1].copy(), image.affine)
-    extended = replace(
-        config, unlabelled=str(more / "*.nii.gz"), seg_weight=1.0, steps=20, output=tmp_path / "more_run"
-    )
+    extended = config.changed(unlabelled=str(more / "*.nii.gz"), seg_weight=1.0, steps=20, output=tmp_path / "more_run")
     fit(extended)
-    overlaps = [float(row["segmentation"]) for row in rows(extended.output / "metrics.csv")]
+    overlaps = [float(row["segmentation"]) for row in rows(extended.run.output / "metrics.csv")]
     assert 0 in overlaps and min(overlaps) < 0  # pairs with and without label maps
 
 
@@ -114,7 +111,7 @@ def test_unlabelled_images_join(config, folder, tmp_path):
     [
         ({"seg_weight": 1.0, "labels": None, "val": None}, "seg_weight: needs --labels, 0 of 4 subjects"),
         ({"seg_weight": 1.0, "seg_labels": "9"}, "seg labels 9: no label map of the training holds any"),
-        ({"seg_weight": -1.0}, "seg_weight: expected 0 or more"),
+        ({"seg_weight": -1.0}, "seg_weight: expected a number of at least 0"),
         ({"uncertainty": True}, "uncertainty: needs --diffeomorphic and --loss mse"),
         ({"image_sigma": 0.0}, "image_sigma: expected a number above 0"),
         ({"masks": "nowhere/*_mask.nii.gz"}, "masks nowhere/.*none for image s0"),
@@ -124,7 +121,7 @@ def test_unlabelled_images_join(config, folder, tmp_path):
 )
 def test_wrong_options(config, change, message):
     with pytest.raises(InputError, match=message):
-        fit(replace(config, **change))
+        fit(config.changed(**change))
 
 
 # ---------------------------------------------------------------- uncertainty
@@ -197,14 +194,14 @@ def test_sampled_velocities_have_the_variance_that_the_network_says():
 
 
 def test_uncertainty_trains_resumes_and_is_used(config, tmp_path):
-    sure = replace(config, diffeomorphic=True, uncertainty=True, bidir=True, lambda_=None, save_every=2)
+    sure = config.changed(diffeomorphic=True, uncertainty=True, bidir=True, lambda_=None, save_every=2)
     whole = fit(sure)
     row = last(sure)
     assert row["loss"] == pytest.approx(row["image"] / (2 * 0.02**2) + row["smoothness"], rel=1e-4)
-    parts = replace(sure, output=tmp_path / "parts")
-    fit(replace(parts, steps=2))
-    fit(replace(parts, resume=True))
-    one, other = (weights(run.output / "last.safetensors").values() for run in (sure, parts))
+    parts = sure.changed(output=tmp_path / "parts")
+    fit(parts.changed(steps=2))
+    fit(parts.changed(resume=True))
+    one, other = (weights(run.run.output / "last.safetensors").values() for run in (sure, parts))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     net, about = checkpoint.load(whole)
     assert net.config.uncertainty and about.network["uncertainty"]
@@ -213,13 +210,13 @@ def test_uncertainty_trains_resumes_and_is_used(config, tmp_path):
 def test_checkpoints_from_before_there_was_uncertainty_load_and_resume(config):
     path = fit(config)
     for name in ("last.safetensors", "model.safetensors"):
-        net, about = checkpoint.load(config.output / name)
+        net, about = checkpoint.load(config.run.output / name)
         assert "uncertainty" not in about.network  # as in files from before
         optimizer = torch.optim.Adam(net.parameters())
-        checkpoint.resume(config.output / "last.safetensors", net, optimizer)
-        checkpoint.save(config.output / name, net, about, optimizer if name.startswith("last") else None)
-    assert not checkpoint.load(path)[0].config.uncertainty
-    fit(replace(config, resume=True, steps=5))
+        checkpoint.resume(config.run.output / "last.safetensors", net, optimizer)
+        checkpoint.save(config.run.output / name, net, about, optimizer if name.startswith("last") else None)
+    assert not checkpoint.load(path).net.config.uncertainty
+    fit(config.changed(resume=True, steps=5))
     assert last(config)["step"] == 5
 
 
@@ -228,7 +225,7 @@ def test_checkpoints_from_before_there_was_uncertainty_load_and_resume(config):
 
 def test_a_mask_restricts_the_image_loss(config):
     """Outside the mask the fixed image may be anything."""
-    objective = Objective(config)
+    objective = Objective(config.loss)
     moving, fixed, mask = torch.rand(3, 1, 1, 16, 16)
     mask = (mask > 0.5).float()
     found = RegistrationNet("vm1", 2)(moving, fixed)
@@ -250,8 +247,8 @@ def test_masks_reach_the_loss(config, folder, tmp_path):
             folder / f"s{k}_mask.nii.gz", (np.arange(24)[:, None] < 12 + np.zeros(20)).astype(np.uint8), image.affine
         )
         save_image(folder / f"s{k}_image.nii.gz", image.data / 300, image.affine)
-    plain = replace(config, steps=1, val_every=0, normalise="none")
-    masked = replace(plain, masks=str(folder / "*_mask.nii.gz"), output=tmp_path / "masked", cache=tmp_path / "cache")
+    plain = config.changed(steps=1, val_every=0, normalise="none")
+    masked = plain.changed(masks=str(folder / "*_mask.nii.gz"), output=tmp_path / "masked", cache=tmp_path / "cache")
     fit(plain)
     fit(masked)
     wanted = (((images[0].data - images[1].data)[:12] / 300) ** 2).mean()
@@ -261,10 +258,10 @@ def test_masks_reach_the_loss(config, folder, tmp_path):
 
 @pytest.mark.parametrize("diffeomorphic", [False, True])
 def test_edge_aware_smoothness(config, diffeomorphic):
-    edges = replace(config, penalty="edge_aware", diffeomorphic=diffeomorphic, bidir=diffeomorphic)
+    edges = config.changed(penalty="edge_aware", diffeomorphic=diffeomorphic, bidir=diffeomorphic)
     fit(edges)
     assert last(edges)["smoothness"] > 0
-    objective = Objective(edges)
+    objective = Objective(edges.loss)
     image = torch.zeros(1, 1, 16, 16)
     image[..., 8:] = 4.0
     step = torch.zeros(1, 2, 16, 16)
@@ -290,12 +287,11 @@ def _masks(folder):
 def test_a_region_of_interest_is_learned(config, folder, blobs, tmp_path):
     more = blobs(3, (24, 20), tmp_path / "more")
     path = fit(
-        replace(
-            config, masks=_masks(folder), unlabelled=str(more / "*_image.nii.gz"), region_weight=1.0, steps=150,
+        config.changed(masks=_masks(folder), unlabelled=str(more / "*_image.nii.gz"), region_weight=1.0, steps=150,
             val_every=0, lr=3e-3,
         )
     )  # fmt: skip
-    table = [float(row["region"]) for row in rows(config.output / "metrics.csv") if float(row["region"]) > 0]
+    table = [float(row["region"]) for row in rows(config.run.output / "metrics.csv") if float(row["region"]) > 0]
     assert len(table) < 150  # fixed images without a mask count nothing
     assert np.mean(table[-10:]) < 0.6 * np.mean(table[:10])
     net, _ = checkpoint.load(path)
@@ -309,7 +305,7 @@ def test_a_region_of_interest_is_learned(config, folder, blobs, tmp_path):
 
 
 def test_where_no_mask_is_known_the_predicted_region_restricts_the_loss(config):
-    objective = Objective(replace(config, region_weight=0.5))
+    objective = Objective(config.changed(region_weight=0.5).loss)
     moved, fixed, region = torch.rand(2, 1, 6, 7), torch.rand(2, 1, 6, 7), torch.randn(2, 1, 6, 7, requires_grad=True)
     flow, mask = torch.zeros(2, 2, 6, 7), (torch.rand(2, 1, 6, 7) > 0.5).float()
     known = torch.tensor([True, False]).view(2, 1, 1, 1)
@@ -327,6 +323,6 @@ def test_where_no_mask_is_known_the_predicted_region_restricts_the_loss(config):
 
 def test_region_needs_masks(config):
     with pytest.raises(InputError, match="region_weight: needs --masks"):
-        fit(replace(config, region_weight=1.0))
+        fit(config.changed(region_weight=1.0))
     with pytest.raises(InputError, match="region_weight: not with --bidir or --atlas"):
-        fit(replace(config, region_weight=1.0, masks="x*", atlas="a.nii.gz"))
+        fit(config.changed(region_weight=1.0, masks="x*", atlas="a.nii.gz"))
