@@ -29,13 +29,13 @@ class Demo:
     steps: int = 1500
     """Training steps."""
     spacing: float = 4.0
-    """Working resolution of the network in mm; the images have 2.75 mm."""
+    """Working resolution of the network in mm; the images have voxels of 2.75 mm."""
     model: str = "vm2"
     """The network: vm1, vm2 or vxm."""
     seed: int = 0
-    """Chance of the cohort and of the training."""
+    """Random seed for the cohort and the training."""
     device: str | None = None
-    """"cpu", "cuda" ...; a GPU if there is one."""
+    """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
     json: bool = False
     """Print the figures as JSON."""
 

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 @Parameter(name="*")
 @dataclass(kw_only=True)
 class Doctor:
-    """Which backends run on this machine, why the others refuse, and whether the kernels compute what they should.
+    """Check this machine: which backends run here, why the others cannot, and whether the kernels are exact.
 
     Example: `fastreg doctor`
     """

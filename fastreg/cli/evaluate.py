@@ -16,7 +16,7 @@ class Evaluate:
 
     Example: `fastreg evaluate --fixed-labels fixed_seg.nii.gz --moving-labels moving_seg.nii.gz --warp warp.nii.gz`
 
-    What is not given is not scored. With a warp and the moving labels, the labels are warped here (nearest voxel).
+    What is not given is not scored. With a warp and moving labels, the labels are warped first (nearest voxel).
     """
 
     fixed_labels: Path | None = None
@@ -24,36 +24,36 @@ class Evaluate:
     moved_labels: Path | None = None
     """Label map of the moved image, on the fixed grid."""
     moving_labels: Path | None = None
-    """Label map of the moving image: for the figures before registration, and for --warp to move."""
+    """Label map of the moving image: for the figures before registration, and to be moved by --warp."""
     warp: Path | None = None
     """Displacement field (ITK, FreeSurfer, FSL, Learn2Reg, .npz): folds and SDlogJ."""
     fixed: Path | None = None
-    """The fixed image, if no labels of it are given."""
+    """The fixed image, if its labels are not given."""
     moving: Path | None = None
-    """The moving image, if no labels of it are given."""
+    """The moving image, if its labels are not given."""
     mask: Path | None = None
-    """On the fixed grid: folds and SDlogJ are reported inside it too."""
+    """A mask on the fixed grid: folds and SDlogJ are also reported inside it."""
     points_fixed: Path | None = None
     """CSV of landmarks in the fixed image (columns x, y, z)."""
     points_moving: Path | None = None
     """CSV of the same landmarks, in the same order, in the moving image."""
     points_space: Literal["ras", "lps", "voxel"] = "ras"
-    """What the landmarks are: RAS mm, LPS mm (ITK, ANTs), or voxel indices of their own image."""
+    """Coordinates of the landmarks: RAS mm, LPS mm (ITK, ANTs), or voxel indices of their own image."""
     pairs: Path | None = None
-    """CSV of many pairs: a column `name`, and columns named like the options above."""
+    """CSV of many pairs: a column `name`, and columns named after the options above."""
     labels: str | None = None
-    """The structures: 1,2,3 or a JSON file (a list, or a table of names); all of the fixed image by default."""
+    """The structures: 1,2,3 or a JSON file (a list, or a table of names); by default all of the fixed image."""
     learn2reg: bool = False
-    """Structures that the fixed or moving image lacks are left out, and HD95 is in voxels, as Learn2Reg has it."""
+    """Score as Learn2Reg does: leave out structures that the fixed or moving image lacks, and give HD95 in voxels."""
     hd95: bool = True
     """Compute HD95, the slowest of the figures (extra: eval)."""
     csv: Path | None = None
-    """Write a CSV file: a row for each pair, a column for each figure."""
+    """Write a CSV file with a row for each pair and a column for each figure."""
     plot: Path | None = None
     """Draw a box plot of Dice per structure, before and after, here (.png, .pdf, .svg; extra: plot)."""
     against: tuple[Path, ...] = ()
-    """Other methods for --plot: files of what this command printed with --json, named by the file. Repeat the option
-    for more."""
+    """Other methods for --plot: files with what this command printed with --json, each named after its file. Repeat for
+    several."""
     overwrite: bool = False
     """Replace the CSV file and the plot if they exist."""
     json: bool = False

@@ -12,15 +12,16 @@ from cyclopts import Parameter
 @Parameter(name="*")
 @dataclass
 class Info:
-    """What a file holds: an image or label map, a warp, an affine transform, or a trained model.
+    """Show what a file holds: an image or label map, a warp, an affine transform, or a trained model.
 
     Example: `fastreg info warp.nii.gz`
     """
 
     file: Path
-    """.nii, .nii.gz, .mgz, .npz, .npy; .mat, .tfm, .txt; .safetensors, or general: the model that fastreg has."""
+    """The file: .nii, .nii.gz, .mgz, .npz, .npy; .mat, .tfm, .txt; .safetensors; or general, the model that comes with
+    fastreg."""
     moving: Annotated[Path | None, Parameter(alias="-i")] = field(default=None, kw_only=True)
-    """The moving image of an FSL or Learn2Reg warp, without which its mm are not known."""
+    """The moving image of an FSL or Learn2Reg warp, without which its length in mm is not known."""
     json: bool = field(default=False, kw_only=True)
     """Print JSON instead of a table."""
 

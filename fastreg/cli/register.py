@@ -28,13 +28,13 @@ class Register:
     """
 
     fixed: Annotated[Path | None, Parameter(alias="-f")] = None
-    """The image whose grid the result has."""
+    """The fixed image: the result is on its grid."""
     moving: Annotated[Path | None, Parameter(alias="-m")] = None
-    """The image that is moved."""
+    """The moving image: it is brought onto the fixed one."""
     moved: Annotated[Path | None, Parameter(alias="-o")] = None
-    """Write the moved image here. With --pairs: the folder of all results."""
+    """Write the moved image here. With --pairs: the folder for all results."""
     warp: Path | None = None
-    """Write the displacement field here (ITK's format, which ANTs, SimpleITK and Slicer read). It contains the linear
+    """Write the displacement field here (ITK's format, which ANTs, SimpleITK and Slicer read). It includes the linear
     part."""
     inverse_warp: Path | None = None
     """Write the inverse displacement field, on the moving image's grid, here."""
@@ -43,65 +43,65 @@ class Register:
     qc: Path | None = None
     """Draw a picture of the result here (.png; extra: plot)."""
     moving_labels: Path | None = None
-    """A label map of the moving image, carried along."""
+    """A label map of the moving image, warped along with it."""
     moved_labels: Path | None = None
     """Write the moved labels (nearest voxel) here."""
     fixed_labels: Path | None = None
-    """A label map of the fixed image: with --moving-labels, mean Dice before and after is printed."""
+    """A label map of the fixed image: with --moving-labels, the mean Dice before and after is printed."""
     points: Path | None = None
-    """CSV of points of the fixed image (columns x, y, z), carried into the moving image as `fastreg warp` does it."""
+    """CSV of points of the fixed image (columns x, y, z), mapped into the moving image as `fastreg warp` does."""
     points_output: Path | None = None
     """Write the points in the moving image here."""
     points_moving: Path | None = None
-    """CSV of points of the moving image: where they are in the fixed one, by the inverse warp."""
+    """CSV of points of the moving image, mapped into the fixed image by the inverse warp."""
     points_moving_output: Path | None = None
     """Write the points in the fixed image here."""
     points_space: Literal["ras", "lps", "voxel"] = "ras"
-    """RAS mm, LPS mm (ITK, ANTs), or voxel indices: of the image that the points are in before and after."""
+    """Coordinates of points: RAS mm, LPS mm (ITK, ANTs), or voxel indices of the image that they lie in, before and
+    after."""
 
     pairs: Path | None = None
     """Many pairs: a CSV file with the columns moving, fixed, and any of name, moving_labels, fixed_labels, moving_mask,
     fixed_mask, points_fixed, points_moving; or text, a line for each: moving fixed [moving_labels fixed_labels].
-    A folder for each pair and results.csv (Dice, folds, TRE, seconds, errors) come into -o. What is done already is
-    left as it is, what failed is tried again."""
+    Writes a folder for each pair and results.csv (Dice, folds, TRE, seconds, errors) into -o. Pairs that are done are
+    left as they are; those that failed are tried again."""
     save: str = "moved,warp"
-    """With --pairs, what is kept: of moved, warp, inverse-warp, affine; labels and points that are given always are."""
+    """With --pairs, what to keep of moved, warp, inverse-warp, affine. Given labels and points are always kept."""
     part: str | None = None
-    """With --pairs, this process' share of them, such as 2/8; torchrun and Slurm's job arrays say it themselves."""
+    """With --pairs, the share of this process, such as 2/8; under torchrun and in Slurm's job arrays it is known."""
 
     model: Path | None = None
     """A checkpoint of `fastreg train`, or general: the network that comes with fastreg and takes images of any kind and
-    contrast; none: by optimisation."""
+    contrast. If not given, images are registered by optimisation."""
     refine: int | None = None
-    """Iterations of optimisation at full resolution: after a model 0 if not given; without one the whole pyramid if not
-    given."""
+    """Iterations of optimisation at full resolution; if not given, none after a model and the pyramid without."""
     levels: str | None = None
-    """The pyramid of the optimisation: how many levels (3 if not given), or factors and iterations, such as
-    4x60,2x40,1x10. A level ends early where it gains no more."""
+    """The pyramid of the optimisation: the number of levels (3 if not given), or factors and iterations, such as
+    4x60,2x40,1x10. A level ends early when it stops improving."""
     transform: Literal["translation", "rigid", "similarity", "affine", "deformable"] = "deformable"
-    """How far to go."""
+    """What kind of transform to find."""
     affine: bool | None = None
-    """Align linearly before a deformable registration; if not said, only without a model, or with one
-    that was trained on no images (general)."""
+    """Align linearly before a deformable registration. If not given: without a model, and with one that was trained on
+    no images (general)."""
     init: str = "auto"
     """Start of the linear alignment: auto, header, mass (centres of mass), or a file with an affine."""
     metric: Literal["lncc", "mse", "mi"] = "lncc"
-    """What makes images alike: local correlation, squared differences, or, for other contrasts, mutual information."""
+    """Similarity of the images: local correlation, squared differences, or mutual information between contrasts."""
     smoothness: Annotated[float | None, Parameter(alias="--lambda")] = None
-    """Weight of the field's roughness in the optimisation; what suits the metric (LNCC: 1.5) if not given."""
+    """Weight of the smoothness penalty in the optimisation; if not given, what suits the metric (LNCC: 1.5)."""
     bidir: bool = False
-    """Compare the images on the moving image's grid too, by the inverse warp: neither image is preferred."""
+    """Compare the images on the moving image's grid too, by the inverse warp, so that neither image is preferred."""
     mask_fixed: Path | None = None
-    """Where the fixed image counts."""
+    """Mask of the fixed image: only what is above 0 counts."""
     mask_moving: Path | None = None
-    """Where the moving image counts."""
+    """Mask of the moving image: only what is above 0 counts."""
 
     device: str | None = None
-    """"cpu", "cuda" ...; a GPU if there is one."""
+    """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
     overwrite: bool = False
     """Replace outputs that exist."""
     json: bool = False
-    """Print the seconds of every stage, and the figures, as JSON."""
+    """Print the seconds of each stage and the figures as JSON."""
 
     def run(self) -> None:
         """Registers and writes."""

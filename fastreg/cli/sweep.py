@@ -19,20 +19,20 @@ COLUMNS = ("lambda", "dice", "dice_before", "folds_percent", "image", "step", "s
 @Parameter(name="*")
 @dataclass(kw_only=True)
 class Sweep:
-    """Train one network for each weight of the smoothness, and draw the validation's Dice against it.
+    """Train a network for each weight of the smoothness, and plot validation Dice against the weight.
 
     Example: `fastreg sweep --lambdas 0,0.5,1,1.5,2 --images 'scans/*_t1.nii.gz' --labels 'scans/*_seg.nii.gz' --val
     101,102 --spacing 4 --model vm1 --steps 2000 -o sweep`
 
-    All options of `fastreg train` hold for every run. Writes `lambda_X` (a run each), sweep.csv and sweep.png into
-    --output. With --resume runs go on where they were; --estimate says beforehand how long all of it will take.
+    All options of `fastreg train` apply to every run. Writes a folder `lambda_X` for each run, sweep.csv and sweep.png
+    into --output. --resume continues a sweep; --estimate tells beforehand how long all of it will take.
     """
 
     config: Annotated[TrainConfig, Parameter(name="*")]
     lambdas: str = "0,0.1,0.5,1,1.5,2,4"
     """The weights, separated by commas."""
     estimate: bool = False
-    """Only time some steps of a run, and print how long the whole sweep would take."""
+    """Only time a few steps, and print how long the whole sweep would take."""
     json: bool = False
     """Print the table as JSON."""
 

@@ -19,7 +19,7 @@ class Train:
     Example: `fastreg train --images 'scans/*_t1.nii.gz' --labels 'scans/*_seg.nii.gz' --val 101,102 --spacing 2 -o
     run`
 
-    The run can be stopped at any time and continued with --resume. --config FILE (TOML, YAML or JSON) sets any of the
+    A run can be stopped at any time and continued with --resume. --config FILE (TOML, YAML or JSON) sets any of the
     options; `<output>/config.json` is such a file. Under torchrun every process takes its share.
     """
 

@@ -19,40 +19,41 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(kw_only=True)
 class Warp:
-    """Apply warps and affine transforms to an image or to points; join and convert them.
+    """Apply warps and affine transforms to an image or to points; compose and convert them.
 
     Example: `fastreg warp -i moving.nii.gz -r fixed.nii.gz -t warp.nii.gz -t affine.mat -o moved.nii.gz`
 
-    Transforms are given as to antsApplyTransforms: each leads from the fixed image towards the moving one, and the
-    last is applied to the moving image first. [FILE,1] is the inverse of an affine; a warp's inverse is a file of its
-    own. Nothing is written unless everything could be.
+    Transforms are listed as for antsApplyTransforms: each leads from the fixed image towards the moving one, and the
+    last one is applied to the moving image first. [FILE,1] inverts an affine; the inverse of a warp is a file of its
+    own. Nothing is written unless all of it can be.
     """
 
     moving: Annotated[Path | None, Parameter(alias="-i")] = None
-    """The image or label map to move. FSL's and Learn2Reg's warps cannot be read without it."""
+    """The image or label map to warp. FSL's and Learn2Reg's warps cannot be read without it."""
     reference: Annotated[Path | None, Parameter(alias="-r")] = None
-    """The image whose grid the result has; the first warp's grid if not given."""
+    """The image whose grid the result gets; the first warp's grid if not given."""
     transform: Annotated[list[str], Parameter(alias="-t", negative=())] = field(default_factory=list)
-    """A warp (.nii.gz, .npz), or an affine (.mat, .tfm, .txt). Repeat for several."""
+    """A warp (.nii.gz, .npz) or an affine (.mat, .tfm, .txt). Repeat for several."""
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     """Write the moved image here."""
     interpolation: Annotated[Literal["linear", "nearest", "genericlabel"], Parameter(alias="-n")] = "linear"
     """For label maps: nearest, or genericlabel (the label with the largest linear weight)."""
     points: Path | None = None
-    """CSV of points of the fixed image (columns x, y, z): where they are in the moving image. For the other way give
-    the inverse warp."""
+    """CSV of points of the fixed image (columns x, y, z), to be mapped into the moving image. For the other direction
+    give the inverse warp."""
     points_output: Path | None = None
-    """Write the moving points here; printed if not given."""
+    """Write the mapped points here; they are printed if not given."""
     points_space: Literal["ras", "lps", "voxel"] = "ras"
-    """RAS mm, LPS mm (ITK, ANTs), or voxel indices (what comes in: of the fixed image; goes out: of the moving one)."""
+    """Coordinates of points: RAS mm, LPS mm (ITK, ANTs), or voxel indices (of the fixed image in, of the moving one
+    out)."""
     jacobian: Path | None = None
-    """Write the local change of volume on the fixed grid here; <= 0 where the deformation folds."""
+    """Write the Jacobian determinant on the fixed grid here: local change of volume, <= 0 where the warp folds."""
     compose: Path | None = None
-    """Write all transforms as one warp here."""
+    """Write the composition of all transforms here, as one warp."""
     convert_to: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
-    """Format of --compose; otherwise npz for .npz and itk for .nii.gz."""
+    """Format of --compose; if not given, npz for .npz and itk for .nii.gz."""
     warp_format: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
-    """Format of the warps that are read, where their headers do not say it."""
+    """Format of the warps that are read, where their headers do not tell."""
     overwrite: bool = False
     """Replace outputs that exist."""
 

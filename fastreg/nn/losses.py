@@ -240,7 +240,7 @@ def kl_divergence(mean: Flow, log_variance: Flow, prior_lambda: float) -> Scalar
         log_variance: The same shape.
         prior_lambda: Precision of the prior.
 
-    Source: Dalca et al. 2018, "Unsupervised Learning for Fast Probabilistic Diffeomorphic RegistrationOutput", eq. 6.
+    Source: Dalca et al. 2018, "Unsupervised Learning for Fast Probabilistic Diffeomorphic Registration", eq. 6.
     """
     if mean.shape != log_variance.shape:
         raise ValueError(f"log_variance must have the shape of mean {shape(mean)}, got {shape(log_variance)}")

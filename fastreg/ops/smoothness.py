@@ -1,6 +1,6 @@
 """The diffusion penalty of a displacement field, with its gradient made in the same sweep.
 
-`fastreg.fields.smoothness` is the public function; this is its `penalty="l2"`.
+`fastreg.smoothness` is the public function; this is its `penalty="l2"`.
 """
 
 from __future__ import annotations

@@ -56,18 +56,18 @@ def register(
     The images may differ in size, orientation and spacing; they start where their headers place them.
 
     Args:
-        fixed: A path, nibabel image, array, tensor [X, Y, Z] (or [1, 1, X, Y, Z]) or `fastreg.images.Image`.
+        fixed: A path, nibabel image, array, tensor [X, Y, Z] (or [1, 1, X, Y, Z]) or `fastreg.geometry.image.Image`.
         moving: Likewise.
-        model: A checkpoint of `fastreg train`, what `fastreg.checkpoint.load` gave, or "general", the network that
+        model: A checkpoint of `fastreg train`, what `fastreg.nn.checkpoint.load` gave, or "general", the network that
             comes with fastreg. None: by optimisation.
         transform: Where to stop: "translation", "rigid", "similarity", "affine" or "deformable".
         affine: Align linearly first; if None, only without a model (networks are trained on aligned images) and with
             one that was trained on no images.
-        init: Start of the linear alignment: "auto", "header", "mass" or a `fastreg.transforms.Affine`, which without an
-            alignment is used as it is.
+        init: Start of the linear alignment: "auto", "header", "mass" or a `fastreg.geometry.transforms.Affine`, which
+            without an alignment is used as it is.
         refine: Iterations of optimisation on the full grid after the network; None: 0 with a model, and the whole
             pyramid without one.
-        stages: The pyramid of the optimisation, `fastreg.deform.Stage`s from coarse to fine.
+        stages: The pyramid of the optimisation, `fastreg.registration.deformable.Stage`s from coarse to fine.
         metric: "lncc", "mse", or, for other contrasts, "mi".
         smoothness: Weight of the field's roughness in the optimisation; what suits the metric if None.
         fixed_mask: Where the fixed image counts: as `fixed`, on any grid.

@@ -69,7 +69,7 @@ class RegistrationResult:
         """Points of the fixed image -> where they are in the moving one, as `fastreg warp --points` maps them.
 
         Args:
-            table: What `fastreg.transforms.points.load_points` read.
+            table: What `fastreg.io.points.load_points` read.
             space: "ras" or "lps" mm, or "voxel": in come indices of the one image, out go those of the other.
             back: The other way, by the inverse warp: points of the moving image -> places in the fixed one.
 
@@ -90,5 +90,5 @@ class RegistrationResult:
         save_image(path, self.apply(self.moving))
 
     def save_warp(self, path: str | Path, format: str | None = None) -> None:
-        """Writes the displacement field; `format` as in `fastreg.transforms.save_warp`, ITK's if None."""
+        """Writes the displacement field; `format` as in `fastreg.io.warps.save_warp`, ITK's if None."""
         save_warp(path, self.warp, format=format)

@@ -27,51 +27,51 @@ class DataConfig:
     id; or moving, fixed for pairs), a Learn2Reg dataset .json, or VoxelMorph .npz files by glob. Or "synthetic": random
     shapes of random contrast on a grid of --shape, no data at all; with --labels the shapes are those label maps'."""
     labels: str | None = None
-    """A quoted glob of label maps that pairs with the glob of images by what the `*` stands for."""
+    """A quoted glob of label maps, matched to the images by what the `*` stands for."""
     masks: str | None = None
-    """A quoted glob of masks that pairs with the images like --labels: the image loss sees only what lies inside."""
+    """A quoted glob of masks, matched like --labels: the image loss counts only what lies inside."""
     unlabelled: str | None = None
-    """More images to train on, in any of the forms of --images, which need neither label maps nor masks."""
+    """More training images, in any of the forms of --images, that need neither label maps nor masks."""
     img_prefix: str = ""
-    """Put before every path of a list file."""
+    """Prepended to every path of a list file."""
     img_suffix: str = ""
-    """Put after every path of a list file."""
+    """Appended to every path of a list file."""
     val: str | None = None
-    """Validation: ids of subjects of the cohort, separated by commas, that are then not trained on; or another cohort
-    in any of the forms of --images."""
+    """Validation: ids of subjects in the cohort, separated by commas, which are then left out of training; or another
+    cohort in any of the forms of --images."""
     val_labels: str | None = None
-    """A quoted glob of label maps that pairs with --val where that is a cohort."""
+    """A quoted glob of label maps for --val where that is another cohort."""
     val_pairs: Annotated[int, Range(1)] = 8
-    """Pairs of a validation, at most."""
+    """Pairs per validation, at most."""
     pairs: Path | None = None
     """Train on these pairs only: a text file or CSV of moving and fixed, paths or ids."""
     atlas: Path | None = None
-    """Atlas-based: this image is always the fixed one. Without it any two subjects make a pair."""
+    """Atlas-based training: this image is always the fixed one. Without it any two subjects make a pair."""
     atlas_labels: Path | None = None
     """The atlas' label map, for validation."""
     spacing: Annotated[float | None, Range(0, above=True, unit="mm")] = None
-    """Working resolution in mm; the atlas' or first image's own if not given."""
+    """Working resolution in mm; if not given, that of the atlas or the first image."""
     shape: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True), Range(1)] = None
-    """Working grid in voxels, 2 or 3 numbers, centred; what the spacing gives if not given. Random shapes: the size of
-    the pairs, while --val has its own grid."""
+    """Working grid in voxels, 2 or 3 numbers, centred; if not given, it follows from the spacing. With random shapes it
+    is the size of the pairs, while --val keeps its own grid."""
     voxels: Annotated[int | None, Range(1)] = None
-    """In place of --spacing: cubic voxels so large that about this many cover the image, whatever its size in mm, but
-    not finer than its own. The model registers every image on such a grid."""
+    """Instead of --spacing: cubic voxels of such a size that about this many cover the image, whatever its size in mm,
+    but no finer than its own. The model then registers every image on such a grid."""
     normalise: Literal["percentile", "none"] = "percentile"
-    """Intensities to [0, 1] by the 0.1st and 99.9th percentile, or as they are."""
+    """Scale intensities to [0, 1] by the 0.1st and 99.9th percentiles, or leave them as they are."""
     flip: bool = False
-    """Mirror every other pair left to right: twice the data, if left and right may be exchanged."""
+    """Mirror every other pair left to right: twice the data, where left and right are interchangeable."""
     synth_labels: Annotated[int, Range(2)] = 26
-    """Synthetic: shapes of a random label map, the background among them."""
+    """Synthetic: number of labels in a random label map, background included."""
     synth_warp: Annotated[float, Range(0, unit="voxels")] = 3.0
-    """Synthetic: largest standard deviation of the two velocities that make a pair, in voxels."""
+    """Synthetic: largest standard deviation of the two velocity fields that make a pair, in voxels."""
     synth_shapes: Annotated[tuple[float, float], Parameter(consume_multiple=True), Range(1, unit="voxels")] = (
         12.0,
         40.0,
     )
-    """Synthetic: size of the random shapes, from and to, in voxels."""
+    """Synthetic: smallest and largest size of the random shapes, in voxels."""
     synth_bends: Annotated[tuple[float, float], Parameter(consume_multiple=True), Range(1, unit="voxels")] = (8.0, 32.0)
-    """Synthetic: distance over which the velocities change, from and to, in voxels."""
+    """Synthetic: shortest and longest distance over which the velocities vary, in voxels."""
 
 
 @dataclass(kw_only=True)
@@ -79,28 +79,28 @@ class ModelConfig:
     """The network, and how it is applied."""
 
     network: Annotated[Literal["vm1", "vm2", "vxm", "match"], Parameter(name=["--model"])] = "vm2"
-    """The network: vm1 and vm2 of CVPR 2018, vxm (VxmDense), or match: a smaller U-Net that sees how well each place
-    fits its neighbours in the other image, whatever the contrast."""
+    """The network: vm1 and vm2 (CVPR 2018), vxm (VxmDense), or match: a smaller U-Net that sees how well each place
+    matches its surroundings in the other image, whatever the contrast."""
     width: Annotated[float, Range(0, above=True)] = 1.0
-    """Factor on the number of features of every layer."""
+    """Multiplies the number of features of every layer."""
     half: bool = False
-    """The network ends on the half grid and its field is upsampled (MICCAI 2018): less than half the time."""
+    """Predict the field at half resolution and upsample it (MICCAI 2018): less than half the time."""
     diffeomorphic: bool = False
-    """The network predicts a velocity field, which is integrated."""
+    """Predict a stationary velocity field and integrate it, which gives a diffeomorphism."""
     int_steps: Annotated[int, Range(0)] = 7
-    """Squarings of the velocity field."""
+    """Number of squarings that integrate the velocity field."""
     int_downsize: Annotated[int, Range(1)] = 2
-    """The velocity lives on a grid this many times coarser."""
+    """The velocity field lives on a grid this many times coarser than the image's."""
     uncertainty: bool = False
-    """The probabilistic network of Dalca et al. 2018: mean and log variance of the velocity, a sample of it in every
-    training step, and the KL divergence to the prior in place of the smoothness (needs --diffeomorphic, --loss mse)."""
+    """The probabilistic network of Dalca et al. 2018: it predicts mean and log variance of the velocity, training draws
+    samples, and the KL divergence from the prior replaces the smoothness (needs --diffeomorphic, --loss mse)."""
     passes: Annotated[tuple[int, ...], Parameter(consume_multiple=True), Range(1)] = (1,)
-    """How the model is used, in validations too: a number for each time that it is applied, the moving image warped by
-    what the times before found; images are averaged over cubes of that many voxels. Such as 2 1 1, coarse to fine."""
+    """How the model is applied, in validation too: a number for each pass, coarse to fine, such as 2 1 1. Images are
+    averaged over cubes of that many voxels, and each pass starts from what the passes before it found."""
     amp: bool = False
-    """Convolutions in bfloat16; in float32 on processors that would be slower in it."""
+    """Run convolutions in bfloat16; in float32 on processors where bfloat16 would be slower."""
     channels_last: bool = False
-    """Convolutions in channels-last memory format."""
+    """Run convolutions in channels-last memory format."""
     compile: bool = False
     """torch.compile the network."""
     load_model: Path | None = None
@@ -112,29 +112,29 @@ class LossConfig:
     """What a step minimises."""
 
     image: Annotated[Literal["lncc", "mse", "none"] | None, Parameter(name=["--loss", "--image-loss"])] = None
-    """Image loss; lncc if not given. none: label maps alone (--seg-weight), which --images synthetic implies."""
+    """Image loss; lncc if not given. none: train on label maps alone (--seg-weight), as --images synthetic does."""
     window: Annotated[int, Range(1, odd=True)] = 9
-    """Edge of the LNCC's window in voxels, odd."""
+    """Edge of the LNCC window in voxels, odd."""
     lambda_: Annotated[float | None, Parameter(name=["--lambda", "--smoothness"]), Range(0)] = None
-    """Weight of the smoothness. The papers' if not given: LNCC 1 (vm2 1.5), MSE 0.01, none 1."""
+    """Weight of the smoothness; if not given, that of the papers: LNCC 1 (vm2 1.5), MSE 0.01, none 1."""
     penalty: Literal["l2", "l1", "bending", "edge_aware"] = "l2"
-    """Smoothness penalty, on the velocity if there is one; edge_aware (Shan et al. 2017) lets the fixed image's edges
-    bend it."""
+    """Smoothness penalty, on the velocity field if there is one; edge_aware (Shan et al. 2017) relaxes it at edges of
+    the fixed image."""
     bidir: bool = False
-    """Also compare the fixed image with the moving one (needs --diffeomorphic)."""
+    """Also compare the fixed image, warped back, with the moving one (needs --diffeomorphic)."""
     seg_weight: Annotated[float | None, Parameter(alias=["--gamma"]), Range(0)] = None
-    """Weight of the soft Dice of label maps (--labels) as an auxiliary loss; 0 if not given, synthetic: 1."""
+    """Weight of the soft Dice of label maps (--labels) as an auxiliary loss; if not given 0, or 1 if synthetic."""
     seg_labels: str = "all"
-    """The structures of this loss: all, labels such as 3,42, or a JSON file: a list, or {name: [labels]} for groups."""
+    """The structures in this loss: all, labels such as 3,42, or a JSON file: a list, or {name: [labels]} for groups."""
     field_weight: Annotated[float, Range(0)] = 0.0
     """Synthetic: weight of the mean distance, in voxels, from the deformation that made the pair."""
     region_weight: Annotated[float, Range(0)] = 0.0
-    """Above 0: the network also learns, with this weight, to say where the fixed image's mask (--masks) is, and images
-    without one are compared where it says so (Shan et al. 2017)."""
+    """Above 0: the network also learns, with this weight, to predict the fixed image's mask (--masks), and images
+    without one are compared inside the predicted region (Shan et al. 2017)."""
     image_sigma: Annotated[float, Range(0, above=True)] = 0.02
-    """With --uncertainty: standard deviation of the image noise, intensities being 0 to 1."""
+    """With --uncertainty: standard deviation of the image noise, for intensities from 0 to 1."""
     prior_lambda: Annotated[float, Range(0, above=True)] = 10.0
-    """With --uncertainty: precision of the velocity's prior."""
+    """With --uncertainty: precision of the prior on the velocity."""
 
 
 @dataclass(kw_only=True)
@@ -146,21 +146,21 @@ class RunConfig:
     steps: Annotated[int, Range(1)] = 10000
     """Training steps."""
     minutes: Annotated[float | None, Range(0, above=True)] = None
-    """Stop after this long, if the steps are not done by then; the schedule follows whichever is closer to its end."""
+    """Stop after this many minutes if the steps are not done by then; the schedule follows what is nearer its end."""
     batch_size: Annotated[int, Range(1)] = 1
     """Pairs per step and process."""
     lr: Annotated[float, Range(0)] = 1e-4
     """Adam's learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate over the run: constant, or a cosine down to zero."""
+    """Learning rate over the run: constant, or cosine decay to zero."""
     device: str | None = None
-    """"cpu", "cuda", "cuda:1" ...; a GPU if there is one."""
+    """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
     workers: Annotated[int, Range(0)] = 2
-    """Processes that load data; 0: none."""
+    """Processes that load data; 0: load in the main process."""
     threads: Annotated[int | None, Range(1)] = None
-    """Threads of the computation; as many as there are cores if not given."""
+    """CPU threads; if not given, one per core."""
     seed: Annotated[int, Range(0)] = 0
-    """Chance of weights, pairs and augmentation."""
+    """Random seed for weights, pairs and augmentation."""
     val_every: Annotated[int, Range(0)] = 500
     """Steps between validations; 0: none."""
     save_every: Annotated[int, Range(0)] = 500
@@ -168,11 +168,11 @@ class RunConfig:
     log_every: Annotated[int, Range(1)] = 1
     """Steps between rows of metrics.csv."""
     cache: Path | None = None
-    """Folder of decoded volumes; `cache` in --output if not given."""
+    """Folder for decoded volumes; `cache` in --output if not given."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra: tensorboard)."""
     resume: bool = False
-    """Continue the run in --output where its last checkpoint was."""
+    """Continue the run in --output from its last checkpoint."""
     overwrite: bool = False
     """Replace a run that is already in --output."""
 
