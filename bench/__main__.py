@@ -1,11 +1,11 @@
-"""Benchmarks that prove speed and gradients: `python bench`, or a part of it.
+"""Benchmarks that prove speed and gradients: `python -m bench`, or a part of it.
 
-    python bench                       everything, about twelve minutes, into bench/results/ and docs/
-    python bench --quick               every op against everybody at 80x96x112: two minutes, printed, nothing kept
-    python bench exactness             errors against float64, on easy and hard data; exit code 1 if a row fails
-    python bench speed --only lncc     one op; --group growth: one question
-    python bench memory jobs           several parts
-    python bench report FILE.json      the pages and pictures anew, from a record and nothing else
+    python -m bench                       everything, about twelve minutes, into bench/results/ and docs/
+    python -m bench --quick               every op against everybody at 80x96x112: two minutes, printed, nothing kept
+    python -m bench exactness             errors against float64, on easy and hard data; exit code 1 if a row fails
+    python -m bench speed --only lncc     one op; --group growth: one question
+    python -m bench memory jobs           several parts
+    python -m bench report FILE.json      the pages and pictures anew, from a record and nothing else
 
 Nothing is measured for an op and backend whose gradients fail in the same run. Peers come with pip install '.[bench]'
 (FireANTs by hand: pip install --no-deps fireants); one that is absent is said to be absent.
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from schema import Exactness, Record, read
 
+from bench import ROOT
+from bench.schema import Exactness, Record, read
 from fastreg.utils.files import InputError
 
 PARTS = ("exactness", "speed", "memory", "jobs")
@@ -48,7 +49,7 @@ def main() -> int:
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all of them), or: report FILE")
     parser.add_argument("--seconds", type=float, default=720, help="for everything, about (%(default)s)")
@@ -79,10 +80,8 @@ def parsed() -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, prints, writes."""
-    import exactness
-    import machine
-    import report as pages
-    import speed
+    from bench import exactness, machine, speed
+    from bench import report as pages
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no GPU is visible")
@@ -92,9 +91,7 @@ def run(options: argparse.Namespace) -> int:
     began = time.monotonic()
     whole = options.what == list(PARTS) and not (options.quick or options.only or options.group or options.size)
     record = Record(machine=machine.machine(options.device))
-    path = options.json or (
-        machine.ROOT / "bench/results" / f"{machine.name()}-{record.machine.date}.json" if whole else None
-    )
+    path = options.json or (ROOT / "bench/results" / f"{machine.name()}-{record.machine.date}.json" if whole else None)
 
     def tell(line: str) -> None:
         print(f"{time.monotonic() - began:4.0f} s  {line}", file=sys.stderr, flush=True)
@@ -133,14 +130,14 @@ def run(options: argparse.Namespace) -> int:
             record.rows.append(row)
             keep()
     if "memory" in options.what:
-        import memory
+        from bench import memory
 
         size = tuple(options.size or ((80, 96, 112) if options.quick else memory.FULL))
         cases = [case for case in memory.cases(size) if case.op in ops]
         record.rows += [row for row in memory.run(cases, options.device, tell) if (row.op, row.backend) not in refused]
         keep()
     if "jobs" in options.what:
-        import jobs
+        from bench import jobs
 
         size = tuple(options.size or ((48, 48, 48) if options.quick else jobs.SIZE))
         if any(backend == speed.ours_here(torch.empty(0, device=options.device)) for _, backend in refused):
@@ -158,7 +155,7 @@ def run(options: argparse.Namespace) -> int:
 
 def chosen(options: argparse.Namespace, ops: list[str]) -> list[Any]:
     """The cases of speed that were asked for."""
-    import cases
+    from bench import cases
 
     found = cases.quick(tuple(options.size or (80, 96, 112))) if options.quick or options.size else cases.everything()
     found = [case for case in found if case.op in ops and options.group in case.group]
@@ -179,7 +176,7 @@ def print_exactness(record: Record, pages: Any, quick: bool) -> None:
 
 def report(path: Path) -> int:
     """The pages and pictures of a record."""
-    import report as pages
+    from bench import report as pages
 
     for written in pages.write(read(path)):
         print(f"written: {written}")

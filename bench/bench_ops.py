@@ -1,13 +1,13 @@
-"""`pytest bench --benchmark-only`: every op against everybody, a group each. `python bench` lets rivals take turns."""
+"""`pytest bench --benchmark-only`: every op and implementation, a group each. `python -m bench` lets them take turns."""
 
 import os
 import time
 
-import exactness
-import peers
 import pytest
-from cases import inputs, quick
-from speed import ours_here
+
+from bench import exactness, peers
+from bench.cases import inputs, quick
+from bench.speed import ours_here
 
 SIZE = tuple(int(n) for n in os.environ.get("BENCH_SIZE", "80 96 112").split())
 ALL = [

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from peers import INPUTS, RIVALS, Options
 from torch import Tensor
+
+from bench.peers import INPUTS, RIVALS, Options
 
 FULL = (160, 192, 224)
 """A brain at 1 mm, cropped: the size in VoxelMorph's papers."""

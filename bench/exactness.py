@@ -14,16 +14,29 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-import peers
 import torch
-from cases import DTYPES
-from peers import INPUTS, RIVALS, Options, Rival
-from schema import Exactness
 from torch import Tensor
-from truth import DATA, SIZE, SMALL, STEP, Data, Truth, error, given, in_dtype, options_of, truth, upstream, windows
 
+from bench import child, peers
+from bench.cases import DTYPES
+from bench.peers import INPUTS, RIVALS, Options, Rival
+from bench.schema import Exactness
+from bench.truth import (
+    DATA,
+    SIZE,
+    SMALL,
+    STEP,
+    Data,
+    Truth,
+    error,
+    given,
+    in_dtype,
+    options_of,
+    truth,
+    upstream,
+    windows,
+)
 from fastreg import backends
 
 REASONS = {
@@ -304,11 +317,11 @@ class Interpreter:
         self.absent = why if why is not None and "installed" in why else None
         if self.absent is None:
             self.process = subprocess.Popen(
-                [sys.executable, str(Path(__file__)), "--interpreted", *ops],
+                child.command("bench.exactness", "--interpreted", *ops),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | {"TRITON_INTERPRET": "1"},
+                env=child.environment(TRITON_INTERPRET="1"),
             )
 
     def rows(self) -> list[Exactness]:
@@ -377,7 +390,7 @@ def describe(row: Exactness) -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] != ["--interpreted"] or os.environ.get("TRITON_INTERPRET") != "1":
         raise SystemExit(
-            "usage: TRITON_INTERPRET=1 exactness.py --interpreted OP...; people type: python bench exactness"
+            "a part of `python -m bench exactness`: TRITON_INTERPRET=1 python -m bench.exactness --interpreted OP..."
         )
     torch.set_num_threads(1)
     for one in sys.argv[2:]:

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peers
 import torch
-from cases import Case, images, smooth
-from clock import Stopwatch, Thunk, summary, take_turns
-from schema import Job
-from speed import ours_here
 from torch import Tensor
 
 import fastreg
+from bench import peers
+from bench.cases import Case, images, smooth
+from bench.clock import Stopwatch, Thunk, summary, take_turns
+from bench.schema import Job
+from bench.speed import ours_here
 
 NETWORKS = ("vm1", "vm2", "vxm")
 SIZE = (96, 96, 96)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from schema import Machine
 
+from bench import ROOT
+from bench.schema import Machine
 from fastreg.backends import cpu
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fastreg", "torch", "numpy", "triton", "voxelmorph", "neurite", "monai", "fireants", "SimpleITK", "scipy")
 
 

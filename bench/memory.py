@@ -17,14 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import peers
 import torch
-from cases import FULL, TRAINING, Case, everybody, inputs, result_bytes
-from peers import Options
-from schema import Memory
-from speed import ours_here
 
-HERE = Path(__file__)
+from bench import child, peers
+from bench.cases import FULL, TRAINING, Case, everybody, inputs, result_bytes
+from bench.peers import Options
+from bench.schema import Memory
+from bench.speed import ours_here
 
 
 def cases(size: tuple[int, ...] = FULL) -> list[Case]:
@@ -61,7 +60,11 @@ def alone(case: Case, rival: str, device: str = "cpu", minutes: float = 5) -> Me
     )
     try:
         done = subprocess.run(
-            [sys.executable, str(HERE), json.dumps(job)], capture_output=True, text=True, timeout=60 * minutes
+            child.command("bench.memory", json.dumps(job)),
+            env=child.environment(),
+            capture_output=True,
+            text=True,
+            timeout=60 * minutes,
         )
     except subprocess.TimeoutExpired:
         row.absent = f"not done after {minutes:g} min"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import speed
-from cases import ci
-from machine import ROOT, processor
-from schema import Record, Speed, read
-
+from bench import ROOT, speed
+from bench.cases import ci
+from bench.machine import processor
+from bench.schema import Record, Speed, read
 from fastreg.utils.files import InputError
 
 RESULTS = ROOT / "bench" / "results"

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cases import GROUPS
-from exactness import REASONS
-from machine import ROOT
-from schema import Exactness, Job, Memory, Record, Row, Speed
-from speed import is_ours
-
+from bench import ROOT
+from bench.cases import GROUPS
+from bench.exactness import REASONS
+from bench.schema import Exactness, Job, Memory, Record, Row, Speed
+from bench.speed import is_ours
 from fastreg.utils.files import InputError, atomic
 
 PAGES = (
@@ -285,7 +284,7 @@ def filled(text: str, record: Record, page: str = "") -> str:
 
 def write(record: Record, root: Path = ROOT) -> list[Path]:
     """All pages and pictures below `root`; the paths."""
-    import report_plots
+    from bench import report_plots
 
     written = []
     for name in PAGES:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import peers
 import torch
-from cases import Case, floor_bytes, inputs
-from clock import Stopwatch, Thunk, summary, take_turns
-from peers import Rival
-from schema import Speed
 
+from bench import peers
+from bench.cases import Case, floor_bytes, inputs
+from bench.clock import Stopwatch, Thunk, summary, take_turns
+from bench.peers import Rival
+from bench.schema import Speed
 from fastreg import backends
 from fastreg.backends import cpu
 

@@ -1,7 +1,8 @@
 """Every backend within its tolerance of float64. It takes the `benchmark` fixture so that --benchmark-only runs it."""
 
-import exactness
 import pytest
+
+from bench import exactness
 
 pytestmark = pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
 

@@ -12,13 +12,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import peers
 import torch
 import torch.nn.functional as F
-from cases import DTYPES
-from peers import Options, Rival
 from torch import Tensor
 
+from bench import peers
+from bench.cases import DTYPES
+from bench.peers import Options, Rival
 from fastreg.backends import reference
 
 SIZE = (11, 12, 37)

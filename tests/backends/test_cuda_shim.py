@@ -5,19 +5,15 @@ import itertools
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from cuda_shim import build as shim
 
+from bench.cuda import sass
 from fastreg.backends import cuda, reference
 from fastreg.backends.lncc_form import LNCC_DEFINITIONS, lncc_form
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-import sass
 
 pytestmark = pytest.mark.skipif(shim.COMPILER is None, reason="no C++ compiler")
 

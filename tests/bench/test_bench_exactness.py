@@ -2,17 +2,13 @@
 
 from dataclasses import replace
 
-import bench_path  # noqa: F401
-import exactness
-import peers
 import pytest
-import speed
 import torch
-import truth
-from cases import Case, floor_bytes, inputs, result_bytes
-from peers import Options
 
 import fastreg
+from bench import exactness, peers, speed, truth
+from bench.cases import Case, floor_bytes, inputs, result_bytes
+from bench.peers import Options
 
 WARP = {data.name: data for data in truth.DATA["warp"]}
 LNCC = {data.name: data for data in truth.DATA["lncc"]}

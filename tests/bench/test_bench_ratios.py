@@ -2,13 +2,11 @@
 
 import time
 
-import bench_path  # noqa: F401
-import peers
 import pytest
-import ratios
 from helpers.bench_records import machine
-from schema import Record, Speed
 
+from bench import peers, ratios
+from bench.schema import Record, Speed
 from fastreg.backends import cpu
 
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from bench import ROOT
+
 SPILLS_ALLOWED = 48
 """Bytes a thread may spill: invariants of a loop, mostly."""
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import facts as machine
-from register import cases, structures
 
+from bench import ROOT
+from bench.machine import facts as machine
+from bench.registration.run import cases, structures
 from fastreg.data.intensity import normalised
 from fastreg.evaluation.metrics import dice, mean, regularity, tre
 from fastreg.geometry.fields import compose
@@ -30,8 +31,6 @@ from fastreg.io.images import load_image, load_labels
 from fastreg.registration.affine import align
 from fastreg.registration.deformable import deform, read_stages
 from fastreg.registration.pairwise import register
-
-ROOT = Path(__file__).resolve().parents[1]
 
 DEFORM: tuple[tuple[str, dict[str, Any]], ...] = (
     ("default: 4x60, 2x40, 1x10; window 7, smoothness 1.5", {}),

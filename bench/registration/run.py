@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import facts as machine
-from register_report import markdown, scatter
 
+from bench import ROOT
+from bench.machine import facts as machine
+from bench.registration.report import markdown, scatter
 from fastreg.evaluation.metrics import dice, labels_of, mean, regularity
 from fastreg.geometry.resample import sample
 from fastreg.geometry.transforms import compose
@@ -30,8 +31,7 @@ from fastreg.io.affines import load_affine
 from fastreg.io.images import load_image, load_labels
 from fastreg.io.warps import load_warp
 
-ROOT = Path(__file__).resolve().parents[1]
-RUNNERS = Path(__file__).parent / "register_peers"
+RUNNERS = Path(__file__).parent / "runners"
 
 
 class Absent(Exception):

@@ -2,21 +2,16 @@
 
 import json
 import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
-BENCH = Path(__file__).parents[2] / "bench"
-sys.path.insert(0, str(BENCH))
 
-import register  # noqa: E402
-import register_report  # noqa: E402
-
+from bench.registration import report, run
 from fastreg.geometry.transforms import Warp
-from fastreg.io.warps import save_warp  # noqa: E402
+from fastreg.io.warps import save_warp
 
 
 def row(case, method, peer, dice, seconds):
@@ -44,7 +39,7 @@ def result():
 
 
 def test_table_has_a_line_for_each_row_and_each_start(result):
-    lines = register_report.markdown(result).splitlines()
+    lines = report.markdown(result).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 2 + 2 + 4
     assert {line.count("|") for line in table} == {8}
@@ -57,25 +52,25 @@ def test_table_has_a_line_for_each_row_and_each_start(result):
 def test_picture_is_drawn_from_the_json_alone(result, tmp_path, monkeypatch, capsys):
     path = tmp_path / "result.json"
     path.write_text(json.dumps(result))
-    monkeypatch.setattr(sys, "argv", ["register.py", "--plot", str(path)])
-    register.main()
+    monkeypatch.setattr(sys, "argv", ["registration", "--plot", str(path)])
+    run.main()
     assert (tmp_path / "result.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "result.md").read_text() == capsys.readouterr().out
 
 
 def test_methods_of_one_program_share_its_colour_and_differ_in_their_mark(result):
     rows = [*result["rows"][:2], row("two", "slower", "ANTs", 0.7, 99.0)]
-    style = register_report._styles(rows)
+    style = report._styles(rows)
     assert style["slow"]["color"] == style["slower"]["color"] != style["fastreg"]["color"]
     assert style["slow"]["marker"] != style["slower"]["marker"]
 
 
 def test_every_method_has_a_peer_with_a_runner_and_a_colour():
-    assert len({method.name for method in register.METHODS}) == len(register.METHODS)
-    for method in register.METHODS:
-        assert (register.RUNNERS / register.PEERS[method.peer].runner).is_file()
-        assert method.peer in register_report.COLOURS
-    assert {method.name for method in register.METHODS} >= set(register.QUICK)
+    assert len({method.name for method in run.METHODS}) == len(run.METHODS)
+    for method in run.METHODS:
+        assert (run.RUNNERS / run.PEERS[method.peer].runner).is_file()
+        assert method.peer in report.COLOURS
+    assert {method.name for method in run.METHODS} >= set(run.QUICK)
 
 
 @pytest.fixture
@@ -89,7 +84,7 @@ def case(tmp_path):
         for what in ("t1", "labels"):
             paths.append(tmp_path / f"{who}_{what}.nii.gz")
             nib.save(nib.Nifti1Image(np.roll(labels, shift, axis=0), affine), paths[-1])
-    return register.Case("shift", paths[0], paths[2], paths[1], paths[3])
+    return run.Case("shift", paths[0], paths[2], paths[1], paths[3])
 
 
 def leave(out, case, shift):
@@ -112,23 +107,23 @@ def leave(out, case, shift):
 
 def test_what_a_runner_leaves_is_judged(case, tmp_path):
     leave(tmp_path, case, 2)
-    found = register.judged(case, tmp_path)
+    found = run.judged(case, tmp_path)
     assert found["dice"] == found["dice_of_field"] == 1
     assert (found["folds"], found["sdlogj"], found["peak_mb_above_inputs"]) == (0, 0, 250)
-    assert register.before(case) == pytest.approx(0.5)
+    assert run.before(case) == pytest.approx(0.5)
     leave(tmp_path, case, 0)
-    assert register.judged(case, tmp_path)["dice"] == pytest.approx(0.5)
+    assert run.judged(case, tmp_path)["dice"] == pytest.approx(0.5)
 
 
 def test_a_runner_that_fails_is_absent_with_its_own_words(case, monkeypatch):
-    monkeypatch.setitem(register.PEERS, "broken", register.Peer("no_such_runner.py"))
-    found = register.measured(register.Method("x", "broken", "y"), case, threads=1, minutes=1)
+    monkeypatch.setitem(run.PEERS, "broken", run.Peer("no_such_runner.py"))
+    found = run.measured(run.Method("x", "broken", "y"), case, threads=1, minutes=1)
     assert "no_such_runner.py" in found["absent"]
 
 
 def test_a_peer_that_cannot_be_installed_is_absent(case, monkeypatch, tmp_path):
     (tmp_path / ".peers").touch()  # where a folder would be made
-    monkeypatch.setattr(register, "ROOT", tmp_path)
-    monkeypatch.setitem(register.PEERS, "unknown", register.Peer("greedy.py", ("no such package",)))
-    found = register.measured(register.Method("x", "unknown", "y"), case, threads=1, minutes=1)
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setitem(run.PEERS, "unknown", run.Peer("greedy.py", ("no such package",)))
+    found = run.measured(run.Method("x", "unknown", "y"), case, threads=1, minutes=1)
     assert found["absent"].startswith("not installed:")
