@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from bench import exactness, report
+from bench import exactness, tables
 from bench.machine import machine
 from bench.schema import Record
 
@@ -43,6 +43,6 @@ def pytest_terminal_summary(terminalreporter):
     if RECORD.rows:
         write = terminalreporter.write_line
         write("")
-        write(report.summary_table(RECORD, ""))
+        write(tables.summary_table(RECORD, ""))
         write("")
-        write(report.peers_table(RECORD, ""))
+        write(tables.peers_table(RECORD, ""))

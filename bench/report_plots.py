@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from bench.implementations import is_ours
 from bench.schema import Memory, Record, Speed
-from bench.speed import is_ours
 from fastreg.utils.files import atomic
 
 OURS = "#d1495b"

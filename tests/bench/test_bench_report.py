@@ -4,8 +4,9 @@ import pytest
 from helpers.bench_records import machine
 
 from bench import ROOT, report
-from bench.report import MARK, NONE
+from bench.report import MARK
 from bench.schema import Exactness, Job, Memory, Record, Speed
+from bench.tables import NONE
 from fastreg.utils.files import InputError
 
 pytest.importorskip("matplotlib")

@@ -1,0 +1,18 @@
+"""What fastreg is measured against, called as its users call it. A peer that is not installed says so."""
+
+from __future__ import annotations
+
+from bench.implementations import Implementation, ours
+from bench.peers.fields import INTEGRATIONS, PENALTIES
+from bench.peers.lncc import LNCCS
+from bench.peers.warp import WARPS
+
+PEERS = {"warp": WARPS, "lncc": LNCCS, "integrate": INTEGRATIONS, "smoothness": PENALTIES}
+"""Op -> who else does it."""
+
+
+def find(op: str, name: str) -> Implementation:
+    """An implementation by its name; "fastreg" is fastreg."""
+    if name == "fastreg":
+        return ours(op)
+    return next(peer for peer in PEERS[op] if peer.name == name)
