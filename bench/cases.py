@@ -21,7 +21,7 @@ class Case:
     """One comparison."""
 
     group: str
-    """The question that it answers: see `groups.GROUPS`."""
+    """The question that it answers: see `groups.GROUPS`; on a GPU, the size."""
     op: str
     wanted: tuple[int, ...]
     """Numbers of the inputs that get a gradient."""
@@ -39,12 +39,19 @@ class Case:
     """fastreg takes part with each instruction set that there is."""
     weight: float = 1.0
     """Share of the seconds."""
+    backward_alone: bool = False
+    """The forward is done once and not measured."""
+    deterministic: bool = False
+    """The backward runs under torch.use_deterministic_algorithms."""
 
     @property
     def work(self) -> str:
         """In words."""
         names = [INPUTS[self.op][k] for k in self.wanted]
-        return "forward" + (f" + backward to {' and '.join(names)}" if names else "")
+        backward = f"backward to {' and '.join(names)}" if names else ""
+        if self.backward_alone:
+            return backward + (", deterministic" if self.deterministic else "")
+        return " + ".join(filter(None, ("forward", backward)))
 
     @property
     def shape(self) -> list[int]:
@@ -86,7 +93,13 @@ def floor_bytes(case: Case) -> int:
     """What must be read and written at least, each array once in each of forward and backward (docs/ops/)."""
     image, of_field = DTYPES[case.dtype].itemsize, 8 if case.dtype == "float64" else 4
     points, c = case.batch * math.prod(case.size), case.channels
-    if case.op == "warp":
+    if case.backward_alone:
+        if case.op != "warp":
+            raise ValueError(f"backward_alone: only warp's bytes are known, got {case.op}")
+        per_point = 2 * c * image + 6 * of_field  # grad, vol, flow -> gradient to the flow
+        if 0 in case.wanted:  # scattered in float32: cleared, then read and written; twice where the order is fixed
+            per_point += 3 * c * 4 * (2 if case.deterministic else 1)
+    elif case.op == "warp":
         per_point = 2 * c * image + 3 * of_field  # vol, flow -> out
         if case.wanted:  # grad, vol, flow -> gradients
             per_point += 2 * c * image + 3 * of_field + (3 * of_field if 1 in case.wanted else 0)

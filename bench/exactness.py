@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,8 +49,8 @@ def of_implementation(
     if not all(_survives(x, y) for x, y in zip(exact, inputs, strict=True)):
         return  # the data do not exist in this dtype
     works = ["value", *(f"gradient to {one}" for one in INPUTS[op])]
-    about = {"op": op, "size": list(inputs[0].shape), "dtype": dtype, "backend": name, "option": options.named(op)}
-    about |= {"data": data.name, "device": device, "threads": torch.get_num_threads()}
+    about: dict[str, Any] = {"op": op, "size": list(inputs[0].shape), "dtype": dtype, "backend": name}
+    about |= {"option": options.named(op), "data": data.name, "device": device, "threads": torch.get_num_threads()}
     try:
         value, gradients = given(implementation, options, inputs)
     except Exception as problem:  # any: an implementation that refuses has a row that says so
@@ -140,9 +141,9 @@ def _truth(op: str, options: Options, definition: str, data: Data, dtype: str, s
 
 def contenders(device: str = "cpu") -> list[tuple[str, str, str | None]]:
     """(name in rows, backend, instruction set) of what fastreg has here."""
-    found = [("reference", "reference", None)]
+    found: list[tuple[str, str, str | None]] = [("reference", "reference", None)]
     if device == "cuda":
-        return found + [(name, name, None) for name in ("cuda", "triton") if backends.status()[name] is None]
+        return found + [(name, name, None) for name in implementations.gpu_backends()]
     return found + [(f"native {isa}", "native", isa) for isa in implementations.instruction_sets()]
 
 

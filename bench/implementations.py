@@ -79,13 +79,13 @@ def ours(op: str, backend: str | None = None, isa: str | None = None) -> Impleme
     """fastreg; by default as a user calls it, or one backend, or one instruction set of the native one."""
 
     def make(options: Options) -> Function:
-        function: Function = {
+        functions: dict[str, Function] = {
             "warp": lambda vol, flow: fastreg.warp(vol, flow, padding=options.padding, backend=backend),
             "lncc": lambda a, b: fastreg.lncc(a, b, window=options.window, backend=backend),
             "integrate": lambda v: fastreg.integrate(v, steps=options.steps, padding=options.padding, backend=backend),
             "smoothness": lambda flow: fastreg.smoothness(flow, backend=backend),
-        }[op]
-        return function
+        }
+        return functions[op]
 
     return Implementation("fastreg" if backend is None else backend if isa is None else f"{backend} {isa}", make)
 
@@ -106,6 +106,11 @@ def instruction_sets() -> list[str]:
     """Those of this processor, from the oldest."""
     levels = ["baseline", "avx2", "avx512"]
     return levels[: levels.index(cpu.isa()) + 1]
+
+
+def gpu_backends() -> list[str]:
+    """Those of fastreg's that run on a GPU here."""
+    return [name for name in ("cuda", "triton") if backends.status()[name] is None]
 
 
 def ours_here(tensor: Tensor) -> str:

@@ -47,9 +47,9 @@ def voxelmorph_ops() -> Ops:
     return warp, lambda a, b: ncc(a, b).sum(), modules.SpatialGradient("l2")
 
 
-def step(net: Any, ops: Ops | None, moving: Tensor, fixed: Tensor) -> Thunk:
+def step(net: Any, ops: Ops | None, moving: Tensor, fixed: Tensor, fused: bool | None = None) -> Thunk:
     """Forward, loss, backward and Adam; without ops the loss is the field's mean square."""
-    optimiser = torch.optim.Adam(net.parameters(), 1e-4)
+    optimiser = torch.optim.Adam(net.parameters(), 1e-4, fused=fused)
 
     def run() -> None:
         flow = net.field(moving, fixed)
@@ -111,8 +111,8 @@ def measure(
             absent[who] = str(reason)
     times, failed = take_turns(thunks, seconds, Stopwatch(device), least=3)
     absent |= {who: said(error) for who, error in failed.items()}
-    about = {"op": work, "work": f"{name}, {work}", "network": name, "size": list(fixed.shape), "dtype": "float32"}
-    about |= {"device": device, "threads": torch.get_num_threads()}
+    about: dict[str, Any] = {"op": work, "work": f"{name}, {work}", "network": name, "size": list(fixed.shape)}
+    about |= {"dtype": "float32", "device": device, "threads": torch.get_num_threads()}
     rows = [Job(backend=who, absent=why, **about) for who, why in absent.items()]
     alone = summary(times[ALONE])["median"] if ALONE in times else None
     for who, runs in times.items():

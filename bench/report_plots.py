@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bench.implementations import is_ours
-from bench.schema import Memory, Record, Speed
+from bench.schema import Memory, Record, Speed, Timing
+from bench.tables import size_of
 from fastreg.utils.files import atomic
 
 OURS = "#d1495b"
@@ -89,8 +90,8 @@ def ratios(record: Record) -> Any:
     bars = []
     for name, rows in groups.items():
         ours = next((row for row in rows if is_ours(row.backend)), None)
-        rivals = sorted((row for row in rows if not is_ours(row.backend)), key=lambda row: row.median)
-        bars += [(name, row, row.median / ours.median) for row in rivals if ours is not None]
+        peers = sorted((row for row in rows if not is_ours(row.backend)), key=lambda row: row.median)
+        bars += [(name, row, row.median / ours.median) for row in peers if ours is not None]
     if not bars:
         return None
     figure = _figure(9, 1.2 + 0.2 * len(bars) + 0.3 * len(groups))
@@ -205,5 +206,43 @@ def roofline(record: Record) -> Any:
     shown = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend(shown.values(), shown.keys(), fontsize=7, frameon=False, loc="lower left")
     axes.set_title(_title(record), fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def draw_gpu(record: Record, folder: Path) -> list[Path]:
+    """A picture for each size of a GPU's run: float32 times of every implementation, and floors as lines."""
+    written = []
+    rows = [row for row in record.of(Timing) if row.dtype == "float32" and row.median is not None]
+    sizes = [row.group if isinstance(row, Speed) else size_of(row) for row in rows]
+    for number, size in enumerate(dict.fromkeys(sizes)):
+        figure = gpu_bars([row for row, one in zip(rows, sizes, strict=True) if one == size], size)
+        path = folder / f"size_{number}.png"
+        with atomic(path) as partial:
+            figure.savefig(partial, dpi=120)
+        written.append(path)
+    return written
+
+
+def gpu_bars(rows: list[Timing], size: str) -> Any:
+    """A group of bars for each op, a bar for each implementation."""
+    names = {id(row): ", ".join(part for part in (row.op, row.work, row.option) if part) for row in rows}
+    ops, who = list(dict.fromkeys(names.values())), list(dict.fromkeys(row.backend for row in rows))
+    figure = _figure(10, 0.5 * len(ops) + 2)
+    axes = figure.subplots()
+    height = 0.8 / len(who)
+    for k, backend in enumerate(who):
+        mine = [row for row in rows if row.backend == backend]
+        places = [ops.index(names[id(row)]) + k * height for row in mine]
+        axes.barh(places, [row.median for row in mine], height, label=backend)
+    for place, op in enumerate(ops):
+        floor = next((row.copy for row in rows if names[id(row)] == op and isinstance(row, Speed)), None)
+        if floor:
+            axes.plot([floor, floor], [place - 0.1, place + 0.8], "k:")
+    axes.set_yticks([place + 0.4 for place in range(len(ops))], ops)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel(f"ms, {size}, float32; dotted: a copy of the same bytes")
+    axes.legend()
     figure.tight_layout()
     return figure

@@ -15,11 +15,11 @@ import torch
 
 from bench import implementations
 from bench.cases import Case, floor_bytes, inputs
-from bench.clock import Stopwatch, summary, take_turns
+from bench.clock import Stopwatch, Thunk, summary, take_turns
 from bench.implementations import Implementation, ours_here, said
 from bench.peers import find
 from bench.schema import Speed
-from bench.thunks import Thunk, thunk
+from bench.thunks import thunk
 
 COPY = "copy of the same bytes"
 LARGE = 1_000_000
@@ -85,11 +85,11 @@ def measure(
         times, failed = take_turns(thunks, seconds, stopwatch)
     absent |= {name: said(error) for name, error in failed.items()}
     copy = summary(times.pop(COPY))["median"]
-    rows = [_row(case, name, device, threads, absent=why) for name, why in absent.items()]
+    rows = [row(case, name, device, threads, absent=why) for name, why in absent.items()]
     for name, runs in times.items():
-        row = _row(case, name, device, threads, copy=copy, bytes=floor_bytes(case), **summary(runs))
-        pace[case.op + case.work, name, threads] = (row.median or 0.0) / _voxels(case)
-        rows.append(row)
+        timed = row(case, name, device, threads, copy=copy, bytes=floor_bytes(case), **summary(runs))
+        pace[case.op + case.work, name, threads] = (timed.median or 0.0) / _voxels(case)
+        rows.append(timed)
     return rows
 
 
@@ -110,7 +110,8 @@ def _tried(case: Case, peer: Implementation, device: str) -> float:
         return 0.0
 
 
-def _row(case: Case, backend: str, device: str, threads: int, **figures: Any) -> Speed:
+def row(case: Case, backend: str, device: str, threads: int, **figures: Any) -> Speed:
+    """Of one implementation at a case."""
     return Speed(
         group=case.group,
         op=case.op,

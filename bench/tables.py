@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.implementations import is_ours
-from bench.schema import Exactness, Job, Memory, Record, Row, Speed
+from bench.schema import Exactness, Job, Memory, Record, Row, Speed, Timing
 from bench.tolerances import REASONS
 
 NONE = "Not recorded yet: `make bench` writes it."
@@ -217,3 +217,25 @@ def reasons(record: Record, op: str) -> str:
     """What the tolerances are made of."""
     used = {row.reason for row in record.of(Exactness) if row.reason}
     return "\n".join(f"- {REASONS[name]}" for name in REASONS if name in used) or NONE
+
+
+def gpu_page(record: Record) -> str:
+    """What a GPU's run leaves: where it ran, and all its figures as one table."""
+    about = "\n".join(f"{name}: {said}  " for name, said in record.about.items())
+    return "\n\n".join([machine_table(record, ""), about, gpu_table(record)])
+
+
+def gpu_table(record: Record) -> str:
+    """Times, floors and memory. A floor is the time of a copy of the bytes that an op cannot avoid."""
+    lines = []
+    for row in record.of(Timing):
+        floor = row.copy if isinstance(row, Speed) else None
+        share = row.fraction_of_copy if isinstance(row, Speed) else None
+        figures = ["" if x is None else f"{x:.3f}" for x in (row.median, row.p20, row.p80, floor, share)]
+        if row.absent is not None:
+            figures = [f"absent: {row.absent}", "", "", "", ""]
+        memory = ["" if x is None else f"{x / 1e6:.0f}" for x in (row.peak, row.kept)]
+        what = row.work if isinstance(row, Job) else f"{row.op}, {row.work}"
+        lines.append([what, size_of(row), row.option, row.dtype, row.backend, *figures, *memory])
+    heads = ["op", "size", "option", "dtype", "who", "median, ms", "p20", "p80", "floor, ms", "floor / median"]
+    return table([*heads, "peak, MB", "kept, MB"], lines)

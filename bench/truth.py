@@ -106,7 +106,7 @@ def truth(op: str, options: Options, definition: str, inputs: tuple[Tensor, ...]
     gradients = list(torch.autograd.grad(value, leaves, upstream(value)))
     exact = tuple(x.detach() for x in leaves)
     if whole and op == "warp":
-        gradients[1] = one_sided(function, *exact, upstream(value), STEP)
+        gradients[1] = one_sided(function, exact[0], exact[1], upstream(value), STEP)
     return Truth(exact, value.detach(), tuple(gradients))
 
 

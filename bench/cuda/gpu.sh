@@ -128,7 +128,7 @@ if [ $gpu = yes ]; then
     skip compute-sanitizer "not found"
   fi
   left=$((520 - (SECONDS - began)))
-  step benchmark $left "${run[@]}" -m bench.cuda.run --output "$folder" --seconds $((left - 40))
+  step benchmark $left "${run[@]}" -m bench gpu --output "$folder" --seconds $((left - 40))
   cat "$folder/results.md" 2> /dev/null
 else
   step shim 400 "${tests[@]}" "$root/tests/backends/test_cuda_shim.py"
@@ -138,7 +138,7 @@ else
     skip triton-interpreter "no Triton, or no tests of it"
   fi
   if [ $nvcc = yes ]; then
-    step sass 400 "$python" -m bench.cuda.sass --architectures 90
+    step sass 400 "$python" -m bench sass --architectures 90
   fi
   for name in tests-cuda tests-triton memcheck racecheck initcheck synccheck benchmark; do skip $name "no GPU"; done
 fi

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.implementations import Implementation, ours
 from bench.peers.fields import INTEGRATIONS, PENALTIES
 from bench.peers.lncc import LNCCS
+from bench.peers.on_gpu import ON_GPU
 from bench.peers.warp import WARPS
 
 PEERS = {"warp": WARPS, "lncc": LNCCS, "integrate": INTEGRATIONS, "smoothness": PENALTIES}
@@ -15,4 +16,4 @@ def find(op: str, name: str) -> Implementation:
     """An implementation by its name; "fastreg" is fastreg."""
     if name == "fastreg":
         return ours(op)
-    return next(peer for peer in PEERS[op] if peer.name == name)
+    return next(peer for peer in (*PEERS[op], *ON_GPU[op]) if peer.name == name)

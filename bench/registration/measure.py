@@ -39,8 +39,8 @@ def python_of(program: Program) -> Path:
         print(f"installing {', '.join(program.packages)} under {home.relative_to(ROOT)}", file=sys.stderr)
         constrained = ("-c", "constraints.txt") if "torch" in program.packages else ()  # a bare torch fetches CUDA's
         for command in (
-            [sys.executable, "-m", "venv", "--clear", home],
-            [home / "bin" / "pip", "install", "-q", "--prefer-binary", *constrained, *program.packages],
+            [sys.executable, "-m", "venv", "--clear", str(home)],
+            [str(home / "bin" / "pip"), "install", "-q", "--prefer-binary", *constrained, *program.packages],
         ):
             done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
             if done.returncode:

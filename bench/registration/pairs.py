@@ -31,8 +31,9 @@ def pairs_of(data: Path) -> list[Pair]:
 
     def of(name: str, folder: str, fixed: str, moving: str, structures: str | None = None) -> Pair:
         where = data / folder
-        images, labels = [[where / f"{who}_{what}.nii.gz" for who in (fixed, moving)] for what in ("t1", "labels")]
-        return Pair(name, *images, *labels, where / structures if structures else None)
+        t1, labels = ({who: where / f"{who}_{what}.nii.gz" for who in (fixed, moving)} for what in ("t1", "labels"))
+        counted = where / structures if structures else None
+        return Pair(name, t1[fixed], t1[moving], labels[fixed], labels[moving], counted)
 
     brains = (("1000", "1006"), ("1007", "1012"), ("1003", "1015"))
     return [
@@ -52,8 +53,8 @@ def structures(pair: Pair) -> list[int]:
 
 def before(pair: Pair) -> float:
     """Mean Dice of the images as they come."""
-    maps = [load_labels(path).data for path in (pair.fixed_labels, pair.moving_labels)]
-    return mean(dice(*maps, structures(pair)).values())
+    fixed, moving = (load_labels(path).data for path in (pair.fixed_labels, pair.moving_labels))
+    return mean(dice(fixed, moving, structures(pair)).values())
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

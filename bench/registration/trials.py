@@ -100,13 +100,20 @@ def inverses(data: Path) -> None:
     """How far forward and back leads from where it started, in voxels of the brain that is moved."""
     pair = pairs_of(data)[0]
     _table(f"{pair.name}: forward after inverse, voxels", "what, mean, 99 %, 99.9 %, most, folds of the inverse")
-    for name, options in (("inverse=True", {"inverse": True}), ("bidir=True", {"bidir": True})):
+    for name in ("inverse", "bidir"):
+        options: dict[str, Any] = {name: True}
         found = register(pair.fixed, pair.moving, affine=False, device="cpu", **options)
         assert found.inverse_flow is not None and found.inverse_warp is not None
         left = compose(found.flow, found.inverse_flow).norm(dim=1)[0].numpy()
         left = left[found.moving.data > 0.05 * found.moving.data.max()]
         folds = int((found.inverse_warp.jacobian() <= 0).sum())
-        _row(name, float(left.mean()), *(float(q) for q in np.percentile(left, (99, 99.9))), float(left.max()), folds)
+        _row(
+            f"{name}=True",
+            float(left.mean()),
+            *(float(q) for q in np.percentile(left, (99, 99.9))),
+            float(left.max()),
+            folds,
+        )
 
 
 def lung(data: Path) -> None:

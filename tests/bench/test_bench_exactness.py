@@ -95,14 +95,14 @@ def test_peers_are_called_as_their_definition_says():
     easy = {op: [data for data in DATA[op] if not data.hard and data.one_image][:1] for op in DATA}
     judged = 0
     for op, others in peers.PEERS.items():
-        for peer in others:
+        for peer in (*others, *peers.ON_GPU[op]):
             for data in easy[op]:
                 rows = exactness.of_implementation(op, peer, peer.name, data, Options(), "float32", False, SIZE, "cpu")
                 for row in [] if peer.compiles else rows:
                     if row.absent is None:
                         judged += 1
                         assert row.error < 2e-4, (peer.name, row)
-    assert judged >= 8  # torch, SimpleITK and scipy are always there
+    assert judged >= 15  # torch, SimpleITK, scipy and VoxelMorph's formulas are always there
 
 
 def test_no_speed_without_gradients():
