@@ -50,7 +50,7 @@ class Exactness(Row):
 
     kind = "exactness"
     data: str
-    """Which data; see cases.py."""
+    """Which data; see data.py."""
     error: float | None = None
     """Largest absolute difference over the largest absolute value of the truth."""
     tolerance: float | None = None

@@ -95,7 +95,7 @@ class Truth:
     value: Tensor
     gradients: tuple[Tensor, ...]
     about: dict[str, float] = field(default_factory=dict)
-    """What exactness.py found out about it, once."""
+    """What tolerances.py found out about it, once."""
 
 
 def truth(op: str, options: Options, definition: str, inputs: tuple[Tensor, ...], whole: bool) -> Truth:

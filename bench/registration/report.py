@@ -1,4 +1,4 @@
-"""The table and the picture of `bench/register.py`, from its JSON alone."""
+"""The table and the picture of `python -m bench registration`, from its JSON alone."""
 
 from __future__ import annotations
 

@@ -396,7 +396,7 @@ def test_sanitizers_find_nothing_but_what_was_planted(tmp_path, sanitizer):
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 def test_kernels_compile_for_a_gpu_without_spills(tmp_path):
-    """One architecture and the kernels that matter most; bench/sass.py does all of them."""
+    """One architecture and the kernels that matter most; `python -m bench sass` does all of them."""
     rows = sass.compile_all(tmp_path, ["90"], ["warp", "warp_backward", "lncc_gradient"])
     assert len(rows) > 20 and {row.architecture for row in rows} == {"90"}
     assert [row for row in rows if row.spills()] == []
