@@ -10,21 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bench.implementations import is_ours
+from bench.peers.colours import COLOURS, UNKNOWN
 from bench.schema import Memory, Record, Speed, Timing
 from bench.tables import size_of
 from fastreg.utils.files import atomic
-
-OURS = "#d1495b"
-PEERS = {
-    "torch": "#30638e",
-    "torch.compile": "#7ba7cc",
-    "VoxelMorph": "#5b8c5a",
-    "neurite": "#5b8c5a",
-    "MONAI": "#c78c11",
-    "FireANTs": "#7b5ea7",
-    "SimpleITK": "#8c6d5b",
-    "scipy": "#777777",
-}
 
 
 def family(backend: str) -> str:
@@ -34,7 +23,7 @@ def family(backend: str) -> str:
 
 def colour(backend: str) -> str:
     """One for each family."""
-    return OURS if is_ours(backend) else PEERS.get(family(backend), "#444444")
+    return COLOURS.get(family(backend), UNKNOWN)
 
 
 def draw(record: Record, folder: Path) -> list[Path]:
@@ -109,7 +98,7 @@ def ratios(record: Record) -> Any:
         place += 1
     axes.set_xscale("log")
     axes.set_xlim(0.7, max(ratio for *_, ratio in bars) * 30)
-    axes.axvline(1, color=OURS, lw=1.2)
+    axes.axvline(1, color=COLOURS["fastreg"], lw=1.2)
     axes.set_yticks([])
     axes.set_ylim(place, 0)
     _tidy(axes)
