@@ -5,19 +5,15 @@ import itertools
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from cuda_shim import build as shim
 
+from bench.cuda import sass
 from fastreg.backends import cuda, reference
 from fastreg.backends.lncc_form import LNCC_DEFINITIONS, lncc_form
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-import sass
 
 pytestmark = pytest.mark.skipif(shim.COMPILER is None, reason="no C++ compiler")
 
@@ -400,7 +396,7 @@ def test_sanitizers_find_nothing_but_what_was_planted(tmp_path, sanitizer):
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 def test_kernels_compile_for_a_gpu_without_spills(tmp_path):
-    """One architecture and the kernels that matter most; bench/sass.py does all of them."""
+    """One architecture and the kernels that matter most; `python -m bench sass` does all of them."""
     rows = sass.compile_all(tmp_path, ["90"], ["warp", "warp_backward", "lncc_gradient"])
     assert len(rows) > 20 and {row.architecture for row in rows} == {"90"}
     assert [row for row in rows if row.spills()] == []

@@ -2,9 +2,9 @@
 
 import time
 
-import bench_path  # noqa: F401
-import clock
 import pytest
+
+from bench import clock
 
 
 def test_rivals_take_turns_and_the_first_changes():

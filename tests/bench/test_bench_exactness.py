@@ -2,26 +2,24 @@
 
 from dataclasses import replace
 
-import bench_path  # noqa: F401
-import exactness
-import peers
 import pytest
-import speed
 import torch
-import truth
-from cases import Case, floor_bytes, inputs, result_bytes
-from peers import Options
 
 import fastreg
+from bench import exactness, implementations, peers, speed, truth
+from bench.cases import Case, floor_bytes, inputs, result_bytes
+from bench.data import DATA, SIZE
+from bench.implementations import Options
+from bench.peers.lncc import torch_lncc
 
-WARP = {data.name: data for data in truth.DATA["warp"]}
-LNCC = {data.name: data for data in truth.DATA["lncc"]}
-BEST = f"native {peers.instruction_sets()[-1]}"
+WARP = {data.name: data for data in DATA["warp"]}
+LNCC = {data.name: data for data in DATA["lncc"]}
+BEST = f"native {implementations.instruction_sets()[-1]}"
 
 
 def rows_of(op, function, data, options=None, dtype="float32"):
-    rival = replace(peers.ours(op, "native"), make=lambda options: function)
-    return list(exactness.of_rival(op, rival, BEST, data, options or Options(), dtype, True, truth.SIZE, "cpu"))
+    planted = replace(implementations.ours(op, "native"), make=lambda options: function)
+    return list(exactness.of_implementation(op, planted, BEST, data, options or Options(), dtype, True, SIZE, "cpu"))
 
 
 class _Wrong(torch.autograd.Function):
@@ -57,7 +55,7 @@ def test_float32_sums_of_squares_are_found():
     """What popular implementations do: right on easy data, far off on CT."""
 
     def uncentred(a, b):
-        return peers.torch_lncc(a, b, 9)
+        return torch_lncc(a, b, 9)
 
     easy = rows_of("lncc", uncentred, LNCC["noise in [0, 1]"])
     hard = rows_of("lncc", uncentred, LNCC["unrelated, 1e4 added"])
@@ -94,21 +92,21 @@ def test_brute_force_is_the_reference(definition, window):
 
 def test_peers_are_called_as_their_definition_says():
     """On easy data what is measured against gives the truth: same padding, window, definition."""
-    easy = {op: [data for data in truth.DATA[op] if not data.hard and data.one_image][:1] for op in truth.DATA}
+    easy = {op: [data for data in DATA[op] if not data.hard and data.one_image][:1] for op in DATA}
     judged = 0
-    for op, rivals in peers.RIVALS.items():
-        for rival in rivals:
+    for op, others in peers.PEERS.items():
+        for peer in (*others, *peers.ON_GPU[op]):
             for data in easy[op]:
-                rows = exactness.of_rival(op, rival, rival.name, data, Options(), "float32", False, truth.SIZE, "cpu")
-                for row in [] if rival.compiles else rows:
+                rows = exactness.of_implementation(op, peer, peer.name, data, Options(), "float32", False, SIZE, "cpu")
+                for row in [] if peer.compiles else rows:
                     if row.absent is None:
                         judged += 1
-                        assert row.error < 2e-4, (rival.name, row)
-    assert judged >= 8  # torch, SimpleITK and scipy are always there
+                        assert row.error < 2e-4, (peer.name, row)
+    assert judged >= 15  # torch, SimpleITK, scipy and VoxelMorph's formulas are always there
 
 
 def test_no_speed_without_gradients():
-    case = Case("growth", "smoothness", (0,), (24, 24, 24), rivals=("torch, differences",), threads=1)
+    case = Case("growth", "smoothness", (0,), (24, 24, 24), peers=("torch, differences",), threads=1)
     failed = exactness.Exactness(
         op="smoothness",
         work="gradient to flow",

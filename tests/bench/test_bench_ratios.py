@@ -2,13 +2,11 @@
 
 import time
 
-import bench_path  # noqa: F401
-import peers
 import pytest
-import ratios
 from helpers.bench_records import machine
-from schema import Record, Speed
 
+from bench import implementations, ratios
+from bench.schema import Record, Speed
 from fastreg.backends import cpu
 
 
@@ -23,9 +21,9 @@ def test_ratios_are_not_half_of_the_committed_ones():
 
 def slowed(times):
     """fastreg's smoothness, several times over."""
-    ours = peers.ours
+    ours = implementations.ours
 
-    def rival(op, backend=None, isa=None):
+    def slow(op, backend=None, isa=None):
         found = ours(op, backend, isa)
 
         def make(options):
@@ -38,9 +36,9 @@ def slowed(times):
 
             return run
 
-        return peers.Rival(found.name, make)
+        return implementations.Implementation(found.name, make)
 
-    return rival
+    return slow
 
 
 def test_a_planted_slow_op_is_found(monkeypatch):
@@ -48,7 +46,7 @@ def test_a_planted_slow_op_is_found(monkeypatch):
     before = ratios.measured(2, only)
     assert len(before) == 1
     monkeypatch.setattr(ratios, "ci", lambda: [case for case in CI if (case.op, case.work) in only])
-    monkeypatch.setattr(peers, "ours", slowed(0.2))
+    monkeypatch.setattr(implementations, "ours", slowed(0.2))
     (line,) = ratios.check(before, seconds=2)
     assert line.startswith("smoothness, forward + backward to flow, native") and "committed" in line
 

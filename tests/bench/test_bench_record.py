@@ -2,11 +2,10 @@
 
 import json
 
-import bench_path  # noqa: F401
 import pytest
 from helpers.bench_records import machine
-from schema import Exactness, Job, Memory, Record, Speed, read
 
+from bench.schema import Exactness, Job, Memory, Record, Speed, read
 from fastreg.utils.files import InputError
 
 ABOUT = {"op": "warp", "work": "forward", "size": [1, 1, 8, 8, 8], "dtype": "float32", "backend": "native avx2"}

@@ -1,16 +1,15 @@
 """Pages and pictures come from a record and nothing else."""
 
-import bench_path
 import pytest
-import report
 from helpers.bench_records import machine
-from report import MARK, NONE
-from schema import Exactness, Job, Memory, Record, Speed
 
+from bench import ROOT, report
+from bench.report import MARK
+from bench.schema import Exactness, Job, Memory, Record, Speed
+from bench.tables import NONE
 from fastreg.utils.files import InputError
 
 pytest.importorskip("matplotlib")
-ROOT = bench_path.BENCH.parent
 WARP = {"op": "warp", "work": "forward", "size": [1, 1, 64, 64, 64], "dtype": "float32", "option": "zeros"}
 LNCC = {"op": "lncc", "work": "forward + backward to a", "size": [1, 1, 96, 96, 96], "dtype": "float32"}
 
@@ -90,7 +89,7 @@ def test_every_mark_of_every_page_is_known_and_can_be_filled_again(record, tmp_p
 
 
 def test_pictures(record, tmp_path):
-    import report_plots
+    from bench import report_plots
 
     written = report_plots.draw(record, tmp_path)
     assert [path.name for path in written] == ["bench_ratios.png", "bench_growth.png", "bench_copy.png"]

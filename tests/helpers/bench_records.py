@@ -1,7 +1,6 @@
 """Records of a benchmark that never ran."""
 
-import bench_path  # noqa: F401
-from schema import Machine
+from bench.schema import Machine
 
 
 def machine():

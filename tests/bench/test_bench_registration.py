@@ -1,22 +1,17 @@
 """The table and the picture of the registration benchmark, from made-up results; its cases and settings."""
 
 import json
-import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
-BENCH = Path(__file__).parents[2] / "bench"
-sys.path.insert(0, str(BENCH))
 
-import register  # noqa: E402
-import register_report  # noqa: E402
-
+from bench.peers import programs
+from bench.registration import measure, pairs, report, run
 from fastreg.geometry.transforms import Warp
-from fastreg.io.warps import save_warp  # noqa: E402
+from fastreg.io.warps import save_warp
 
 
 def row(case, method, peer, dice, seconds):
@@ -44,7 +39,7 @@ def result():
 
 
 def test_table_has_a_line_for_each_row_and_each_start(result):
-    lines = register_report.markdown(result).splitlines()
+    lines = report.markdown(result).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 2 + 2 + 4
     assert {line.count("|") for line in table} == {8}
@@ -54,32 +49,31 @@ def test_table_has_a_line_for_each_row_and_each_start(result):
     assert "- slow: as it comes" in lines
 
 
-def test_picture_is_drawn_from_the_json_alone(result, tmp_path, monkeypatch, capsys):
+def test_picture_is_drawn_from_the_json_alone(result, tmp_path, capsys):
     path = tmp_path / "result.json"
     path.write_text(json.dumps(result))
-    monkeypatch.setattr(sys, "argv", ["register.py", "--plot", str(path)])
-    register.main()
+    run.main(["--plot", str(path)])
     assert (tmp_path / "result.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "result.md").read_text() == capsys.readouterr().out
 
 
 def test_methods_of_one_program_share_its_colour_and_differ_in_their_mark(result):
     rows = [*result["rows"][:2], row("two", "slower", "ANTs", 0.7, 99.0)]
-    style = register_report._styles(rows)
+    style = report._styles(rows)
     assert style["slow"]["color"] == style["slower"]["color"] != style["fastreg"]["color"]
     assert style["slow"]["marker"] != style["slower"]["marker"]
 
 
 def test_every_method_has_a_peer_with_a_runner_and_a_colour():
-    assert len({method.name for method in register.METHODS}) == len(register.METHODS)
-    for method in register.METHODS:
-        assert (register.RUNNERS / register.PEERS[method.peer].runner).is_file()
-        assert method.peer in register_report.COLOURS
-    assert {method.name for method in register.METHODS} >= set(register.QUICK)
+    assert len({method.name for method in programs.METHODS}) == len(programs.METHODS)
+    for method in programs.METHODS:
+        assert (measure.RUNNERS / programs.PROGRAMS[method.peer].runner).is_file()
+        assert method.peer in report.COLOURS
+    assert {method.name for method in programs.METHODS} >= set(programs.QUICK)
 
 
 @pytest.fixture
-def case(tmp_path):
+def pair(tmp_path):
     """A moving image two voxels away along the first axis, and its labels, under a header with flips."""
     affine = np.array([[-1.0, 0, 0, 9], [0, 0, 1, -4], [0, -1, 0, 6], [0, 0, 0, 1]])
     labels = np.zeros((12, 10, 8), np.uint8)
@@ -89,12 +83,12 @@ def case(tmp_path):
         for what in ("t1", "labels"):
             paths.append(tmp_path / f"{who}_{what}.nii.gz")
             nib.save(nib.Nifti1Image(np.roll(labels, shift, axis=0), affine), paths[-1])
-    return register.Case("shift", paths[0], paths[2], paths[1], paths[3])
+    return pairs.Pair("shift", paths[0], paths[2], paths[1], paths[3])
 
 
-def leave(out, case, shift):
+def leave(out, pair, shift):
     """What a runner leaves that found `shift` voxels along the first axis."""
-    fixed, moving = nib.load(case.fixed_labels), nib.load(case.moving_labels)
+    fixed, moving = nib.load(pair.fixed_labels), nib.load(pair.moving_labels)
     flow = np.zeros((*fixed.shape, 3), np.float32)
     flow[..., 0] = shift
     save_warp(out / "warp.nii.gz", Warp(flow, fixed.affine, moving.affine, moving.shape), format="itk")
@@ -110,25 +104,25 @@ def leave(out, case, shift):
     (out / "result.json").write_text(json.dumps(told))
 
 
-def test_what_a_runner_leaves_is_judged(case, tmp_path):
-    leave(tmp_path, case, 2)
-    found = register.judged(case, tmp_path)
+def test_what_a_runner_leaves_is_judged(pair, tmp_path):
+    leave(tmp_path, pair, 2)
+    found = measure.judged(pair, tmp_path)
     assert found["dice"] == found["dice_of_field"] == 1
     assert (found["folds"], found["sdlogj"], found["peak_mb_above_inputs"]) == (0, 0, 250)
-    assert register.before(case) == pytest.approx(0.5)
-    leave(tmp_path, case, 0)
-    assert register.judged(case, tmp_path)["dice"] == pytest.approx(0.5)
+    assert pairs.before(pair) == pytest.approx(0.5)
+    leave(tmp_path, pair, 0)
+    assert measure.judged(pair, tmp_path)["dice"] == pytest.approx(0.5)
 
 
-def test_a_runner_that_fails_is_absent_with_its_own_words(case, monkeypatch):
-    monkeypatch.setitem(register.PEERS, "broken", register.Peer("no_such_runner.py"))
-    found = register.measured(register.Method("x", "broken", "y"), case, threads=1, minutes=1)
+def test_a_runner_that_fails_is_absent_with_its_own_words(pair, monkeypatch):
+    monkeypatch.setitem(programs.PROGRAMS, "broken", programs.Program("no_such_runner.py"))
+    found = measure.measured(programs.Method("x", "broken", "y"), pair, threads=1, minutes=1)
     assert "no_such_runner.py" in found["absent"]
 
 
-def test_a_peer_that_cannot_be_installed_is_absent(case, monkeypatch, tmp_path):
+def test_a_peer_that_cannot_be_installed_is_absent(pair, monkeypatch, tmp_path):
     (tmp_path / ".peers").touch()  # where a folder would be made
-    monkeypatch.setattr(register, "ROOT", tmp_path)
-    monkeypatch.setitem(register.PEERS, "unknown", register.Peer("greedy.py", ("no such package",)))
-    found = register.measured(register.Method("x", "unknown", "y"), case, threads=1, minutes=1)
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    monkeypatch.setitem(programs.PROGRAMS, "unknown", programs.Program("greedy.py", ("no such package",)))
+    found = measure.measured(programs.Method("x", "unknown", "y"), pair, threads=1, minutes=1)
     assert found["absent"].startswith("not installed:")

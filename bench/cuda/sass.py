@@ -1,7 +1,7 @@
 """What nvcc makes of the GPU kernels: registers, spills, shared memory, instructions a voxel. No GPU is needed.
 
-    python bench/sass.py                      # prints the table; fails where a kernel spills
-    python bench/sass.py --write docs/kernels.md
+    python -m bench sass                      # prints the table; fails where a kernel spills
+    python -m bench sass --write docs/kernels.md
 
 Instructions come from cuobjdump (CUDA toolkit, or the one inside the Triton wheel); without it they are left out.
 """
@@ -15,13 +15,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from bench import ROOT
+
 SPILLS_ALLOWED = 48
 """Bytes a thread may spill: invariants of a loop, mostly."""
 
@@ -228,12 +229,14 @@ def digest(rows: list[Row]) -> str:
 MARKS = "<!-- table: python bench/sass.py --write docs/kernels.md -->", "<!-- end of table -->"
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Compiles, prints or writes the table, and fails where something spills."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench sass", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--architectures", default="80,90,100,120")
     parser.add_argument("--write", type=Path, help="Markdown file whose table is replaced by a digest")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
         rows = compile_all(Path(folder), options.architectures.split(","))
     if options.write is None:

@@ -1,4 +1,4 @@
-"""What was tried for `fastreg register`: prints the tables of docs/register.md. `python bench/register_trials.py`
+"""What was tried for `fastreg register`: prints the tables of docs/register.md.
 
 The pair of brains, the lung CT and a made-up contrast; the data (FASTREG_DATA, or ../shared/data) are not part of the
 project. Seconds are those of `register` or `deform` on this machine, one run each: they say what is cheap.
@@ -9,17 +9,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from machine import facts as machine
-from register import cases, structures
 
+from bench.machine import facts as machine
+from bench.registration.pairs import add_data, check_data, pairs_of, structures
 from fastreg.data.intensity import normalised
 from fastreg.evaluation.metrics import dice, mean, regularity, tre
 from fastreg.geometry.fields import compose
@@ -30,8 +29,6 @@ from fastreg.io.images import load_image, load_labels
 from fastreg.registration.affine import align
 from fastreg.registration.deformable import deform, read_stages
 from fastreg.registration.pairwise import register
-
-ROOT = Path(__file__).resolve().parents[1]
 
 DEFORM: tuple[tuple[str, dict[str, Any]], ...] = (
     ("default: 4x60, 2x40, 1x10; window 7, smoothness 1.5", {}),
@@ -84,14 +81,14 @@ def _row(*cells: Any) -> None:
 
 def deformable(data: Path) -> None:
     """The pair subject_b -> subject_a from its headers, the deformable part alone."""
-    case = cases(data)[0]
-    fixed, moving = load_image(case.fixed), load_image(case.moving)
-    labels, moving_labels, counted = load_labels(case.fixed_labels), load_labels(case.moving_labels), structures(case)
-    pair = [torch.from_numpy(normalised(image.data, "percentile"))[None, None] for image in (fixed, moving)]
-    _table(f"{case.name}: `deform`", "what, Dice, folds, SDlogJ, seconds")
+    pair = pairs_of(data)[0]
+    fixed, moving = load_image(pair.fixed), load_image(pair.moving)
+    labels, moving_labels, counted = load_labels(pair.fixed_labels), load_labels(pair.moving_labels), structures(pair)
+    images = [torch.from_numpy(normalised(image.data, "percentile"))[None, None] for image in (fixed, moving)]
+    _table(f"{pair.name}: `deform`", "what, Dice, folds, SDlogJ, seconds")
     for name, options in DEFORM:
         start = time.perf_counter()
-        flow = deform(pair[0], pair[1], **_staged(options)).flow
+        flow = deform(images[0], images[1], **_staged(options)).flow
         seconds = time.perf_counter() - start
         found = regularity(flow)
         moved = sample(moving_labels, flow, "nearest")
@@ -101,15 +98,22 @@ def deformable(data: Path) -> None:
 
 def inverses(data: Path) -> None:
     """How far forward and back leads from where it started, in voxels of the brain that is moved."""
-    case = cases(data)[0]
-    _table(f"{case.name}: forward after inverse, voxels", "what, mean, 99 %, 99.9 %, most, folds of the inverse")
-    for name, options in (("inverse=True", {"inverse": True}), ("bidir=True", {"bidir": True})):
-        found = register(case.fixed, case.moving, affine=False, device="cpu", **options)
+    pair = pairs_of(data)[0]
+    _table(f"{pair.name}: forward after inverse, voxels", "what, mean, 99 %, 99.9 %, most, folds of the inverse")
+    for name in ("inverse", "bidir"):
+        options: dict[str, Any] = {name: True}
+        found = register(pair.fixed, pair.moving, affine=False, device="cpu", **options)
         assert found.inverse_flow is not None and found.inverse_warp is not None
         left = compose(found.flow, found.inverse_flow).norm(dim=1)[0].numpy()
         left = left[found.moving.data > 0.05 * found.moving.data.max()]
         folds = int((found.inverse_warp.jacobian() <= 0).sum())
-        _row(name, float(left.mean()), *(float(q) for q in np.percentile(left, (99, 99.9))), float(left.max()), folds)
+        _row(
+            f"{name}=True",
+            float(left.mean()),
+            *(float(q) for q in np.percentile(left, (99, 99.9))),
+            float(left.max()),
+            folds,
+        )
 
 
 def lung(data: Path) -> None:
@@ -128,15 +132,15 @@ def lung(data: Path) -> None:
 
 def contrasts(data: Path) -> None:
     """subject_b's T1 with its intensities replaced: the affine against LNCC's on the original, and the whole."""
-    case = cases(data)[0]
-    fixed, moving = load_image(case.fixed), load_image(case.moving)
-    labels, moving_labels, counted = load_labels(case.fixed_labels), load_labels(case.moving_labels), structures(case)
+    pair = pairs_of(data)[0]
+    fixed, moving = load_image(pair.fixed), load_image(pair.moving)
+    labels, moving_labels, counted = load_labels(pair.fixed_labels), load_labels(pair.moving_labels), structures(pair)
     scaled = normalised(moving.data, "percentile")
     true = align(fixed, moving)
     brain = np.argwhere(fixed.data > 0.05 * fixed.data.max())
     places = Affine(fixed.affine)(np.array(list(itertools.product(*zip(brain.min(0), brain.max(0), strict=True)))))
     _table(
-        f"{case.name}: subject_b in another contrast",
+        f"{pair.name}: subject_b in another contrast",
         "contrast, metric, affine: mm from LNCC's on the original (corners of the brain's box; mean and most), Dice",
     )
     for name, bend in CONTRASTS:
@@ -157,20 +161,15 @@ PARTS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Prints the tables asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench trials", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=", ".join(PARTS))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--data", type=Path, default=os.environ.get("FASTREG_DATA", ROOT.parent / "shared" / "data"))
-    options = parser.parse_args()
-    if not options.data.is_dir():
-        raise SystemExit(f"--data {options.data}: no such folder; FASTREG_DATA names it, too")
+    add_data(parser)
+    options = parser.parse_args(words)
+    check_data(options.data)
     torch.set_num_threads(options.threads)
     print(json.dumps(machine()))
     for name in options.parts or PARTS:
         PARTS[name](options.data)
-
-
-if __name__ == "__main__":
-    main()

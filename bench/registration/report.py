@@ -1,4 +1,4 @@
-"""The table and the picture of `bench/register.py`, from its JSON alone."""
+"""The table and the picture of `python -m bench registration`, from its JSON alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-COLOURS = {"fastreg": "#d1495b", "ANTs": "#30638e", "elastix": "#5b8c5a", "Greedy": "#c78c11", "FireANTs": "#7b5ea7"}
+from bench.peers.colours import COLOURS, UNKNOWN
+
 MARKERS = "osD^vPX"
 HEADS = ("case", "method", "Dice", "folds", "SDlogJ", "seconds", "peak GB above the inputs")
 
@@ -75,6 +76,6 @@ def _styles(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for row in rows:
         if row["method"] not in style:
             k = used[row["peer"]] = used.get(row["peer"], -1) + 1
-            colour = COLOURS.get(row["peer"], "#444444")
+            colour = COLOURS.get(row["peer"], UNKNOWN)
             style[row["method"]] = {"color": colour, "marker": MARKERS[k % len(MARKERS)], "label": row["method"]}
     return style

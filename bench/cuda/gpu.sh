@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Proof and figures on a machine with an NVIDIA GPU, nvcc, PyTorch and Triton, in under 9 minutes, without network:
 #
-#   bench/gpu.sh [FOLDER]      build, tests, compute-sanitizer, benchmark; results into FOLDER (bench/results/gpu)
-#   bench/gpu.sh --dry         without a GPU: build, the checks that run on a CPU, and what was left out
-#   bench/gpu.sh --wheels      on a machine with a network: fetches into .whl/ what the GPU machine may lack
+#   bench/cuda/gpu.sh [FOLDER]  build, tests, compute-sanitizer, benchmark; results into FOLDER (bench/results/gpu)
+#   bench/cuda/gpu.sh --dry     without a GPU: build, the checks that run on a CPU, and what was left out
+#   bench/cuda/gpu.sh --wheels  on a machine with a network: fetches into .whl/ what the GPU machine may lack
 #
 # PYTHON (python3) must have torch there. Of the packages in .whl/ those that it lacks are taken; peers that come as
 # source packages (fused-lncc) are built.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 if [ "${1:-}" = --wheels ]; then
   build="scikit-build-core pybind11 pathspec packaging"
@@ -61,7 +61,7 @@ has torch || { echo "$python has no torch; PYTHON=... names another"; exit 2; }
 
 gpu=no
 command -v nvidia-smi > /dev/null && nvidia-smi -L 2> /dev/null | grep -q GPU && gpu=yes
-[ $dry = no ] && [ $gpu = no ] && echo "no GPU is visible; bench/gpu.sh --dry does what needs none" && exit 2
+[ $dry = no ] && [ $gpu = no ] && echo "no GPU is visible; bench/cuda/gpu.sh --dry does what needs none" && exit 2
 nvcc=no
 command -v nvcc > /dev/null && nvcc=yes
 
@@ -100,21 +100,22 @@ step build 400 "$python" -m pip install --quiet --no-deps "${offline[@]}" --targ
 # From another folder, or the source tree would shadow what was built; without site (-S), or an editable installation.
 elsewhere=$("$python" -c 'import sys; print(":".join(filter(None, sys.path)))')
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}:$elsewhere
+ln -s "$root/bench" "$work/bench" # the benchmarks alone: they are not installed
 run=(env -C "$work" "$python" -S)
 step doctor 120 "${run[@]}" -m fastreg doctor
 [ $nvcc = yes ] && step linked 60 "${run[@]}" -c 'from fastreg import _C; print(_C.__file__, _C.cuda.architectures())'
-tests=(env -C "$work" "PYTHONPATH=$PYTHONPATH:$root/tests:$root/bench" "$python" -S -m pytest -q -p no:cacheprovider
-  --rootdir "$root" -c "$root/pyproject.toml" --import-mode=importlib)
+tests=(env -C "$work" "PYTHONPATH=$PYTHONPATH:$root/tests:$work" "$python" -S -m pytest -q -p no:cacheprovider
+  --rootdir "$root" -c "$root/pyproject.toml" --override-ini pythonpath= --import-mode=importlib)
 
 if [ $gpu = yes ]; then
-  step tests-cuda 120 "${tests[@]}" "$root/tests/test_cuda.py"
-  if has triton && [ -f tests/test_triton.py ]; then
-    step tests-triton 150 "${tests[@]}" "$root/tests/test_triton.py"
+  step tests-cuda 120 "${tests[@]}" "$root/tests/backends/test_cuda.py"
+  if has triton && [ -f tests/backends/test_triton.py ]; then
+    step tests-triton 150 "${tests[@]}" "$root/tests/backends/test_triton.py"
   else
     skip tests-triton "no Triton, or no tests of it"
   fi
   if command -v compute-sanitizer > /dev/null && [ $nvcc = yes ]; then
-    nvcc -std=c++17 -O1 -lineinfo -arch="sm_$FASTREG_CUDA_ARCHITECTURES" -Icsrc bench/sanitize.cu csrc/cuda/*.cu \
+    nvcc -std=c++17 -O1 -lineinfo -arch="sm_$FASTREG_CUDA_ARCHITECTURES" -Icsrc bench/cuda/sanitize.cu csrc/cuda/*.cu \
       -o "$work/sanitize" > "$folder/sanitize-build.log" 2>&1 || failed+=(sanitize-build)
     for tool in memcheck racecheck initcheck synccheck; do
       step "$tool" 60 compute-sanitizer --tool $tool --error-exitcode 1 "$work/sanitize"
@@ -127,17 +128,17 @@ if [ $gpu = yes ]; then
     skip compute-sanitizer "not found"
   fi
   left=$((520 - (SECONDS - began)))
-  step benchmark $left "$python" -S bench/gpu.py --output "$folder" --seconds $((left - 40))
+  step benchmark $left "${run[@]}" -m bench gpu --output "$folder" --seconds $((left - 40))
   cat "$folder/results.md" 2> /dev/null
 else
-  step shim 400 "${tests[@]}" "$root/tests/test_cuda_shim.py"
-  if has triton && [ -f tests/test_triton.py ]; then
-    step triton-interpreter 400 env TRITON_INTERPRET=1 "${tests[@]}" "$root/tests/test_triton.py"
+  step shim 400 "${tests[@]}" "$root/tests/backends/test_cuda_shim.py"
+  if has triton && [ -f tests/backends/test_triton.py ]; then
+    step triton-interpreter 400 env TRITON_INTERPRET=1 "${tests[@]}" "$root/tests/backends/test_triton.py"
   else
     skip triton-interpreter "no Triton, or no tests of it"
   fi
   if [ $nvcc = yes ]; then
-    step sass 400 "$python" bench/sass.py --architectures 90
+    step sass 400 "$python" -m bench sass --architectures 90
   fi
   for name in tests-cuda tests-triton memcheck racecheck initcheck synccheck benchmark; do skip $name "no GPU"; done
 fi

@@ -1,4 +1,4 @@
-"""What a runner and `bench/register.py` say to each other; imports nothing that a peer's environment may lack.
+"""What a runner and bench/registration/measure.py tell each other; imports nothing that a peer may lack.
 
 A runner is called with one JSON file: paths of the images, options, threads, and a folder for what it makes. It leaves
 there `moved_labels.nii.gz` and the files of its transforms, and writes `result.json`.
