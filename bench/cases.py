@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from peers import INPUTS, RIVALS, Options
 from torch import Tensor
 
-FULL = (160, 192, 224)
-"""A brain at 1 mm, cropped: the size in VoxelMorph's papers."""
-GROWTH = (64, 96, 128, 160, 192, 256)
-WINDOWS = (3, 5, 7, 9, 15, 21)
+from bench.implementations import INPUTS, Options
+
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DISPLACEMENT = 2.0
 """Standard deviation of the displacements, in voxels."""
@@ -24,7 +21,7 @@ class Case:
     """One comparison."""
 
     group: str
-    """The question that it answers: see `GROUPS`."""
+    """The question that it answers: see `groups.GROUPS`; on a GPU, the size."""
     op: str
     wanted: tuple[int, ...]
     """Numbers of the inputs that get a gradient."""
@@ -34,20 +31,27 @@ class Case:
     channels: int = 1
     dtype: str = "float32"
     options: Options = field(default_factory=Options)
-    rivals: tuple[str, ...] = ()
-    """Names of peers; fastreg always takes part."""
+    peers: tuple[str, ...] = ()
+    """Their names; fastreg always takes part."""
     threads: int | None = None
     """None: all."""
     isa: bool = False
     """fastreg takes part with each instruction set that there is."""
     weight: float = 1.0
     """Share of the seconds."""
+    backward_alone: bool = False
+    """The forward is done once and not measured."""
+    deterministic: bool = False
+    """The backward runs under torch.use_deterministic_algorithms."""
 
     @property
     def work(self) -> str:
         """In words."""
         names = [INPUTS[self.op][k] for k in self.wanted]
-        return "forward" + (f" + backward to {' and '.join(names)}" if names else "")
+        backward = f"backward to {' and '.join(names)}" if names else ""
+        if self.backward_alone:
+            return backward + (", deterministic" if self.deterministic else "")
+        return " + ".join(filter(None, ("forward", backward)))
 
     @property
     def shape(self) -> list[int]:
@@ -56,7 +60,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """For people and for pytest's ids."""
+        """For a line of output and for pytest's ids."""
         said = self.options.named(self.op)
         size = "x".join(map(str, self.shape if self.shape[0] > 1 or self.channels > 1 else self.size))
         return ", ".join(part for part in (self.op, self.work, said, size, self.dtype) if part)
@@ -89,7 +93,13 @@ def floor_bytes(case: Case) -> int:
     """What must be read and written at least, each array once in each of forward and backward (docs/ops/)."""
     image, of_field = DTYPES[case.dtype].itemsize, 8 if case.dtype == "float64" else 4
     points, c = case.batch * math.prod(case.size), case.channels
-    if case.op == "warp":
+    if case.backward_alone:
+        if case.op != "warp":
+            raise ValueError(f"backward_alone: only warp's bytes are known, got {case.op}")
+        per_point = 2 * c * image + 6 * of_field  # grad, vol, flow -> gradient to the flow
+        if 0 in case.wanted:  # scattered in float32: cleared, then read and written; twice where the order is fixed
+            per_point += 3 * c * 4 * (2 if case.deterministic else 1)
+    elif case.op == "warp":
         per_point = 2 * c * image + 3 * of_field  # vol, flow -> out
         if case.wanted:  # grad, vol, flow -> gradients
             per_point += 2 * c * image + 3 * of_field + (3 * of_field if 1 in case.wanted else 0)
@@ -104,115 +114,9 @@ def floor_bytes(case: Case) -> int:
 
 
 def result_bytes(case: Case) -> int:
-    """Of the value and the gradients: what anybody must allocate."""
+    """Of the value and the gradients: what every implementation must allocate."""
     image, of_field = DTYPES[case.dtype].itemsize, 8 if case.dtype == "float64" else 4
     points, c = case.batch * math.prod(case.size), case.channels
     out = {"warp": c * image, "lncc": 0, "smoothness": 0, "integrate": 3 * image}[case.op]
     sizes = {"warp": (c * image, 3 * of_field), "lncc": (c * image,) * 2}.get(case.op, (3 * image,))
     return points * (out + sum(sizes[k] for k in case.wanted))
-
-
-# ---------------------------------------------------------------- the groups
-
-TORCH = {op: rivals[0].name for op, rivals in RIVALS.items()}
-"""The peer that is always there."""
-ORIGINAL = {
-    "warp": "VoxelMorph SpatialTransformer",
-    "lncc": "neurite NCC",
-    "integrate": "VoxelMorph IntegrateVelocityField",
-    "smoothness": "neurite SpatialGradient",
-}
-"""VoxelMorph's own."""
-WHOLE = [("warp", ()), ("warp", (1,)), ("warp", (0, 1)), ("lncc", ()), ("lncc", (0,)), ("lncc", (0, 1))]
-WHOLE += [("integrate", ()), ("integrate", (0,)), ("smoothness", (0,))]
-TRAINING = [("warp", (1,)), ("lncc", (0,)), ("integrate", (0,)), ("smoothness", (0,))]
-"""Op -> what a training step asks of it."""
-COST = {"warp": 1.0, "lncc": 3.0, "integrate": 5.0, "smoothness": 0.5}
-"""How slow peers are at an op, roughly: how the seconds are shared."""
-
-
-def everybody(op: str, wanted: tuple[int, ...]) -> tuple[str, ...]:
-    """All peers at an op; what takes a compiler only where training needs it."""
-    return tuple(rival.name for rival in RIVALS[op] if not rival.compiles or (op, wanted) in TRAINING)
-
-
-def head_to_head(size: tuple[int, ...] = FULL) -> list[Case]:
-    """Every op against everybody, with all threads and with one."""
-    most = [
-        Case("all threads", op, wanted, size, rivals=everybody(op, wanted), weight=COST[op]) for op, wanted in WHOLE
-    ]
-    pair = {op: (TORCH[op], ORIGINAL[op]) for op in TORCH}
-    return most + [
-        Case("one thread", op, wanted, size, rivals=pair[op], threads=1, weight=COST[op] / 2) for op, wanted in TRAINING
-    ]
-
-
-def growth(sizes: tuple[int, ...] = GROWTH) -> list[Case]:
-    """Cubes: time per voxel against voxels."""
-    return [
-        Case("growth", op, wanted, (n, n, n), rivals=(TORCH[op], ORIGINAL[op]), weight=COST[op] * (n / 256) ** 2 / 2)
-        for op, wanted in TRAINING
-        for n in sizes
-    ]
-
-
-def windows(size: tuple[int, ...] = (96, 96, 96)) -> list[Case]:
-    """LNCC against the edge of its window."""
-    rivals = (TORCH["lncc"], ORIGINAL["lncc"], "MONAI LNCC")
-    return [Case("windows", "lncc", (0,), size, options=Options(window=w), rivals=rivals, weight=0.5) for w in WINDOWS]
-
-
-def batches(size: tuple[int, ...] = (96, 96, 96)) -> list[Case]:
-    """Channels and batch."""
-    return [
-        Case("batch and channels", op, wanted, size, batch, channels, rivals=(TORCH[op], ORIGINAL[op]), weight=0.3)
-        for op, wanted in TRAINING[:2]
-        for batch, channels in ((1, 1), (2, 1), (4, 1), (1, 4), (1, 16))
-    ]
-
-
-def precisions(size: tuple[int, ...] = (96, 96, 96)) -> list[Case]:
-    """The dtypes."""
-    return [
-        Case("dtypes", op, wanted, size, dtype=dtype, rivals=(TORCH[op],), weight=0.2)
-        for op, wanted in TRAINING
-        for dtype in DTYPES
-    ]
-
-
-def processors(size: tuple[int, ...] = FULL) -> list[Case]:
-    """The instruction sets, one against the other."""
-    return [Case("instruction sets", op, wanted, size, isa=True, weight=COST[op] / 3) for op, wanted in TRAINING]
-
-
-GROUPS = {
-    "all threads": "every op against everybody, with all threads",
-    "one thread": "the same with one thread, against torch and VoxelMorph",
-    "growth": "64^3 to 256^3: does the time per voxel stay?",
-    "windows": "LNCC with windows 3 to 21",
-    "batch and channels": "batches of images, images of many channels",
-    "dtypes": "float64, float32, bfloat16, float16",
-    "instruction sets": "plain x86-64, AVX2, AVX-512",
-    "ci": "small, with one thread: what `make test` compares with",
-}
-
-
-def everything() -> list[Case]:
-    """All groups at full size."""
-    return [*head_to_head(), *growth(), *windows(), *batches(), *precisions(), *processors(), *ci(every_isa=True)]
-
-
-def quick(size: tuple[int, ...] = (80, 96, 112)) -> list[Case]:
-    """A minute's worth: every op against everybody at half the size."""
-    return [case for case in head_to_head(size) if case.group == "all threads"]
-
-
-CI_SIZE = (48, 64, 80)
-
-
-def ci(every_isa: bool = False) -> list[Case]:
-    """What `make test` compares with the committed ratios: one thread, against what torch alone can do."""
-    return [
-        Case("ci", op, wanted, CI_SIZE, rivals=(TORCH[op],), threads=1, isa=every_isa, weight=COST[op] / 4)
-        for op, wanted in (("warp", ()), ("warp", (1,)), ("warp", (0, 1)), ("lncc", (0,)), *TRAINING[2:])
-    ]

@@ -1,4 +1,4 @@
-"""Interleaved timing: rivals take turns, so that a machine that drifts drifts for all of them."""
+"""Timing. On a CPU thunks take turns, so that a machine that drifts drifts for all; on a GPU one follows the other."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 Thunk = Callable[[], Any]
 
 LONG = 1.5
-"""Seconds: a rival as slow as this needs no warm-up, and its first call counts."""
+"""Seconds: a thunk as slow as this needs no warm-up, and its first call counts."""
 REPEATS = 5
-"""Calls of a fast rival in one turn, at most."""
+"""Calls of a fast thunk in one turn, at most."""
 
 
 class Stopwatch:
@@ -30,31 +30,36 @@ class Stopwatch:
             start = time.perf_counter()
             thunk()
             return 1000 * (time.perf_counter() - start)
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         assert self.flush is not None
         self.flush.zero_()
         begin.record()
         thunk()
         end.record()
-        torch.cuda.synchronize()
+        self.wait()
         return begin.elapsed_time(end)
+
+    def wait(self) -> None:
+        """Until the device has nothing left to do."""
+        if self.cuda:
+            torch.cuda.synchronize()
 
 
 def take_turns(
-    rivals: dict[str, Thunk], seconds: float, stopwatch: Stopwatch | None = None, least: int = 5
+    thunks: dict[str, Thunk], seconds: float, stopwatch: Stopwatch | None = None, least: int = 5
 ) -> tuple[dict[str, list[float]], dict[str, Exception]]:
-    """Milliseconds of each rival's calls; and what those raised at their first call that cannot do the job.
+    """Milliseconds of each thunk's calls; and what those raised at their first call that cannot do the job.
 
-    In every round each rival has a turn; who begins changes from round to round. A turn of a fast rival is several
-    calls. Rounds go on until the seconds are used up, at least `least` of them for rivals that together take less
-    than `LONG`; a rival slower than that stays out of rounds that would overrun.
+    In every round each thunk has a turn; who begins changes from round to round. A turn of a fast thunk is several
+    calls. Rounds go on until the seconds are used up, at least `least` of them for thunks that together take less
+    than `LONG`; a thunk slower than that stays out of rounds that would overrun.
     """
     watch = stopwatch or Stopwatch()
     times: dict[str, list[float]] = {}
     cost: dict[str, float] = {}
     failed: dict[str, Exception] = {}
     began = time.perf_counter()
-    for name, thunk in rivals.items():
+    for name, thunk in thunks.items():
         try:
             first = watch(thunk)
         except Exception as error:  # any: the others go on without it
@@ -78,7 +83,7 @@ def take_turns(
             took_part = True
             share = slice_ / len(order)
             for _ in range(min(REPEATS, max(1, int(share / max(cost[name], 1e-6))))):
-                spent = watch(rivals[name])
+                spent = watch(thunks[name])
                 times[name].append(spent)
             cost[name] = min(cost[name], spent / 1000)
         if not took_part:
@@ -86,6 +91,18 @@ def take_turns(
         rounds += 1
         order = order[1:] + order[:1]
     return times, failed
+
+
+def repeated(thunk: Thunk, stopwatch: Stopwatch, most: int = 40, seconds: float = 0.8, least: int = 5) -> list[float]:
+    """Milliseconds of one thunk's calls after a warm-up, on a machine that does not drift."""
+    for _ in range(3):
+        thunk()
+    stopwatch.wait()
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < least or (len(times) < most and time.perf_counter() - began < seconds):
+        times.append(stopwatch(thunk))
+    return times
 
 
 def summary(times: list[float]) -> dict[str, Any]:

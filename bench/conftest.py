@@ -1,19 +1,14 @@
 """`pytest bench --benchmark-only`: exactness first, then the speed of what passed it, and the tables of both."""
 
 import os
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import exactness
-import report
 import torch
-from machine import machine
-from schema import Record
+
+from bench import exactness, tables
+from bench.machine import machine
+from bench.schema import Record
 
 RECORD = Record(machine=machine())
 
@@ -48,6 +43,6 @@ def pytest_terminal_summary(terminalreporter):
     if RECORD.rows:
         write = terminalreporter.write_line
         write("")
-        write(report.summary_table(RECORD, ""))
+        write(tables.summary_table(RECORD, ""))
         write("")
-        write(report.peers_table(RECORD, ""))
+        write(tables.peers_table(RECORD, ""))

@@ -14,128 +14,27 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
-import peers
 import torch
-from cases import DTYPES
-from peers import INPUTS, RIVALS, Options, Rival
-from schema import Exactness
 from torch import Tensor
-from truth import DATA, SIZE, SMALL, STEP, Data, Truth, error, given, in_dtype, options_of, truth, upstream, windows
 
+from bench import child, implementations
+from bench.cases import DTYPES
+from bench.data import DATA, SIZE, SMALL, Data, options_of
+from bench.implementations import INPUTS, Implementation, Options, said
+from bench.peers import PEERS
+from bench.schema import Exactness
+from bench.tolerances import REASONS, tolerance
+from bench.truth import Truth, error, given, in_dtype, truth, upstream
 from fastreg import backends
-
-REASONS = {
-    "warp": "16 roundings (8 corners, their weights) of the largest intensity",
-    "slope": "16 roundings of twice the largest intensity: a slope is a difference of values",
-    "scatter": "16 + N roundings of the largest sum that N points leave in one voxel",
-    "squarings": "16 roundings for each squaring, or step back",
-    "sums": "one rounding of float64 sums, and 16 float64 roundings of a window's squares over the least variance",
-    "derivatives": "float32 sums of n: 16 + 2 sqrt(n) roundings of the terms that the gradient is the difference of, "
-    "times a window's squares over the least variance (beyond 1e4 the sums are float64)",
-    "differences": "16 roundings of the largest term; the sum is float64",
-    "step": "finite differences in float64, step 2^-24: rounding and curvature",
-}
-"""Why a tolerance is what it is. Half precision rounds once more (LNCC: twice); float16 has subnormals."""
 
 Rows = Iterator[Exactness]
 
 
-# ---------------------------------------------------------------- tolerances
-
-
-def tolerance(
-    op: str, work: str, backend: str, dtype: str, options: Options, t: Truth, whole: bool
-) -> tuple[float, str]:
-    """How far a backend may be off, relative to the largest truth, and the key of the reason."""
-    u = torch.finfo(torch.float64 if dtype == "float64" else torch.float32).eps / 2
-    expected = t.value if work == "value" else t.gradients[INPUTS[op].index(work.removeprefix("gradient to "))]
-    largest = expected.abs().max().item() or 1.0
-    allowed, reason = _arithmetic(op, work, backend, options, t, u, largest)
-    if whole and work == "gradient to flow":  # the truth itself is a difference of float64 values
-        allowed += 4 * torch.finfo(torch.float64).eps / STEP * t.inputs[0].abs().max().item() / largest
-    in_float32 = (op == "warp" and work == "gradient to flow") or (op in ("lncc", "smoothness") and work == "value")
-    if dtype in ("bfloat16", "float16") and not in_float32:
-        kind = torch.finfo(DTYPES[dtype])
-        roundings = 2 if op == "lncc" else 1  # LNCC's gradient is kept in the image's dtype and then scaled
-        allowed += roundings * kind.eps / 2 + kind.tiny * kind.eps / 2 / largest
-    return allowed, reason
-
-
-def _arithmetic(
-    op: str, work: str, backend: str, options: Options, t: Truth, u: float, largest: float
-) -> tuple[float, str]:
-    """Of the backend's own arithmetic with unit roundoff `u`."""
-    if op == "warp":
-        vol, flow = t.inputs
-        if work == "value":
-            return 16 * u * vol.abs().max().item() / largest, "warp"
-        grad = upstream(t.value)
-        if work == "gradient to flow":
-            return 16 * u * 2 * (vol.abs().max() * grad.abs().sum(1).max()).item() / largest, "slope"
-        together, points = (_scattered(one, vol, flow, options) for one in (grad.abs(), torch.ones_like(grad)))
-        return (16 + points) * u * together / largest, "scatter"
-    if op == "integrate":
-        return 16 * u * options.steps, "squarings"
-    if op == "smoothness":
-        return 16 * u, "differences"
-    if "kappa" not in t.about:
-        t.about["kappa"] = max(_condition(x, options.window) for x in t.inputs)
-    kappa = t.about["kappa"]
-    exact = 4 * u + 16 * torch.finfo(torch.float64).eps * kappa
-    if work == "value" or backend.split(" ")[0] in ("native", "reference") or u < 1e-10:
-        return exact, "sums"
-    number = INPUTS[op].index(work.removeprefix("gradient to "))
-    terms = _terms(t.inputs[number], t.inputs[1 - number], options.window)
-    roundings = 16 + 2 * math.sqrt(options.window**3)
-    return exact + roundings * u * min(kappa, 1e4) * terms / largest, "derivatives"
-
-
-def _scattered(grad: Tensor, vol: Tensor, flow: Tensor, options: Options) -> float:
-    """The most that comes together in one voxel."""
-    from fastreg.backends import reference
-
-    total = reference.warp_backward(grad, vol, flow, "linear", options.padding, False, True, False)[0]
-    assert total is not None
-    return total.max().item()
-
-
-def _range(x: Tensor) -> float:
-    """Of an image and its padding."""
-    return max(x.max().item(), 0.0) - min(x.min().item(), 0.0)
-
-
-def _deviations(x: Tensor, window: int) -> Tensor:
-    """[..., window^3]: what each window holds less its mean."""
-    held = windows(x, window)
-    return held - held.mean(-1, keepdim=True)
-
-
-def _condition(x: Tensor, window: int, eps: float = 1e-5) -> float:
-    """A window's largest sum of squares about a value of image or padding, over the least variance that counts."""
-    variance = _deviations(x, window).square().sum(-1)
-    squares = window**3 * _range(x) ** 2
-    counted = variance[variance > max(eps, 1e-13 * squares)]
-    return squares / counted.min().item() if counted.numel() else 1.0
-
-
-def _terms(x: Tensor, y: Tensor, window: int, eps: float = 1e-5) -> float:
-    """The gradient to x is sums of window derivatives times intensities (docs/math.md): the largest such term."""
-    of_x, of_y = _deviations(x, window), _deviations(y, window)
-    c, var_x = (of_x * of_y).sum(-1), of_x.square().sum(-1).clamp_min(eps)
-    den = var_x * of_y.square().sum(-1).clamp_min(eps)
-    big_c, slope = (2 * c / den).abs() / x.numel(), (c * c / den / var_x) / x.numel()
-    sums = [windows(part, window).sum(-1).max().item() for part in (big_c, slope)]
-    return 2 * (_range(y) * sums[0] + 2 * _range(x) * sums[1])
-
-
-# ---------------------------------------------------------------- rows
-
-
-def of_rival(
+def of_implementation(
     op: str,
-    rival: Rival,
+    implementation: Implementation,
     name: str,
     data: Data,
     options: Options,
@@ -144,29 +43,29 @@ def of_rival(
     size: tuple[int, ...],
     device: str,
 ) -> Rows:
-    """The value and every gradient of one rival on one data set."""
+    """The value and every gradient of one implementation on one data set."""
     exact = data.make(size)
     inputs = in_dtype(op, exact, dtype, device)
     if not all(_survives(x, y) for x, y in zip(exact, inputs, strict=True)):
         return  # the data do not exist in this dtype
     works = ["value", *(f"gradient to {one}" for one in INPUTS[op])]
-    about = {"op": op, "size": list(inputs[0].shape), "dtype": dtype, "backend": name, "option": options.named(op)}
-    about |= {"data": data.name, "device": device, "threads": torch.get_num_threads()}
+    about: dict[str, Any] = {"op": op, "size": list(inputs[0].shape), "dtype": dtype, "backend": name}
+    about |= {"option": options.named(op), "data": data.name, "device": device, "threads": torch.get_num_threads()}
     try:
-        value, gradients = given(rival, options, inputs)
-    except Exception as problem:  # any: a rival that refuses has a row that says so
-        yield Exactness(work="value", absent=peers.said(problem), tolerance=0.0 if ours else None, **about)
+        value, gradients = given(implementation, options, inputs)
+    except Exception as problem:  # any: an implementation that refuses has a row that says so
+        yield Exactness(work="value", absent=said(problem), tolerance=0.0 if ours else None, **about)
         return
-    t = _truth(op, options, rival.definition, data, dtype, size)
+    t = _truth(op, options, implementation.definition, data, dtype, size)
     for work, got, expected in zip(works, (value, *gradients), (t.value, *t.gradients), strict=False):
-        wrong = error(_inside(got, t, rival.interior), _inside(expected, t, rival.interior))
+        wrong = error(_inside(got, t, implementation.interior), _inside(expected, t, implementation.interior))
         allowed, reason = (None, "")
         if ours:
             allowed, reason = tolerance(op, work, name, dtype, options, t, data.whole)
         yield Exactness(work=work, error=_digits(wrong), tolerance=_digits(allowed), reason=reason, **about)
 
 
-def directional(op: str, rival: Rival, name: str, data: Data, options: Options, device: str) -> Rows:
+def directional(op: str, implementation: Implementation, name: str, data: Data, options: Options, device: str) -> Rows:
     """A backend's gradient in float64 against differences of its own value, along a direction that goes to the right.
 
     Where coordinates are whole, `docs/math.md` takes the slope to the right of them.
@@ -175,8 +74,8 @@ def directional(op: str, rival: Rival, name: str, data: Data, options: Options, 
     step = 2.0**-24
     generator = torch.Generator().manual_seed(5)
     ways = [torch.rand(x.shape, generator=generator, dtype=torch.float64).to(device) for x in inputs]
-    function = rival.make(options)
-    value, gradients = given(rival, options, inputs)
+    function = implementation.make(options)
+    value, gradients = given(implementation, options, inputs)
     weights = upstream(value)
 
     def moved(length: float) -> float:
@@ -205,7 +104,7 @@ def directional(op: str, rival: Rival, name: str, data: Data, options: Options, 
 
 
 def _inside(x: Tensor, t: Truth, interior: bool) -> Tensor:
-    """Of an output, the points whose eight corners lie inside, for rivals that agree only there."""
+    """Of an output, the points whose eight corners lie inside, for implementations that agree only there."""
     if not interior:
         return x
     flow = t.inputs[1]
@@ -240,31 +139,28 @@ def _truth(op: str, options: Options, definition: str, data: Data, dtype: str, s
     return _truths[key]
 
 
-# ---------------------------------------------------------------- everything
-
-
 def contenders(device: str = "cpu") -> list[tuple[str, str, str | None]]:
     """(name in rows, backend, instruction set) of what fastreg has here."""
-    found = [("reference", "reference", None)]
+    found: list[tuple[str, str, str | None]] = [("reference", "reference", None)]
     if device == "cuda":
-        return found + [(name, name, None) for name in ("cuda", "triton") if backends.status()[name] is None]
-    return found + [(f"native {isa}", "native", isa) for isa in peers.instruction_sets()]
+        return found + [(name, name, None) for name in implementations.gpu_backends()]
+    return found + [(f"native {isa}", "native", isa) for isa in implementations.instruction_sets()]
 
 
 def fastregs(op: str, device: str = "cpu", only: str | None = None) -> Rows:
     """All rows of fastreg's own at an op; `only` one of its backends."""
-    best = peers.instruction_sets()[-1]
+    best = implementations.instruction_sets()[-1]
     for name, backend, isa in contenders(device):
         if only is not None and only != name:
             continue
-        rival = peers.ours(op, backend)
-        with peers.instructions(isa):
+        implementation = implementations.ours(op, backend)
+        with implementations.instructions(isa):
             for options in options_of(op):
                 for data in DATA[op]:
                     for dtype in DTYPES if isa in (None, best) else ("float32",):
-                        yield from of_rival(op, rival, name, data, options, dtype, True, SIZE, device)
+                        yield from of_implementation(op, implementation, name, data, options, dtype, True, SIZE, device)
                     if op != "lncc" and isa in (None, best) and _differentiable(op, data, options):
-                        yield from directional(op, rival, name, data, options, device)
+                        yield from directional(op, implementation, name, data, options, device)
 
 
 def _differentiable(op: str, data: Data, options: Options) -> bool:
@@ -277,11 +173,11 @@ def _differentiable(op: str, data: Data, options: Options) -> bool:
 
 def of_peers(op: str, device: str = "cpu") -> Rows:
     """The peers' rows, in float32."""
-    for rival in RIVALS[op]:
+    for peer in PEERS[op]:
         for options in options_of(op):
             for data in DATA[op]:
-                if not rival.compiles:  # the same operations as the peer without the compiler
-                    yield from of_rival(op, rival, rival.name, data, options, "float32", False, SIZE, device)
+                if not peer.compiles:  # the same operations as the peer without the compiler
+                    yield from of_implementation(op, peer, peer.name, data, options, "float32", False, SIZE, device)
 
 
 def interpreted(op: str) -> Rows:
@@ -289,8 +185,10 @@ def interpreted(op: str) -> Rows:
     for options in options_of(op, small=True):
         for data in DATA[op]:
             for dtype in ("float64", "float32") if data is DATA[op][0] else ("float32",):
-                rival = peers.ours(op, "triton")
-                yield from of_rival(op, rival, "triton, interpreted", data, options, dtype, True, SMALL, "cpu")
+                implementation = implementations.ours(op, "triton")
+                yield from of_implementation(
+                    op, implementation, "triton, interpreted", data, options, dtype, True, SMALL, "cpu"
+                )
 
 
 class Interpreter:
@@ -304,11 +202,11 @@ class Interpreter:
         self.absent = why if why is not None and "installed" in why else None
         if self.absent is None:
             self.process = subprocess.Popen(
-                [sys.executable, str(Path(__file__)), "--interpreted", *ops],
+                child.command("bench.exactness", "--interpreted", *ops),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | {"TRITON_INTERPRET": "1"},
+                env=child.environment(TRITON_INTERPRET="1"),
             )
 
     def rows(self) -> list[Exactness]:
@@ -333,21 +231,21 @@ def everything(
     ops: Sequence[str] = tuple(DATA),
     with_peers: bool = True,
     triton: bool = True,
-    tell: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> list[Exactness]:
     """All rows of some ops, and one for each backend that cannot run here."""
     rows: list[Exactness] = []
     interpreter = Interpreter(ops) if triton and device == "cpu" else None
     for op in ops:
-        tell(f"exactness of {op}: fastreg")
+        on_progress(f"exactness of {op}: fastreg")
         rows += fastregs(op, device)
         if with_peers:
-            tell(f"exactness of {op}: peers")
+            on_progress(f"exactness of {op}: peers")
             rows += of_peers(op, device)
     if device == "cpu" and (why := backends.status()["cuda"]) is not None:
         rows.append(_missing("cuda", why))
     if interpreter is not None:
-        tell("exactness: Triton's interpreter")
+        on_progress("exactness: Triton's interpreter")
         rows += interpreter.rows()
     return rows
 
@@ -377,7 +275,7 @@ def describe(row: Exactness) -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] != ["--interpreted"] or os.environ.get("TRITON_INTERPRET") != "1":
         raise SystemExit(
-            "usage: TRITON_INTERPRET=1 exactness.py --interpreted OP...; people type: python bench exactness"
+            "a part of `python -m bench exactness`: TRITON_INTERPRET=1 python -m bench.exactness --interpreted OP..."
         )
     torch.set_num_threads(1)
     for one in sys.argv[2:]:

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peers
 import torch
-from cases import Case, images, smooth
-from clock import Stopwatch, Thunk, summary, take_turns
-from schema import Job
-from speed import ours_here
 from torch import Tensor
 
 import fastreg
+from bench.cases import Case, images, smooth
+from bench.clock import Stopwatch, Thunk, summary, take_turns
+from bench.implementations import Absent, ours_here, said
+from bench.peers.packages import module
+from bench.schema import Job
 
 NETWORKS = ("vm1", "vm2", "vxm")
 SIZE = (96, 96, 96)
@@ -40,16 +40,16 @@ def our_ops() -> Ops:
 
 
 def voxelmorph_ops() -> Ops:
-    """VoxelMorph's and neurite's modules; raises peers.Absent."""
-    modules = peers.module("neurite.nn.modules")
+    """VoxelMorph's and neurite's modules; raises Absent."""
+    modules = module("neurite.nn.modules")
     ncc = modules.NCC(window_size=WINDOW)
-    warp = peers.module("voxelmorph.nn.modules").SpatialTransformer()
+    warp = module("voxelmorph.nn.modules").SpatialTransformer()
     return warp, lambda a, b: ncc(a, b).sum(), modules.SpatialGradient("l2")
 
 
-def step(net: Any, ops: Ops | None, moving: Tensor, fixed: Tensor) -> Thunk:
+def step(net: Any, ops: Ops | None, moving: Tensor, fixed: Tensor, fused: bool | None = None) -> Thunk:
     """Forward, loss, backward and Adam; without ops the loss is the field's mean square."""
-    optimiser = torch.optim.Adam(net.parameters(), 1e-4)
+    optimiser = torch.optim.Adam(net.parameters(), 1e-4, fused=fused)
 
     def run() -> None:
         flow = net.field(moving, fixed)
@@ -81,15 +81,15 @@ def run(
     size: tuple[int, ...] = SIZE,
     networks: tuple[str, ...] = NETWORKS,
     device: str = "cpu",
-    tell: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Job]:
     """The rows of all networks, within about `seconds`."""
     works = {"training step": step, "inference": inference}
     for name in networks:
         for work, make in works.items():
-            tell(f"job: {work} of {name}")
+            on_progress(f"job: {work} of {name}")
             yield from measure(name, work, make, size, device, seconds / (len(networks) * len(works)))
-    tell("job: waiting for data")
+    on_progress("job: waiting for data")
     yield loading(size, device)
 
 
@@ -107,12 +107,12 @@ def measure(
         torch.nn.init.normal_(net.flow.weight, std=1e-2)  # displacements as of a trained network, not the identity
         try:
             thunks[who] = make(net, ops(), moving, fixed)
-        except peers.Absent as reason:
+        except Absent as reason:
             absent[who] = str(reason)
     times, failed = take_turns(thunks, seconds, Stopwatch(device), least=3)
-    absent |= {who: peers.said(error) for who, error in failed.items()}
-    about = {"op": work, "work": f"{name}, {work}", "network": name, "size": list(fixed.shape), "dtype": "float32"}
-    about |= {"device": device, "threads": torch.get_num_threads()}
+    absent |= {who: said(error) for who, error in failed.items()}
+    about: dict[str, Any] = {"op": work, "work": f"{name}, {work}", "network": name, "size": list(fixed.shape)}
+    about |= {"dtype": "float32", "device": device, "threads": torch.get_num_threads()}
     rows = [Job(backend=who, absent=why, **about) for who, why in absent.items()]
     alone = summary(times[ALONE])["median"] if ALONE in times else None
     for who, runs in times.items():
@@ -124,9 +124,9 @@ def measure(
 
 def loading(size: tuple[int, ...], device: str, steps: int = 6) -> Job:
     """The part of `fastreg train` (vm1) that waits for data: images on disk, its own loader and cache."""
-    from fastreg.config import TrainConfig
-    from fastreg.images import save_image
-    from fastreg.train import fit
+    from fastreg.io.images import save_image
+    from fastreg.training.config import TrainConfig
+    from fastreg.training.trainer import fit
 
     with tempfile.TemporaryDirectory(prefix="fastreg_bench_") as folder:
         for k in range(4):
@@ -134,7 +134,7 @@ def loading(size: tuple[int, ...], device: str, steps: int = 6) -> Job:
             save_image(Path(folder) / f"s{k}.nii.gz", image.astype(np.float32), np.eye(4))
         run = Path(folder) / "run"
         options: dict[str, Any] = {"images": folder, "output": run, "model": "vm1", "steps": steps, "device": device}
-        fit(TrainConfig(**options, threads=torch.get_num_threads(), save_every=0, val_every=0))
+        fit(TrainConfig.of(**options, threads=torch.get_num_threads(), save_every=0, val_every=0))
         rows = list(csv.DictReader((run / "metrics.csv").open()))
     # The first step decodes the images and fills the cache, once in a training.
     first, last = rows[0], rows[-1]

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from schema import Machine
 
-from fastreg.backends import native
+from bench import ROOT
+from bench.schema import Machine
+from fastreg import backends
+from fastreg.backends import cpu
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fastreg", "torch", "numpy", "triton", "voxelmorph", "neurite", "monai", "fireants", "SimpleITK", "scipy")
 
 
@@ -29,7 +30,7 @@ def machine(device: str = "cpu") -> Machine:
         device=torch.cuda.get_device_name() if device == "cuda" else processor(),
         cores=os.cpu_count() or 1,
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        instructions=native.isa(),
+        instructions=cpu.isa(),
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         load=round(os.getloadavg()[0], 2),
         versions={name: version(name) for name in PACKAGES},
@@ -61,10 +62,28 @@ def name() -> str:
     return re.sub(r"[^a-z0-9]+", "-", f"{processor()} {os.cpu_count()}cores".lower()).strip("-")
 
 
+def gpu() -> dict[str, str]:
+    """What the figures of this GPU depend on, too."""
+    return {
+        "capability": ".".join(map(str, torch.cuda.get_device_capability())),
+        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "cuda": str(torch.version.cuda),
+        "backends": ", ".join(name + (f" ({why})" if why else "") for name, why in backends.status().items()),
+    }
+
+
+def _said(*command: str) -> str:
+    """What a program prints; nothing if it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
 def _commit() -> str:
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        return _said("git", "-C", str(ROOT), *arguments)
 
     # What a run itself writes is no change of the code that it measures.
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!docs", ":!bench/results")

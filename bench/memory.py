@@ -17,38 +17,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import peers
 import torch
-from cases import FULL, TRAINING, Case, everybody, inputs, result_bytes
-from peers import Options
-from schema import Memory
-from speed import ours_here
 
-HERE = Path(__file__)
+from bench import child, thunks
+from bench.cases import Case, inputs, result_bytes
+from bench.groups import FULL, TRAINING, implementations
+from bench.implementations import Options, ours_here, said
+from bench.peers import find
+from bench.schema import Memory
 
 
 def cases(size: tuple[int, ...] = FULL) -> list[Case]:
-    """What a training step asks of every op, by everybody."""
-    return [Case("memory", op, wanted, size, rivals=everybody(op, wanted)) for op, wanted in TRAINING]
+    """What a training step asks of every op, by every implementation."""
+    return [Case("memory", op, wanted, size, peers=implementations(op, wanted)) for op, wanted in TRAINING]
 
 
-def run(chosen: list[Case], device: str = "cpu", tell: Callable[[str], None] = lambda line: None) -> Iterator[Memory]:
-    """A row for each case and rival."""
+def run(
+    chosen: list[Case], device: str = "cpu", on_progress: Callable[[str], None] = lambda line: None
+) -> Iterator[Memory]:
+    """A row for each case and implementation."""
     for case in chosen:
-        for rival in ("fastreg", *case.rivals):
-            one = peers.find(case.op, rival)
+        for name in ("fastreg", *case.peers):
+            one = find(case.op, name)
             if one.compiles or (case.wanted and not one.gradients):
                 continue  # the compiler itself would be measured; or there is no such job
-            tell(f"memory: {case.name}: {rival}")
-            yield alone(case, rival, device)
+            on_progress(f"memory: {case.name}: {name}")
+            yield alone(case, name, device)
 
 
-def alone(case: Case, rival: str, device: str = "cpu", minutes: float = 5) -> Memory:
+def alone(case: Case, implementation: str, device: str = "cpu", minutes: float = 5) -> Memory:
     """One row, from a process of its own."""
     job = {"op": case.op, "wanted": case.wanted, "size": case.size, "batch": case.batch, "channels": case.channels}
-    job |= {"dtype": case.dtype, "options": vars(case.options), "rival": rival, "device": device}
+    job |= {"dtype": case.dtype, "options": vars(case.options), "implementation": implementation, "device": device}
     job |= {"threads": torch.get_num_threads()}
-    name = ours_here(torch.empty(0, device=device)) if rival == "fastreg" else rival
+    name = ours_here(torch.empty(0, device=device)) if implementation == "fastreg" else implementation
     row = Memory(
         op=case.op,
         work=case.work,
@@ -61,29 +63,33 @@ def alone(case: Case, rival: str, device: str = "cpu", minutes: float = 5) -> Me
     )
     try:
         done = subprocess.run(
-            [sys.executable, str(HERE), json.dumps(job)], capture_output=True, text=True, timeout=60 * minutes
+            child.command("bench.memory", json.dumps(job)),
+            env=child.environment(),
+            capture_output=True,
+            text=True,
+            timeout=60 * minutes,
         )
     except subprocess.TimeoutExpired:
         row.absent = f"not done after {minutes:g} min"
         return row
     lines = done.stdout.strip().splitlines()
-    said: dict[str, Any] = json.loads(lines[-1]) if done.returncode == 0 and lines else {}
-    row.absent = said.get("absent")
-    if not said:
+    told: dict[str, Any] = json.loads(lines[-1]) if done.returncode == 0 and lines else {}
+    row.absent = told.get("absent")
+    if not told:
         row.absent = f"exit status {done.returncode}: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}"[
             :200
         ]
     if row.absent is None:
-        row.peak, row.bytes = said["peak"], result_bytes(case)
+        row.peak, row.bytes = told["peak"], result_bytes(case)
     return row
 
 
-def measured(case: Case, rival: str, device: str) -> int:
+def measured(case: Case, implementation: str, device: str) -> int:
     """Bytes at the peak of one run, above what was there before it. Call it once in a process."""
-    one = peers.find(case.op, rival)
+    one = find(case.op, implementation)
     small = replace(case, size=(24, 24, 24))
-    peers.thunk(one, case.options, inputs(small, device), case.wanted)()  # imports, thread pools, code pages
-    job = peers.thunk(one, case.options, inputs(case, device), case.wanted)
+    thunks.thunk(one, small, inputs(small, device))()  # imports, thread pools, code pages
+    job = thunks.thunk(one, case, inputs(case, device))
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -144,9 +150,9 @@ def _main() -> None:
         options=Options(**job["options"]),
     )
     try:
-        print(json.dumps({"peak": measured(case, job["rival"], job["device"])}))
+        print(json.dumps({"peak": measured(case, job["implementation"], job["device"])}))
     except Exception as error:  # any: a peer's failure is a row
-        print(json.dumps({"absent": peers.said(error)}))
+        print(json.dumps({"absent": said(error)}))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import speed
-from cases import ci
-from machine import ROOT, processor
-from schema import Record, Speed, read
-
-from fastreg.files import InputError
+from bench import ROOT, speed
+from bench.groups import ci
+from bench.implementations import is_ours
+from bench.machine import processor
+from bench.schema import Record, Speed, read
+from fastreg.utils.files import InputError
 
 RESULTS = ROOT / "bench" / "results"
 LEAST = 0.5
@@ -22,11 +22,11 @@ Ratios = dict[tuple[str, str, str], float]
 def of(rows: list[Speed]) -> Ratios:
     """The ratios in rows of the group "ci", each with its one peer."""
     timed = [row for row in rows if row.group == "ci" and row.median is not None]
-    peers = {(row.op, row.work): row for row in timed if not speed.is_ours(row.backend)}
+    peers = {(row.op, row.work): row for row in timed if not is_ours(row.backend)}
     return {
         (row.op, row.work, row.backend): peers[row.op, row.work].median / row.median
         for row in timed
-        if speed.is_ours(row.backend) and (row.op, row.work) in peers
+        if is_ours(row.backend) and (row.op, row.work) in peers
     }
 
 

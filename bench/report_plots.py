@@ -8,22 +8,12 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from schema import Memory, Record, Speed
-from speed import is_ours
 
-from fastreg.files import atomic
-
-OURS = "#d1495b"
-PEERS = {
-    "torch": "#30638e",
-    "torch.compile": "#7ba7cc",
-    "VoxelMorph": "#5b8c5a",
-    "neurite": "#5b8c5a",
-    "MONAI": "#c78c11",
-    "FireANTs": "#7b5ea7",
-    "SimpleITK": "#8c6d5b",
-    "scipy": "#777777",
-}
+from bench.implementations import is_ours
+from bench.peers.colours import COLOURS, UNKNOWN
+from bench.schema import Memory, Record, Speed, Timing
+from bench.tables import size_of
+from fastreg.utils.files import atomic
 
 
 def family(backend: str) -> str:
@@ -33,7 +23,7 @@ def family(backend: str) -> str:
 
 def colour(backend: str) -> str:
     """One for each family."""
-    return OURS if is_ours(backend) else PEERS.get(family(backend), "#444444")
+    return COLOURS.get(family(backend), UNKNOWN)
 
 
 def draw(record: Record, folder: Path) -> list[Path]:
@@ -89,8 +79,8 @@ def ratios(record: Record) -> Any:
     bars = []
     for name, rows in groups.items():
         ours = next((row for row in rows if is_ours(row.backend)), None)
-        rivals = sorted((row for row in rows if not is_ours(row.backend)), key=lambda row: row.median)
-        bars += [(name, row, row.median / ours.median) for row in rivals if ours is not None]
+        peers = sorted((row for row in rows if not is_ours(row.backend)), key=lambda row: row.median)
+        bars += [(name, row, row.median / ours.median) for row in peers if ours is not None]
     if not bars:
         return None
     figure = _figure(9, 1.2 + 0.2 * len(bars) + 0.3 * len(groups))
@@ -108,7 +98,7 @@ def ratios(record: Record) -> Any:
         place += 1
     axes.set_xscale("log")
     axes.set_xlim(0.7, max(ratio for *_, ratio in bars) * 30)
-    axes.axvline(1, color=OURS, lw=1.2)
+    axes.axvline(1, color=COLOURS["fastreg"], lw=1.2)
     axes.set_yticks([])
     axes.set_ylim(place, 0)
     _tidy(axes)
@@ -205,5 +195,43 @@ def roofline(record: Record) -> Any:
     shown = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend(shown.values(), shown.keys(), fontsize=7, frameon=False, loc="lower left")
     axes.set_title(_title(record), fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def draw_gpu(record: Record, folder: Path) -> list[Path]:
+    """A picture for each size of a GPU's run: float32 times of every implementation, and floors as lines."""
+    written = []
+    rows = [row for row in record.of(Timing) if row.dtype == "float32" and row.median is not None]
+    sizes = [row.group if isinstance(row, Speed) else size_of(row) for row in rows]
+    for number, size in enumerate(dict.fromkeys(sizes)):
+        figure = gpu_bars([row for row, one in zip(rows, sizes, strict=True) if one == size], size)
+        path = folder / f"size_{number}.png"
+        with atomic(path) as partial:
+            figure.savefig(partial, dpi=120)
+        written.append(path)
+    return written
+
+
+def gpu_bars(rows: list[Timing], size: str) -> Any:
+    """A group of bars for each op, a bar for each implementation."""
+    names = {id(row): ", ".join(part for part in (row.op, row.work, row.option) if part) for row in rows}
+    ops, who = list(dict.fromkeys(names.values())), list(dict.fromkeys(row.backend for row in rows))
+    figure = _figure(10, 0.5 * len(ops) + 2)
+    axes = figure.subplots()
+    height = 0.8 / len(who)
+    for k, backend in enumerate(who):
+        mine = [row for row in rows if row.backend == backend]
+        places = [ops.index(names[id(row)]) + k * height for row in mine]
+        axes.barh(places, [row.median for row in mine], height, label=backend)
+    for place, op in enumerate(ops):
+        floor = next((row.copy for row in rows if names[id(row)] == op and isinstance(row, Speed)), None)
+        if floor:
+            axes.plot([floor, floor], [place - 0.1, place + 0.8], "k:")
+    axes.set_yticks([place + 0.4 for place in range(len(ops))], ops)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel(f"ms, {size}, float32; dotted: a copy of the same bytes")
+    axes.legend()
     figure.tight_layout()
     return figure

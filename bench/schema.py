@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fastreg.files import InputError, atomic
+from fastreg.utils.files import InputError, atomic
 
 VERSION = 1
 
@@ -50,7 +50,7 @@ class Exactness(Row):
 
     kind = "exactness"
     data: str
-    """Which data; see cases.py."""
+    """Which data; see data.py."""
     error: float | None = None
     """Largest absolute difference over the largest absolute value of the truth."""
     tolerance: float | None = None
@@ -74,11 +74,15 @@ class Timing(Row):
     p20: float | None = None
     p80: float | None = None
     runs: int = 0
+    peak: int | None = None
+    """Most bytes above the inputs, where they were seen together with the time: on a GPU."""
+    kept: int | None = None
+    """Bytes that the forward leaves for the backward, above its result."""
 
 
 @dataclass(kw_only=True)
 class Speed(Timing):
-    """One rival in one interleaved group; rows with the same group took turns."""
+    """One implementation in a group; rows of the same group took turns, save on a GPU, which does not drift."""
 
     kind = "speed"
     group: str
@@ -144,6 +148,8 @@ class Record:
 
     machine: Machine
     rows: list[Row] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
+    """What else there is to say of the run: a GPU's driver, what was left out."""
     version: int = VERSION
 
     def of(self, kind: type[R], **wanted: Any) -> list[R]:
@@ -159,9 +165,10 @@ class Record:
             "rows": [{"kind": row.kind, **_brief(row)} for row in self.rows],
         }
         lines = json.dumps(kept["rows"], allow_nan=False, separators=(", ", ": ")).replace("}, {", "},\n  {")
+        about = f' "about": {json.dumps(self.about)},\n' if self.about else ""
         with atomic(path) as partial:
             partial.write_text(
-                f'{{\n "version": {self.version},\n "machine": {json.dumps(kept["machine"])},\n "rows": [\n  '
+                f'{{\n "version": {self.version},\n "machine": {json.dumps(kept["machine"])},\n{about} "rows": [\n  '
                 f"{lines[1:-1]}\n ]\n}}\n"
             )
 
@@ -204,7 +211,8 @@ def read(path: Path) -> Record:
         if kind is None:
             raise InputError(f"{where}: kind must be one of {', '.join(KINDS)}")
         rows.append(_checked(_built(kind, one, where), where))
-    return Record(machine=_built(Machine, stored.get("machine", {}), f"results {path}, machine"), rows=rows)
+    machine = _built(Machine, stored.get("machine", {}), f"results {path}, machine")
+    return Record(machine=machine, rows=rows, about=_checked_about(stored.get("about", {}), path))
 
 
 B = TypeVar("B")
@@ -240,6 +248,12 @@ def _fits(value: Any, wanted: Any) -> bool:
     if wanted is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
+
+
+def _checked_about(about: Any, path: Path) -> dict[str, str]:
+    if not _fits(about, dict[str, str]):
+        raise InputError(f"results {path}: about must be words for words, got {about!r}")
+    return about
 
 
 def _checked(row: Row, where: str) -> Row:

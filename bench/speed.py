@@ -1,4 +1,4 @@
-"""Speed: rivals in interleaved turns, beside a copy of the same bytes.
+"""Speed: implementations in interleaved turns, beside a copy of the same bytes.
 
 No figure is measured for a backend whose gradients failed in the same run (`refused`).
 """
@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import peers
 import torch
-from cases import Case, floor_bytes, inputs
-from clock import Stopwatch, Thunk, summary, take_turns
-from peers import Rival
-from schema import Speed
 
-from fastreg import backends
-from fastreg.backends import native
+from bench import implementations
+from bench.cases import Case, floor_bytes, inputs
+from bench.clock import Stopwatch, Thunk, summary, take_turns
+from bench.implementations import Implementation, ours_here, said
+from bench.peers import find
+from bench.schema import Speed
+from bench.thunks import thunk
 
 COPY = "copy of the same bytes"
 LARGE = 1_000_000
@@ -33,7 +33,7 @@ def run(
     seconds: float,
     refused: Refused,
     device: str = "cpu",
-    tell: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Speed]:
     """The rows of all cases, within about `seconds` altogether; the time left is shared anew before every case."""
     stopwatch = Stopwatch(device)
@@ -42,7 +42,7 @@ def run(
     for number, case in enumerate(cases):
         weights = sum(one.weight for one in cases[number:])
         share = max(0.2, (end - time.monotonic()) * case.weight / weights)
-        tell(f"{case.group}: {case.name}")
+        on_progress(f"{case.group}: {case.name}")
         yield from measure(case, share, refused, device, stopwatch, pace)
 
 
@@ -56,8 +56,8 @@ def measure(
 ) -> list[Speed]:
     """The rows of one case.
 
-    `pace` carries each rival's milliseconds per voxel from case to case. A peer that would take longer than the case's
-    share and a half for one call is left out, and says so.
+    `pace` carries each implementation's milliseconds per voxel from case to case. A peer that would take longer than
+    the case's share and a half for one call is left out, and says so.
     """
     pace = {} if pace is None else pace
     threads = case.threads or torch.get_num_threads()
@@ -65,44 +65,44 @@ def measure(
     thunks: dict[str, Thunk] = {COPY: copy_of(floor_bytes(case), device)}
     with _threads(threads):
         tensors = inputs(case, device)
-        for rival, isa in _rivals(case):
-            name = ours_here(tensors[0]) if rival.name == "fastreg" else rival.name
+        for one, isa in _implementations(case):
+            name = ours_here(tensors[0]) if one.name == "fastreg" else one.name
             known = (case.op + case.work, name, threads)
-            if known not in pace and name in case.rivals and _voxels(case) > LARGE:
-                pace[known] = _tried(case, rival, device)
+            if known not in pace and name in case.peers and _voxels(case) > LARGE:
+                pace[known] = _tried(case, one, device)
             expected = pace.get(known, 0.0) * _voxels(case)
             if (case.op, name) in refused:
                 absent[name] = f"its gradients fail in this run: {refused[case.op, name]}"
-            elif name in case.rivals and expected > 1500 * seconds:
+            elif name in case.peers and expected > 1500 * seconds:
                 absent[name] = f"left out for want of time: about {expected / 1000:.0f} s a call"
             else:
                 try:
-                    with peers.instructions(isa):
-                        thunk = peers.thunk(rival, case.options, tensors, case.wanted)
-                    thunks[name] = thunk if isa is None else _with(isa, thunk)
+                    with implementations.instructions(isa):
+                        job = thunk(one, case, tensors)
+                    thunks[name] = job if isa is None else _with(isa, job)
                 except Exception as error:  # any: a peer's failure is a row, not the end of the run
-                    absent[name] = peers.said(error)
+                    absent[name] = said(error)
         times, failed = take_turns(thunks, seconds, stopwatch)
-    absent |= {name: peers.said(error) for name, error in failed.items()}
+    absent |= {name: said(error) for name, error in failed.items()}
     copy = summary(times.pop(COPY))["median"]
-    rows = [_row(case, name, device, threads, absent=why) for name, why in absent.items()]
+    rows = [row(case, name, device, threads, absent=why) for name, why in absent.items()]
     for name, runs in times.items():
-        row = _row(case, name, device, threads, copy=copy, bytes=floor_bytes(case), **summary(runs))
-        pace[case.op + case.work, name, threads] = (row.median or 0.0) / _voxels(case)
-        rows.append(row)
+        timed = row(case, name, device, threads, copy=copy, bytes=floor_bytes(case), **summary(runs))
+        pace[case.op + case.work, name, threads] = (timed.median or 0.0) / _voxels(case)
+        rows.append(timed)
     return rows
 
 
-def _tried(case: Case, rival: Rival, device: str) -> float:
+def _tried(case: Case, peer: Implementation, device: str) -> float:
     """Milliseconds per voxel of one call on a small case; 0 if it cannot, or if making it takes a compiler."""
-    if rival.compiles:
+    if peer.compiles:
         return 0.0
     small = replace(case, size=(40, 40, 40))
     try:
-        thunk = peers.thunk(rival, case.options, inputs(small, device), case.wanted)
-        thunk()
+        job = thunk(peer, small, inputs(small, device))
+        job()
         began = time.perf_counter()
-        thunk()
+        job()
         if device == "cuda":
             torch.cuda.synchronize()
         return 1000 * (time.perf_counter() - began) / _voxels(small)
@@ -110,7 +110,8 @@ def _tried(case: Case, rival: Rival, device: str) -> float:
         return 0.0
 
 
-def _row(case: Case, backend: str, device: str, threads: int, **figures: Any) -> Speed:
+def row(case: Case, backend: str, device: str, threads: int, **figures: Any) -> Speed:
+    """Of one implementation at a case."""
     return Speed(
         group=case.group,
         op=case.op,
@@ -129,32 +130,21 @@ def _voxels(case: Case) -> int:
     return case.batch * case.channels * case.size[0] * case.size[1] * case.size[2]
 
 
-def _rivals(case: Case) -> Iterator[tuple[Rival, str | None]]:
+def _implementations(case: Case) -> Iterator[tuple[Implementation, str | None]]:
     """fastreg, or the native backend with each instruction set, and the peers."""
     if case.isa:
-        for isa in reversed(peers.instruction_sets()):
-            yield peers.ours(case.op, "native", isa), isa
+        for isa in reversed(implementations.instruction_sets()):
+            yield implementations.ours(case.op, "native", isa), isa
     else:
-        yield peers.ours(case.op), None
-    for name in case.rivals:
-        yield peers.find(case.op, name), None
+        yield implementations.ours(case.op), None
+    for name in case.peers:
+        yield find(case.op, name), None
 
 
-def ours_here(tensor: torch.Tensor) -> str:
-    """The backend that fastreg chooses for a tensor, as rows call it."""
-    chosen = backends.choose(None, tensor)
-    return f"native {native.isa()}" if chosen == "native" else chosen
-
-
-def is_ours(backend: str) -> bool:
-    """Whether a row's backend is one of fastreg's."""
-    return backend.split(" ")[0].rstrip(",") in backends.BACKENDS
-
-
-def _with(isa: str, thunk: Thunk) -> Thunk:
+def _with(isa: str, job: Thunk) -> Thunk:
     def run() -> Any:
-        with peers.instructions(isa):
-            return thunk()
+        with implementations.instructions(isa):
+            return job()
 
     return run
 

@@ -1,12 +1,14 @@
 """Every backend within its tolerance of float64. It takes the `benchmark` fixture so that --benchmark-only runs it."""
 
-import exactness
 import pytest
+
+from bench import exactness
+from bench.data import DATA
 
 pytestmark = pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
 
 
-@pytest.mark.parametrize("op", exactness.DATA)
+@pytest.mark.parametrize("op", DATA)
 def test_fastreg_is_within_its_tolerances(op, exact, benchmark):
     rows = exact(op)
     assert sum(row.tolerance is not None for row in rows) > 20

@@ -1,69 +1,37 @@
 """fastreg: fast, exact registration of medical images.
 
 ``moved = fastreg.warp(vol, flow)`` and ``fastreg.lncc(a, b)`` are drop-in PyTorch ops; `fastreg --help` is the
-command line. Names are loaded on first use, so that the command line answers before torch is there.
+command line. The public names are those of `__init__.pyi`, and are loaded on first use, so that the command line
+answers before torch is there.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from fastreg import backends, losses
-    from fastreg.backends import use_backend
-    from fastreg.evaluation import evaluate
-    from fastreg.fields import compose, invert, jacobian_determinant, smoothness
-    from fastreg.model import RegistrationNet
-    from fastreg.ops.integrate import integrate
-    from fastreg.ops.lncc import lncc
-    from fastreg.ops.warp import warp
-    from fastreg.registration import register
 
-__version__ = "0.1.0"
+def _homes() -> dict[str, str]:
+    """Public name -> the module that has it, as the stub beside this file says; type checkers read the same file."""
+    tree = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: node.module for node in imports if node.module for alias in node.names}
 
-_HOMES = {
-    "RegistrationNet": "fastreg.model",
-    "backends": "fastreg.backends",
-    "compose": "fastreg.fields",
-    "evaluate": "fastreg.evaluation",
-    "integrate": "fastreg.ops.integrate",
-    "invert": "fastreg.fields",
-    "jacobian_determinant": "fastreg.fields",
-    "lncc": "fastreg.ops.lncc",
-    "losses": "fastreg.losses",
-    "register": "fastreg.registration",
-    "smoothness": "fastreg.fields",
-    "use_backend": "fastreg.backends",
-    "warp": "fastreg.ops.warp",
-}
 
-__all__ = [
-    "RegistrationNet",
-    "__version__",
-    "backends",
-    "compose",
-    "evaluate",
-    "integrate",
-    "invert",
-    "jacobian_determinant",
-    "lncc",
-    "losses",
-    "register",
-    "smoothness",
-    "use_backend",
-    "warp",
-]
+_HOMES = _homes()
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fastreg' has no attribute {name!r}")
-    module = importlib.import_module(_HOMES[name])
-    value = module if module.__name__ == f"fastreg.{name}" else getattr(module, name)
+    home = importlib.import_module(_HOMES[name])
+    value = vars(home)[name] if name in vars(home) else importlib.import_module(f"{_HOMES[name]}.{name}")
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -1,8 +1,9 @@
-"""How programs are laid over images, and how launches are sized. Shared by the kernels of every op."""
+"""How launches are sized. Shared by the launches of every op."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,44 +14,16 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ROWS, COLUMNS, WARPS = 8, 32, 4
 """The tile of kernels that are not tuned, because they add up a value: its order must not change."""
 
-_DTYPES = {
-    torch.float16: tl.float16,
-    torch.bfloat16: tl.bfloat16,
-    torch.float32: tl.float32,
-    torch.float64: tl.float64,
-    torch.int64: tl.int64,
-}
-
-
-@triton.jit
-def tile(D, H, W, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
-    """This program's image (int64), plane z and rows y [BLOCK_Y, 1], and columns x [1, BLOCK_X].
-
-    A tile lies in one plane: only the program, not every voxel, divides by the sizes. z has the shape of y because
-    the interpreter gets conditions wrong that mix scalars with tiles.
-    """
-    program = tl.program_id(0)
-    across = tl.cdiv(W, BLOCK_X)
-    down = tl.cdiv(H, BLOCK_Y)
-    x = (program % across) * BLOCK_X + tl.arange(0, BLOCK_X)[None, :]
-    program = program // across
-    y = (program % down) * BLOCK_Y + tl.arange(0, BLOCK_Y)[:, None]
-    program = program // down
-    return (program // D).to(tl.int64), program % D + y * 0, y, x
-
-
-@triton.jit
-def flat(z, y, x, H, W, WIDE: tl.constexpr):
-    """Index of a voxel in its image; 64 bits only where the image needs them."""
-    if WIDE:
-        z = z.to(tl.int64)
-    return (z * H + y) * W + x
-
 
 def programs(images: int, size: tuple[int, int, int], rows: int, columns: int) -> tuple[int]:
     """The launch grid of `tile`: one axis, because the others end at 65535."""
     depth, height, width = size
     return (images * depth * triton.cdiv(height, rows) * triton.cdiv(width, columns),)
+
+
+def tuned_programs(images: int, size: tuple[int, int, int]) -> Callable[[dict[str, Any]], tuple[int]]:
+    """`programs` for the tile that a `tuned` kernel runs with."""
+    return lambda config: programs(images, size, config["BLOCK_Y"], config["BLOCK_X"])
 
 
 def grid_3d(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -59,12 +32,12 @@ def grid_3d(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return depth, height, width
 
 
-def compute_type(tensor: torch.Tensor) -> tl.dtype:
-    """Triton's name for a tensor's dtype."""
-    return _DTYPES[tensor.dtype]
+def work_type(*dtypes: torch.dtype) -> tl.dtype:
+    """What kernels compute in: float64 if an argument is float64, otherwise float32."""
+    return tl.float64 if torch.float64 in dtypes else tl.float32
 
 
-def tuned(kernel: Any, key: tuple[str, ...], zeroed: tuple[str, ...] = ()) -> Any:
+def tuned(kernel: triton.JITFunction, key: tuple[str, ...], zeroed: tuple[str, ...] = ()) -> triton.runtime.Autotuner:
     """`kernel` with the fastest of a few tiles for each `key` of arguments, remembered on disk.
 
     Args:

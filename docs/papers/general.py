@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from fastreg.cli._output import err, out, print_table
-from fastreg.data import normalised
-from fastreg.evaluation import evaluate
-from fastreg.files import InputError, atomic
-from fastreg.images import Image, load_image
-from fastreg.registration import register
-from fastreg.segmentation import read_structures
+from fastreg.cli.output import err, out, print_table
+from fastreg.data.intensity import normalised
+from fastreg.evaluation.scoring import evaluate
+from fastreg.geometry.image import Image
+from fastreg.io.images import load_image
+from fastreg.io.labels import read_structures
+from fastreg.registration.pairwise import register
+from fastreg.utils.files import InputError, atomic
 
 DATA = Path(os.environ.get("FASTREG_DATA", "data"))
 CONTRASTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None] = {
@@ -116,9 +117,9 @@ def measure(pair: dict[str, str], contrast: str, method: str, moving: Image, dev
     groups = read_structures(pair.get("structures") or "all")
     figures = evaluate(
         fixed_labels=pair["fixed_labels"], moving_labels=pair["moving_labels"], warp=found.warp, hd95=False,
-        labels=None if groups is None else [label for group in groups for label in group],
+        labels=None if groups is None else [label for group in groups.values() for label in group],
     )  # fmt: skip
-    seconds = sum(value for name, value in found.log.items() if name.endswith("_seconds"))
+    seconds = found.seconds
     names = [Path(pair[role]).name.split(".")[0].removesuffix("_t1") for role in ("moving", "fixed")]
     values = (
         " to ".join(names), contrast, method, figures["dice_before_mean"], figures["dice_mean"],

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 import fastreg
-from fastreg.cascade import cascade
-from fastreg.cli._output import out, print_table
-from fastreg.files import InputError, atomic
-from fastreg.model import ARCHITECTURES
+from fastreg.cli.output import out, print_table
+from fastreg.nn.cascade import cascade
+from fastreg.nn.unet import ARCHITECTURES
+from fastreg.utils.files import InputError, atomic
 
 COLUMNS = ("network", "size", "device", "threads", "seconds", "least", "most", "repeats")
 

@@ -17,14 +17,14 @@ import numpy as np
 import study
 import torch
 
-from fastreg import checkpoint
-from fastreg.cli._output import out
-from fastreg.cohorts import Subject
-from fastreg.config import TrainConfig
-from fastreg.data import normalised
-from fastreg.files import InputError
-from fastreg.images import load_image, open_numpy, save_image
-from fastreg.metrics import dice
+from fastreg.cli.output import out
+from fastreg.data.cohorts import Subject
+from fastreg.data.intensity import normalised
+from fastreg.evaluation.metrics import dice
+from fastreg.io.images import load_image, open_numpy, save_image
+from fastreg.nn import checkpoint
+from fastreg.training.config import TrainConfig
+from fastreg.utils.files import InputError
 
 DATA = Path(os.environ.get("FASTREG_DATA", "data")) / "slices"
 
@@ -61,7 +61,7 @@ def score_region(model: Path, people: list[Subject]) -> tuple[float, float]:
     found = []
     for moving, fixed in permutations(people, 2):
         images = [load_image(person.image) for person in (moving, fixed)]
-        scaled = [torch.from_numpy(normalised(image.data, about.working["normalise"]))[None, None] for image in images]
+        scaled = [torch.from_numpy(normalised(image.data, about.working.normalise))[None, None] for image in images]
         with torch.inference_mode():
             region = net(*scaled).region[0, 0] > 0
         found.append(dice((images[1].data > 0).astype(np.uint8), region.numpy().astype(np.uint8))[1])
@@ -82,15 +82,14 @@ def main() -> None:
     few = study.write_list(given.output / "few.csv", everybody[: given.few])
     masks = write_masks(everybody[: given.few], given.output / "masks")
     rest = study.write_list(given.output / "additional.csv", everybody[given.few :])
-    base = TrainConfig(
+    base = TrainConfig.of(
         images=few, output=given.output / "few", model="vm2", loss="mse", penalty="edge_aware", lambda_=0.015, lr=5e-4,
         schedule="cosine", batch_size=4, spacing=1.0, steps=given.steps, minutes=given.minutes, val_every=0,
         save_every=200, workers=0, seed=given.seed, device=given.device, threads=given.threads,
     )  # fmt: skip
 
     def arm(name: str, folder: str, **change: object) -> study.Arm:
-        values = {**vars(base), **change, "output": given.output / folder}
-        return study.Arm("additional images", name, TrainConfig(**values))
+        return study.Arm("additional images", name, base.changed(**change, output=given.output / folder))
 
     arms = [
         arm(f"{given.few} images", "few"),
@@ -100,7 +99,7 @@ def main() -> None:
     ]
     rows = study.run(arms, list(permutations(test, 2)), given)
     if rows:
-        mean, sd = score_region(arms[-1].config.output / "model.safetensors", test)
+        mean, sd = score_region(arms[-1].config.run.output / "model.safetensors", test)
         out.print(f"predicted region of interest: Dice {mean:.3f} ± {sd:.3f}")
         study.plot(rows, "additional images", given.output / "additional_images.png", "")
 

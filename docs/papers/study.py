@@ -10,17 +10,17 @@ import csv
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from fastreg.cli._output import err, print_table
-from fastreg.cli._train_log import TrainBar
-from fastreg.cohorts import Cohort, Subject
-from fastreg.config import TrainConfig
-from fastreg.evaluation import evaluate
-from fastreg.files import InputError, atomic
-from fastreg.registration import register
-from fastreg.train import fit
+from fastreg.cli.output import err, print_table
+from fastreg.cli.train_bar import TrainBar
+from fastreg.data.cohorts import Cohort, Subject
+from fastreg.evaluation.scoring import evaluate
+from fastreg.registration.pairwise import register
+from fastreg.training.config import TrainConfig
+from fastreg.training.trainer import fit
+from fastreg.utils.files import InputError, atomic
 
 COLUMNS = ("study", "arm", "x", "pair", "dice_before", "dice", "folds", "voxels", "seconds")
 
@@ -78,7 +78,7 @@ def run(
 
     A run that was stopped goes on where it was. Arms of equal training share their network.
     """
-    trainings = list(dict.fromkeys(arm.config.output for arm in arms))
+    trainings = list(dict.fromkeys(arm.config.run.output for arm in arms))
     err.print(
         f"{len(arms)} arms, {len(trainings)} networks of at most {options.minutes:g} minutes: "
         f"about {len(trainings) * options.minutes / 60:.1f} hours, and {len(arms) * len(pairs)} registrations"
@@ -95,7 +95,7 @@ def run(
             figures = evaluate(
                 fixed_labels=fixed.label, moving_labels=moving.label, warp=found.warp, labels=structures, hd95=False
             )
-            seconds = sum(value for name, value in found.log.items() if name.endswith("_seconds"))
+            seconds = found.seconds
             values = (
                 arm.study, arm.name, "" if arm.x is None else arm.x, f"{moving.id} to {fixed.id}",
                 figures["dice_before_mean"], figures["dice_mean"], figures["folds_central"],
@@ -116,12 +116,12 @@ def _write(rows: Sequence[dict[str, str]], path: Path) -> None:
 
 
 def _train(arm: Arm) -> Path:
-    done = arm.config.output / "done"
+    done = arm.config.run.output / "done"
     if not done.is_file():
         with TrainBar(quiet=True) as bar:
-            fit(replace(arm.config, resume=True), bar)
+            fit(arm.config.changed(resume=True), bar)
         done.write_text("trained to the end of its steps or minutes\n")
-    return arm.config.output / "model.safetensors"
+    return arm.config.run.output / "model.safetensors"
 
 
 def mean_sd(rows: Sequence[dict[str, str]], column: str) -> tuple[float, float]:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import study
 
-from fastreg.cohorts import read_cohort
-from fastreg.config import TrainConfig
-from fastreg.files import InputError
-from fastreg.segmentation import read_structures
+from fastreg.data.cohorts import read_cohort
+from fastreg.io.labels import read_structures
+from fastreg.training.config import TrainConfig
+from fastreg.utils.files import InputError
 
 DATA = Path(os.environ.get("FASTREG_DATA", "data")) / "brains"
 STUDIES = ("size", "loss", "width", "refine", "segmentation")
@@ -71,12 +71,12 @@ def main() -> None:
             "loss": "lncc", "window": 5, "lambda_": 1.0, "amp": True, "channels_last": True, "val_every": 0,
             "workers": 1, "seed": given.seed, "device": given.device, "threads": given.threads, **change,
         }  # fmt: skip
-        return study.Arm(of, name, TrainConfig(**values), refine, float(n) if of == "size" else None)
+        return study.Arm(of, name, TrainConfig.of(**values), refine, float(n) if of == "size" else None)
 
     # The base network, on everybody, is an arm of several studies; its folder makes it one training.
     base = f"lncc_{len(training)}"
     mse = {"loss": "mse", "lambda_": 0.02}
-    structures = sorted(label for group in read_structures(coarse) or () for label in group)
+    structures = sorted(label for group in (read_structures(coarse) or {}).values() for label in group)
     some = ",".join(map(str, structures[::2]))
     every = {
         "size": [arm("size", f"{n} scans", f"lncc_{n}", n) for n in sizes],
@@ -101,7 +101,7 @@ def main() -> None:
     }
     arms = [one for name in chosen for one in every[name]]
     groups = read_structures(given.score)
-    score = None if groups is None else [label for group in groups for label in group]
+    score = None if groups is None else [label for group in groups.values() for label in group]
     rows = study.run(arms, list(permutations(study.subset(cohort, test), 2)), given, score)
     for name in chosen if rows else ():
         study.plot(rows, name, given.output / f"{name}.png", "training scans")

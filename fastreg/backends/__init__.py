@@ -12,12 +12,12 @@ from types import ModuleType
 
 import torch
 
-from fastreg.backends import cuda, native, reference, triton
+from fastreg.backends import cpu, cuda, reference, triton
 
 BACKENDS: dict[str, ModuleType] = {
     "cuda": cuda,
     "triton": triton,
-    "native": native,
+    "native": cpu,
     "reference": reference,
 }
 """In order of preference."""

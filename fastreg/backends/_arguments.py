@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fastreg.types import MODES, PADDINGS, Flow, LnccForm, Volume
+from fastreg.backends.lncc_form import LnccForm
+from fastreg.types import MODES, PADDINGS, Flow, Volume
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _FLOORS = {"none": 0, "max": 1, "add": 2}

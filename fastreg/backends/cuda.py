@@ -14,7 +14,8 @@ import torch
 from fastreg.backends import _arguments as arguments
 from fastreg.backends import reference
 from fastreg.backends._arguments import address
-from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
+from fastreg.backends.lncc_form import LnccForm
+from fastreg.types import Flow, Mask, Scalar, Volume
 
 try:
     from fastreg import _C

@@ -10,7 +10,8 @@ import itertools
 
 import torch
 
-from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
+from fastreg.backends.lncc_form import LnccForm
+from fastreg.types import Flow, Mask, Scalar, Volume
 
 # Displacements beyond this are outside every image; the clamp keeps them, and infinities, integers.
 FAR = 2.0**30
@@ -92,7 +93,7 @@ def warp(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) 
     vol, flow = _prepare(vol, flow, channels_last)
     size, grid = tuple(vol.shape[2:]), tuple(flow.shape[2:])
     ndim = len(size)
-    lost = flow.detach().isnan().any(1).flatten(1)[:, None]  # NaN coordinate -> NaN there and only there
+    is_nan = flow.detach().isnan().any(1).flatten(1)[:, None]  # NaN coordinate -> NaN there and only there
     if mode == "nearest":
         flat, inside = linear_index([_nearest(flow, axis) for axis in range(ndim)], size, padding)
         out = torch.where(inside[:, None], _gather(vol, flat), 0.0)
@@ -109,7 +110,7 @@ def warp(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) 
             # A NaN voxel must not reach a neighbour whose weight for it is 0.
             value = torch.where(inside[:, None] & ((weight.detach() != 0) | value.isfinite()), value, 0.0)
             out = out + weight * value
-    out = torch.where(lost, torch.full_like(out, float("nan")), out)
+    out = torch.where(is_nan, torch.full_like(out, float("nan")), out)
     return out.reshape(*vol.shape[:2], *grid).to(dtype)
 
 
@@ -125,9 +126,9 @@ def warp_backward(
     vol_dtype, flow_dtype = vol.dtype, flow.dtype
     vol, flow = _prepare(vol, flow, channels_last)
     size, ndim = tuple(vol.shape[2:]), vol.ndim - 2
-    lost = flow.isnan().any(1).flatten(1)[:, None]
+    is_nan = flow.isnan().any(1).flatten(1)[:, None]
     upstream = grad.to(vol.dtype).flatten(2)
-    scattered = torch.where(lost, 0.0, upstream)
+    scattered = torch.where(is_nan, 0.0, upstream)
     grad_vol = torch.zeros_like(vol).flatten(2)
     grad_flow = torch.zeros_like(flow).flatten(2)
     if mode == "nearest":
@@ -149,7 +150,7 @@ def warp_backward(
                         if other != k:
                             slope = slope * factors[other]
                     grad_flow[:, k] += (slope * value).sum(1)
-        grad_flow = torch.where(lost, float("nan"), grad_flow)
+        grad_flow = torch.where(is_nan, float("nan"), grad_flow)
     grad_flow = grad_flow.reshape(flow.shape)
     if channels_last:
         grad_flow = grad_flow.movedim(1, -1).contiguous()

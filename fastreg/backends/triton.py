@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from fastreg.backends import reference
-from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
+from fastreg.backends.lncc_form import LnccForm
+from fastreg.types import Flow, Mask, Scalar, Volume
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _INSTALLED = importlib.util.find_spec("triton") is not None

@@ -16,7 +16,8 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter, config
 from rich.console import Console
 
-from fastreg.files import InputError
+from fastreg._version import __version__
+from fastreg.utils.files import InputError
 
 COMMANDS = {
     "demo": "Demo",
@@ -48,8 +49,6 @@ def _command(cls: type) -> Callable[..., None]:
 
 def build() -> App:
     """The application with all its commands."""
-    from fastreg import __version__
-
     app = App(
         name="fastreg",
         default_parameter=Parameter(negative_iterable=()),

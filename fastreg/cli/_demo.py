@@ -4,67 +4,73 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastreg import checkpoint, phantom
-from fastreg.cli._output import err, out, print_json, print_table
-from fastreg.cli._train_log import TrainBar
-from fastreg.config import TrainConfig
-from fastreg.files import InputError
-from fastreg.images import Image, save_image
-from fastreg.metrics import dice, endpoint_error, mean, regularity
-from fastreg.plots import loss_curve, registration_figure
-from fastreg.registration import register
-from fastreg.train import fit
+from fastreg.cli.output import err
+from fastreg.cli.train_bar import TrainBar
+from fastreg.data import phantom
+from fastreg.evaluation.metrics import dice, endpoint_error, mean, regularity
+from fastreg.geometry.image import Image
+from fastreg.io.images import save_image
+from fastreg.nn import checkpoint
+from fastreg.plots.registration import registration_figure
+from fastreg.plots.training import loss_curve
+from fastreg.registration.pairwise import register
+from fastreg.training.config import TrainConfig
+from fastreg.training.trainer import fit
+from fastreg.utils.files import InputError
 
-if TYPE_CHECKING:
-    from fastreg.cli.demo import Demo
 
+def run_demo(
+    output: Path, subjects: int, unseen: int, steps: int, spacing: float, model: str, seed: int, device: str | None
+) -> tuple[list[dict[str, Any]], float]:
+    """Makes the cohort, trains, registers the unseen subjects and draws the picture; arguments as in `fastreg demo`.
 
-def run_demo(options: Demo) -> None:
-    """Makes the cohort, trains, registers the unseen subjects, prints the figures and draws the picture."""
-    if options.subjects < 2 or options.unseen < 2:
-        raise InputError(f"subjects and unseen: expected at least 2, got {options.subjects} and {options.unseen}")
+    Returns:
+        The figures of every registration, and the seconds of it all.
+    """
+    if subjects < 2 or unseen < 2:
+        raise InputError(f"subjects and unseen: expected at least 2, got {subjects} and {unseen}")
     began = time.perf_counter()
-    cohort = options.output / "cohort"
-    err.print(f"making {options.subjects + options.unseen} subjects from the MNI152 template")
-    people = _make_cohort(options, cohort)
+    cohort = output / "cohort"
+    err.print(f"making {subjects + unseen} subjects from the MNI152 template")
+    seeds = [1000 * seed + k for k in range(subjects + unseen)]
+    for k, person in enumerate(seeds):
+        _make_subject(cohort / ("train" if k < subjects else "unseen"), person)
 
     with TrainBar(quiet=True) as bar:
-        path = fit(_training(options, cohort), bar)
-    loss_curve(options.output / "run" / "metrics.csv", options.output / "loss.png")
+        path = fit(_training(cohort, output / "run", steps, spacing, model, seed, device), bar)
+    loss_curve(output / "run" / "metrics.csv", output / "loss.png")
 
-    model = checkpoint.load(path)
+    network = checkpoint.load(path)
+    unseen_seeds = seeds[subjects:]
     rows = []
-    unseen = people[options.subjects :]
-    for k, moving in enumerate(unseen):
-        fixed = unseen[(k + 1) % len(unseen)]
-        rows.append(_register_one(options, cohort, model, fixed, moving, first=k == 0))
-    _report(options, rows, time.perf_counter() - began)
+    for k, moving in enumerate(unseen_seeds):
+        fixed = unseen_seeds[(k + 1) % len(unseen_seeds)]
+        rows.append(_register_one(cohort / "unseen", output, network, fixed, moving, first=k == 0))
+    return rows, time.perf_counter() - began
 
 
 def _name(seed: int) -> str:
     return f"subject{seed:03d}"
 
 
-def _make_cohort(options: Demo, folder: Path) -> list[int]:
-    """Writes images and labels; returns the subjects' seeds, those to train on first."""
-    seeds = [1000 * options.seed + k for k in range(options.subjects + options.unseen)]
-    for k, seed in enumerate(seeds):
-        person = phantom.subject(seed)
-        group = folder / ("train" if k < options.subjects else "unseen")
-        save_image(group / f"{_name(seed)}_t1.nii.gz", person.image, phantom.AFFINE)
-        save_image(group / f"{_name(seed)}_labels.nii.gz", person.labels, phantom.AFFINE)
-    return seeds
+def _make_subject(folder: Path, seed: int) -> None:
+    """Writes the image and the labels of the person that `seed` makes."""
+    person = phantom.subject(seed)
+    save_image(folder / f"{_name(seed)}_t1.nii.gz", person.image, phantom.AFFINE)
+    save_image(folder / f"{_name(seed)}_labels.nii.gz", person.labels, phantom.AFFINE)
 
 
-def _training(options: Demo, cohort: Path) -> TrainConfig:
-    return TrainConfig(
+def _training(
+    cohort: Path, output: Path, steps: int, spacing: float, model: str, seed: int, device: str | None
+) -> TrainConfig:
+    return TrainConfig.of(
         images=str(cohort / "train" / "*_t1.nii.gz"),
-        output=options.output / "run",
-        model=options.model,  # type: ignore[arg-type]
-        spacing=options.spacing,
-        steps=options.steps,
+        output=output,
+        model=model,
+        spacing=spacing,
+        steps=steps,
         lr=1e-3,
         schedule="cosine",
         window=5,
@@ -75,21 +81,20 @@ def _training(options: Demo, cohort: Path) -> TrainConfig:
         workers=0,
         val_every=0,
         save_every=0,
-        seed=options.seed,
-        device=options.device,
+        seed=seed,
+        device=device,
         overwrite=True,
     )
 
 
-def _register_one(options: Demo, cohort: Path, model: Any, fixed: int, moving: int, first: bool) -> dict[str, Any]:
+def _register_one(folder: Path, output: Path, model: Any, fixed: int, moving: int, first: bool) -> dict[str, Any]:
     """Registers one unseen subject to another as a user would, and compares with the truth."""
-    folder = cohort / "unseen"
     start = time.perf_counter()
     images = [folder / f"{_name(seed)}_t1.nii.gz" for seed in (fixed, moving)]
     found = register(*images, model=model)
     seconds = time.perf_counter() - start
-    found.save_moved(options.output / f"{_name(moving)}_to_{_name(fixed)}.nii.gz")
-    found.save_warp(options.output / f"{_name(moving)}_to_{_name(fixed)}_warp.nii.gz")
+    found.save_moved(output / f"{_name(moving)}_to_{_name(fixed)}.nii.gz")
+    found.save_warp(output / f"{_name(moving)}_to_{_name(fixed)}_warp.nii.gz")
 
     ours, theirs = phantom.subject(fixed), phantom.subject(moving)
     flow = found.flow[0].numpy()
@@ -101,7 +106,7 @@ def _register_one(options: Demo, cohort: Path, model: Any, fixed: int, moving: i
             found.moving.data,
             found.moved[0, 0].numpy(),
             flow,
-            options.output / "figure.png",
+            output / "figure.png",
             affine=phantom.AFFINE,
             fixed_labels=ours.labels,
             moving_labels=theirs.labels,
@@ -125,34 +130,3 @@ def _register_one(options: Demo, cohort: Path, model: Any, fixed: int, moving: i
 def _error_mm(flow: Any, truth: Any, brain: Any) -> float:
     """Mean distance inside the fixed brain between where the voxels were sent and where they belong."""
     return float(endpoint_error(flow, truth, [phantom.VOXEL_MM] * 3, brain).mean())
-
-
-def _report(options: Demo, rows: list[dict[str, Any]], seconds: float) -> None:
-    summary = {name: mean(row[name] for row in rows) for name in rows[0] if isinstance(rows[0][name], float)}
-    if options.json:
-        print_json({"pairs": rows, "mean": summary, "total_seconds": seconds, "output": str(options.output)})
-        return
-    print_table(
-        ["moving -> fixed", "Dice before", "Dice", "error before, mm", "error, mm", "folds", "seconds"],
-        [
-            [
-                f"{row['moving']} -> {row['fixed']}",
-                f"{row['dice_before']:.3f}",
-                f"{row['dice']:.3f}",
-                f"{row['error_before_mm']:.2f}",
-                f"{row['error_mm']:.2f}",
-                f"{row['folds']} of {row['voxels']}",
-                f"{row['seconds']:.2f}",
-            ]
-            for row in rows
-        ],
-        title=f"{len(rows)} registrations of subjects that the network never saw",
-    )
-    out.print(
-        f"mean Dice {summary['dice_before']:.3f} -> {summary['dice']:.3f}, error against the known displacement "
-        f"{summary['error_before_mm']:.2f} -> {summary['error_mm']:.2f} mm, {summary['seconds']:.2f} s a pair; "
-        f"{seconds / 60:.1f} min in all"
-    )
-    out.print(
-        f"picture {options.output / 'figure.png'}, model {options.output / 'run' / 'model.safetensors'}", soft_wrap=True
-    )

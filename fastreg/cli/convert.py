@@ -12,13 +12,13 @@ from cyclopts import Parameter
 @Parameter(name="*")
 @dataclass
 class Convert:
-    """Turn a network of VoxelMorph into a model that `fastreg register --model` takes.
+    """Convert a VoxelMorph network into a model for `fastreg register --model`.
 
     Example: `fastreg convert cvpr2018_vm2_cc.h5 vm2.safetensors`
 
-    Reads the .h5 files of CVPR 2018, MICCAI 2018 and VxmDense (extra: compat) and the .pt files of VxmDense. Those say
-    nothing about the images that the network was trained on. --spacing, --orientation and --normalise do; their
-    defaults are what VoxelMorph's own brains have. Registering brings any image onto that working grid.
+    Reads the .h5 files of CVPR 2018, MICCAI 2018 and VxmDense (extra: compat) and the .pt files of VxmDense. These say
+    nothing about the images that the network was trained on, so --spacing, --orientation and --normalise do; the
+    defaults are those of VoxelMorph's own brains. Registration brings any image onto that working grid.
     """
 
     file: Path
@@ -26,14 +26,14 @@ class Convert:
     output: Path
     """The model to write: .safetensors."""
     indexing: Literal["ij", "xy"] | None = field(default=None, kw_only=True)
-    """Flow channels 0 and 1 of an .h5 file displace axes 0 and 1 (ij) or 1 and 0 (xy). If not said: as the file says,
-    or as the network shows on a test pair."""
+    """Whether flow channels 0 and 1 of an .h5 file displace axes 0 and 1 (ij) or 1 and 0 (xy). If not given: as the
+    file says, or as the network shows on a test pair."""
     spacing: float = field(default=1.0, kw_only=True)
-    """Edge of the training images' voxels, mm."""
+    """Voxel size of the training images, mm."""
     orientation: str = field(default="LIA", kw_only=True)
-    """Where the training images' axes run to, as `fastreg info` says it."""
+    """Orientation of the training images, such as LIA or RAS, as `fastreg info` prints it."""
     normalise: Literal["minmax", "percentile", "none"] = field(default="minmax", kw_only=True)
-    """How intensities become [0, 1]: by minimum and maximum, by percentiles, or not at all."""
+    """How intensities are scaled to [0, 1]: by minimum and maximum, by percentiles, or not at all."""
     overwrite: bool = field(default=False, kw_only=True)
     """Replace the model if it exists."""
     json: bool = field(default=False, kw_only=True)
@@ -41,11 +41,11 @@ class Convert:
 
     def run(self) -> None:
         """Reads, checks and writes."""
-        from fastreg import checkpoint
-        from fastreg.checkpoint import Checkpoint
-        from fastreg.cli._output import out, print_json
+        from fastreg.cli.output import out, print_json
         from fastreg.compat.voxelmorph import read_network
-        from fastreg.files import InputError, check_free
+        from fastreg.nn import checkpoint
+        from fastreg.nn.checkpoint import Checkpoint, WorkingSpace
+        from fastreg.utils.files import InputError, check_free
 
         if self.output.suffix != ".safetensors":
             raise InputError(f"output {self.output}: expected .safetensors, got {self.output.suffix or 'no ending'}")
@@ -58,18 +58,13 @@ class Convert:
         net = found.network()
         about = Checkpoint(
             network=net.options,
-            working={
-                "spacing_mm": self.spacing,
-                "orientation": self.orientation,
-                "shape": None if found.shape is None else list(found.shape),
-                "normalise": self.normalise,
-            },
+            working=WorkingSpace(self.spacing, self.orientation, found.shape or (), self.normalise),
             config={"converted_from": self.file.name, "notes": found.notes},
         )
         checkpoint.save(self.output, net, about)
         parameters = sum(p.numel() for p in net.parameters())
         if self.json:
-            print_json({"model": str(self.output), "parameters": parameters, "notes": found.notes, **vars(about)})
+            print_json({"model": str(self.output), "parameters": parameters, "notes": found.notes, **about.to_json()})
             return
         for note in found.notes:
             out.print(f"note    {note}", soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -29,13 +29,13 @@ class Demo:
     steps: int = 1500
     """Training steps."""
     spacing: float = 4.0
-    """Working resolution of the network in mm; the images have 2.75 mm."""
+    """Working resolution of the network in mm; the images have voxels of 2.75 mm."""
     model: str = "vm2"
     """The network: vm1, vm2 or vxm."""
     seed: int = 0
-    """Chance of the cohort and of the training."""
+    """Random seed for the cohort and the training."""
     device: str | None = None
-    """"cpu", "cuda" ...; a GPU if there is one."""
+    """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -43,4 +43,39 @@ class Demo:
         """Makes, trains, registers, compares, draws."""
         from fastreg.cli._demo import run_demo
 
-        run_demo(self)
+        rows, seconds = run_demo(
+            self.output, self.subjects, self.unseen, self.steps, self.spacing, self.model, self.seed, self.device
+        )
+        self._report(rows, seconds)
+
+    def _report(self, rows: list[dict[str, Any]], seconds: float) -> None:
+        from fastreg.cli.output import out, print_json, print_table
+        from fastreg.evaluation.metrics import mean
+
+        summary = {name: mean(row[name] for row in rows) for name in rows[0] if isinstance(rows[0][name], float)}
+        if self.json:
+            print_json({"pairs": rows, "mean": summary, "total_seconds": seconds, "output": str(self.output)})
+            return
+        print_table(
+            ["moving -> fixed", "Dice before", "Dice", "error before, mm", "error, mm", "folds", "seconds"],
+            [
+                [
+                    f"{row['moving']} -> {row['fixed']}",
+                    f"{row['dice_before']:.3f}",
+                    f"{row['dice']:.3f}",
+                    f"{row['error_before_mm']:.2f}",
+                    f"{row['error_mm']:.2f}",
+                    f"{row['folds']} of {row['voxels']}",
+                    f"{row['seconds']:.2f}",
+                ]
+                for row in rows
+            ],
+            title=f"{len(rows)} registrations of subjects that the network never saw",
+        )
+        out.print(
+            f"mean Dice {summary['dice_before']:.3f} -> {summary['dice']:.3f}, error against the known displacement "
+            f"{summary['error_before_mm']:.2f} -> {summary['error_mm']:.2f} mm, {summary['seconds']:.2f} s a pair; "
+            f"{seconds / 60:.1f} min in all"
+        )
+        picture, model = self.output / "figure.png", self.output / "run" / "model.safetensors"
+        out.print(f"picture {picture}, model {model}", soft_wrap=True)

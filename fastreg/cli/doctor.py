@@ -11,7 +11,7 @@ from cyclopts import Parameter
 @Parameter(name="*")
 @dataclass(kw_only=True)
 class Doctor:
-    """Which backends run on this machine, why the others refuse, and whether the kernels compute what they should.
+    """Check this machine: which backends run here, why the others cannot, and whether the kernels are exact.
 
     Example: `fastreg doctor`
     """
@@ -25,10 +25,11 @@ class Doctor:
 
         import torch
 
-        from fastreg import __version__, backends
-        from fastreg.backends import native
-        from fastreg.cli._output import out, print_json, print_table
-        from fastreg.files import InputError
+        from fastreg import backends
+        from fastreg._version import __version__
+        from fastreg.backends import cpu
+        from fastreg.cli.output import out, print_json, print_table
+        from fastreg.utils.files import InputError
 
         rows: list[dict[str, Any]] = []
         for name, why in backends.status().items():
@@ -39,7 +40,7 @@ class Doctor:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
-            "instructions": native.isa() if native.refuse() is None else None,
+            "instructions": cpu.isa() if cpu.refuse() is None else None,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         }
         if self.json:

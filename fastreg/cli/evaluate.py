@@ -16,7 +16,7 @@ class Evaluate:
 
     Example: `fastreg evaluate --fixed-labels fixed_seg.nii.gz --moving-labels moving_seg.nii.gz --warp warp.nii.gz`
 
-    What is not given is not scored. With a warp and the moving labels, the labels are warped here (nearest voxel).
+    What is not given is not scored. With a warp and moving labels, the labels are warped first (nearest voxel).
     """
 
     fixed_labels: Path | None = None
@@ -24,36 +24,36 @@ class Evaluate:
     moved_labels: Path | None = None
     """Label map of the moved image, on the fixed grid."""
     moving_labels: Path | None = None
-    """Label map of the moving image: for the figures before registration, and for --warp to move."""
+    """Label map of the moving image: for the figures before registration, and to be moved by --warp."""
     warp: Path | None = None
     """Displacement field (ITK, FreeSurfer, FSL, Learn2Reg, .npz): folds and SDlogJ."""
     fixed: Path | None = None
-    """The fixed image, if no labels of it are given."""
+    """The fixed image, if its labels are not given."""
     moving: Path | None = None
-    """The moving image, if no labels of it are given."""
+    """The moving image, if its labels are not given."""
     mask: Path | None = None
-    """On the fixed grid: folds and SDlogJ are reported inside it too."""
+    """A mask on the fixed grid: folds and SDlogJ are also reported inside it."""
     points_fixed: Path | None = None
     """CSV of landmarks in the fixed image (columns x, y, z)."""
     points_moving: Path | None = None
     """CSV of the same landmarks, in the same order, in the moving image."""
     points_space: Literal["ras", "lps", "voxel"] = "ras"
-    """What the landmarks are: RAS mm, LPS mm (ITK, ANTs), or voxel indices of their own image."""
+    """Coordinates of the landmarks: RAS mm, LPS mm (ITK, ANTs), or voxel indices of their own image."""
     pairs: Path | None = None
-    """CSV of many pairs: a column `name`, and columns named like the options above."""
+    """CSV of many pairs: a column `name`, and columns named after the options above."""
     labels: str | None = None
-    """The structures: 1,2,3 or a JSON file (a list, or a table of names); all of the fixed image by default."""
+    """The structures: 1,2,3 or a JSON file (a list, or a table of names); by default all of the fixed image."""
     learn2reg: bool = False
-    """Structures that the fixed or moving image lacks are left out, and HD95 is in voxels, as Learn2Reg has it."""
+    """Score as Learn2Reg does: leave out structures that the fixed or moving image lacks, and give HD95 in voxels."""
     hd95: bool = True
     """Compute HD95, the slowest of the figures (extra: eval)."""
     csv: Path | None = None
-    """Write a CSV file: a row for each pair, a column for each figure."""
+    """Write a CSV file with a row for each pair and a column for each figure."""
     plot: Path | None = None
     """Draw a box plot of Dice per structure, before and after, here (.png, .pdf, .svg; extra: plot)."""
     against: tuple[Path, ...] = ()
-    """Other methods for --plot: files of what this command printed with --json, named by the file. Repeat the option
-    for more."""
+    """Other methods for --plot: files with what this command printed with --json, each named after its file. Repeat for
+    several."""
     overwrite: bool = False
     """Replace the CSV file and the plot if they exist."""
     json: bool = False
@@ -65,13 +65,17 @@ class Evaluate:
         from collections.abc import Iterable
         from dataclasses import fields
 
-        from fastreg.cli._output import print_json, progress
-        from fastreg.evaluation import Pair, average, evaluate, read_labels, read_pairs, save_csv
-        from fastreg.files import InputError, check_free
-        from fastreg.images import check_ending
-        from fastreg.plots import PICTURE_ENDINGS
+        from fastreg.cli.output import print_json, progress
+        from fastreg.data.pairs import read_scored_files
+        from fastreg.evaluation.scoring import Pair, evaluate
+        from fastreg.evaluation.table import average, save_csv
+        from fastreg.io.images import check_ending
+        from fastreg.io.labels import read_labels
+        from fastreg.plots.canvas import PICTURE_ENDINGS
+        from fastreg.utils.files import InputError, check_free
 
-        single = {f.name: getattr(self, f.name) for f in fields(Pair) if getattr(self, f.name) is not None}
+        roles = [field.name for field in fields(Pair)]
+        single = {role: getattr(self, role) for role in roles if getattr(self, role) is not None}
         if self.pairs is not None and single:
             raise InputError(
                 f"--pairs names the files of every pair; leave out --{next(iter(single)).replace('_', '-')}"
@@ -86,14 +90,15 @@ class Evaluate:
         others = {path.stem: _dice_of(path) for path in self.against}
         if len(others) < len(self.against):
             raise InputError("--against: two files have the same name, which is what the picture calls a method")
-        names = {} if self.labels is None else read_labels(self.labels)
+        names = (None if self.labels is None else read_labels(self.labels)) or {}
         options: dict[str, Any] = {
             "labels": list(names) or None,
             "learn2reg": self.learn2reg,
             "hd95": self.hd95,
             "points_space": self.points_space,
         }
-        pairs = {"pair": Pair(**single)} if self.pairs is None else read_pairs(self.pairs)
+        listed = {"pair": single} if self.pairs is None else read_scored_files(self.pairs, roles)
+        pairs = {name: Pair(**files) for name, files in listed.items()}
         scored: dict[str, dict[str, Any]] = {}
         with contextlib.ExitStack() as stack:
             rows: Iterable[tuple[str, Pair]] = pairs.items()
@@ -125,8 +130,8 @@ def _plot(
     path: Path,
 ) -> None:
     """The box plot: before, the other methods, this one."""
-    from fastreg.files import InputError
-    from fastreg.plots import dice_boxplot
+    from fastreg.plots.dice import dice_boxplot
+    from fastreg.utils.files import InputError
 
     def rows(key: str) -> list[dict[str, float]]:
         return [{str(k): value for k, value in row[key].items()} for row in scored.values() if key in row]
@@ -137,10 +142,10 @@ def _plot(
         raise InputError("plot: expected Dice of moved labels, got none; give fixed labels and moved or moving labels")
     title = "" if len(scored) == 1 else f"{len(scored)} pairs"
     structures = dict.fromkeys(key for found in methods.values() for row in found for key in row)
-    told = {str(number): name for number, name in names.items()}
+    given = {str(number): name for number, name in names.items()}
     dice_boxplot(
         {
-            method: {told.get(key, key): [row[key] for row in found if key in row] for key in structures}
+            method: {given.get(key, key): [row[key] for row in found if key in row] for key in structures}
             for method, found in methods.items()
         },
         path,
@@ -153,7 +158,7 @@ def _dice_of(path: Path) -> list[dict[str, float]]:
     import json
     import math
 
-    from fastreg.files import InputError, check_exists
+    from fastreg.utils.files import InputError, check_exists
 
     try:
         figures = json.loads(check_exists(path, "against").read_text(encoding="utf-8"))
@@ -168,8 +173,8 @@ def _dice_of(path: Path) -> list[dict[str, float]]:
 
 
 def _print_pairs(scored: dict[str, dict[str, Any]]) -> None:
-    from fastreg.cli._output import print_table
-    from fastreg.evaluation import flat
+    from fastreg.cli.output import print_table
+    from fastreg.evaluation.table import flat
 
     columns = ["dice_before_mean", "dice_mean", "hd95_mm_mean", "hd95_voxels_mean", "sdlogj", "folds_central"]
     rows = {name: flat(figures) for name, figures in scored.items()}
@@ -181,7 +186,7 @@ def _print_pairs(scored: dict[str, dict[str, Any]]) -> None:
 
 
 def _print_structures(figures: dict[str, Any], names: dict[int, str], title: str | None) -> None:
-    from fastreg.cli._output import print_table
+    from fastreg.cli.output import print_table
 
     known = ("dice_before", "dice", "hd95_mm_before", "hd95_mm", "hd95_voxels_before", "hd95_voxels")
     columns = [column for column in known if column in figures]
@@ -196,7 +201,7 @@ def _print_structures(figures: dict[str, Any], names: dict[int, str], title: str
 
 
 def _print_rest(figures: dict[str, Any]) -> None:
-    from fastreg.cli._output import print_table
+    from fastreg.cli.output import print_table
 
     rows = []
     for where, suffix in (("", ""), (" in the mask", "_mask")):

@@ -12,21 +12,22 @@ from cyclopts import Parameter
 @Parameter(name="*")
 @dataclass
 class Info:
-    """What a file holds: an image or label map, a warp, an affine transform, or a trained model.
+    """Show what a file holds: an image or label map, a warp, an affine transform, or a trained model.
 
     Example: `fastreg info warp.nii.gz`
     """
 
     file: Path
-    """.nii, .nii.gz, .mgz, .npz, .npy; .mat, .tfm, .txt; .safetensors, or general: the model that fastreg has."""
+    """The file: .nii, .nii.gz, .mgz, .npz, .npy; .mat, .tfm, .txt; .safetensors; or general, the model that comes with
+    fastreg."""
     moving: Annotated[Path | None, Parameter(alias="-i")] = field(default=None, kw_only=True)
-    """The moving image of an FSL or Learn2Reg warp, without which its mm are not known."""
+    """The moving image of an FSL or Learn2Reg warp, without which its length in mm is not known."""
     json: bool = field(default=False, kw_only=True)
     """Print JSON instead of a table."""
 
     def run(self) -> None:
         """Prints the figures; InputError if the file is none of these."""
-        from fastreg.cli._output import print_json, print_table
+        from fastreg.cli.output import print_json, print_table
 
         figures = {"file": str(self.file), **self._figures()}
         if self.json:
@@ -35,9 +36,10 @@ class Info:
             print_table(["", ""], [[name.replace("_", " "), _shown(value)] for name, value in figures.items()])
 
     def _figures(self) -> dict[str, Any]:
-        from fastreg.checkpoint import MODELS, read_header
-        from fastreg.files import check_exists
-        from fastreg.transforms import AFFINE_ENDINGS, detect_format
+        from fastreg.io.affines import AFFINE_ENDINGS
+        from fastreg.io.warps import detect_format
+        from fastreg.nn.checkpoint import MODELS, read_header
+        from fastreg.utils.files import check_exists
 
         if self.file.suffix == ".safetensors" or str(self.file) in MODELS:
             return {"kind": "model", **read_header(self.file)}
@@ -61,7 +63,7 @@ def _shown(value: Any) -> str:
 def _affine_figures(path: Path) -> dict[str, Any]:
     import numpy as np
 
-    from fastreg.transforms import load_affine
+    from fastreg.io.affines import load_affine
 
     matrix = load_affine(path).matrix
     volume = float(np.linalg.det(matrix[:3, :3]))
@@ -71,7 +73,8 @@ def _affine_figures(path: Path) -> dict[str, Any]:
 def _image_figures(path: Path) -> dict[str, Any]:
     import numpy as np
 
-    from fastreg.images import forms_distance_mm, load_image, open_nibabel, orientation
+    from fastreg.geometry.image import orientation
+    from fastreg.io.images import forms_distance_mm, load_image, open_nibabel
 
     image = load_image(path, integers=True)
     header = None if path.suffix.lower() in (".npz", ".npy", ".png") else open_nibabel(path, "image")
@@ -95,8 +98,9 @@ def _image_figures(path: Path) -> dict[str, Any]:
 def _warp_figures(path: Path, format: str, moving: Path | None) -> dict[str, Any]:
     import numpy as np
 
-    from fastreg.images import load_image, orientation, spacing_mm
-    from fastreg.transforms import load_warp
+    from fastreg.geometry.image import orientation, spacing_mm
+    from fastreg.io.images import load_image
+    from fastreg.io.warps import load_warp
 
     warp = load_warp(path, moving=None if moving is None else load_image(moving, what="moving image"), format=format)
     length = np.linalg.norm(warp.displacement_mm(), axis=-1)

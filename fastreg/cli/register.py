@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import CycloptsError, Parameter
 
 if TYPE_CHECKING:
-    from fastreg.registration import Registered
+    from fastreg.registration.files import Outputs
+    from fastreg.registration.result import RegistrationResult
 
 
 @Parameter(name="*")
@@ -28,13 +28,13 @@ class Register:
     """
 
     fixed: Annotated[Path | None, Parameter(alias="-f")] = None
-    """The image whose grid the result has."""
+    """The fixed image: the result is on its grid."""
     moving: Annotated[Path | None, Parameter(alias="-m")] = None
-    """The image that is moved."""
+    """The moving image: it is brought onto the fixed one."""
     moved: Annotated[Path | None, Parameter(alias="-o")] = None
-    """Write the moved image here. With --pairs: the folder of all results."""
+    """Write the moved image here. With --pairs: the folder for all results."""
     warp: Path | None = None
-    """Write the displacement field here (ITK's format, which ANTs, SimpleITK and Slicer read). It contains the linear
+    """Write the displacement field here (ITK's format, which ANTs, SimpleITK and Slicer read). It includes the linear
     part."""
     inverse_warp: Path | None = None
     """Write the inverse displacement field, on the moving image's grid, here."""
@@ -43,69 +43,69 @@ class Register:
     qc: Path | None = None
     """Draw a picture of the result here (.png; extra: plot)."""
     moving_labels: Path | None = None
-    """A label map of the moving image, carried along."""
+    """A label map of the moving image, warped along with it."""
     moved_labels: Path | None = None
     """Write the moved labels (nearest voxel) here."""
     fixed_labels: Path | None = None
-    """A label map of the fixed image: with --moving-labels, mean Dice before and after is printed."""
+    """A label map of the fixed image: with --moving-labels, the mean Dice before and after is printed."""
     points: Path | None = None
-    """CSV of points of the fixed image (columns x, y, z), carried into the moving image as `fastreg warp` does it."""
+    """CSV of points of the fixed image (columns x, y, z), mapped into the moving image as `fastreg warp` does."""
     points_output: Path | None = None
     """Write the points in the moving image here."""
     points_moving: Path | None = None
-    """CSV of points of the moving image: where they are in the fixed one, by the inverse warp."""
+    """CSV of points of the moving image, mapped into the fixed image by the inverse warp."""
     points_moving_output: Path | None = None
     """Write the points in the fixed image here."""
     points_space: Literal["ras", "lps", "voxel"] = "ras"
-    """RAS mm, LPS mm (ITK, ANTs), or voxel indices: of the image that the points are in before and after."""
+    """Coordinates of points: RAS mm, LPS mm (ITK, ANTs), or voxel indices of the image that they lie in, before and
+    after."""
 
     pairs: Path | None = None
     """Many pairs: a CSV file with the columns moving, fixed, and any of name, moving_labels, fixed_labels, moving_mask,
     fixed_mask, points_fixed, points_moving; or text, a line for each: moving fixed [moving_labels fixed_labels].
-    A folder for each pair and results.csv (Dice, folds, TRE, seconds, errors) come into -o. What is done already is
-    left as it is, what failed is tried again."""
+    Writes a folder for each pair and results.csv (Dice, folds, TRE, seconds, errors) into -o. Pairs that are done are
+    left as they are; those that failed are tried again."""
     save: str = "moved,warp"
-    """With --pairs, what is kept: of moved, warp, inverse-warp, affine; labels and points that are given always are."""
+    """With --pairs, what to keep of moved, warp, inverse-warp, affine. Given labels and points are always kept."""
     part: str | None = None
-    """With --pairs, this process' share of them, such as 2/8; torchrun and Slurm's job arrays say it themselves."""
+    """With --pairs, the share of this process, such as 2/8; under torchrun and in Slurm's job arrays it is known."""
 
     model: Path | None = None
     """A checkpoint of `fastreg train`, or general: the network that comes with fastreg and takes images of any kind and
-    contrast; none: by optimisation."""
+    contrast. If not given, images are registered by optimisation."""
     refine: int | None = None
-    """Iterations of optimisation at full resolution: after a model 0 if not given; without one the whole pyramid if not
-    given."""
+    """Iterations of optimisation at full resolution; if not given, none after a model and the pyramid without."""
     levels: str | None = None
-    """The pyramid of the optimisation: how many levels (3 if not given), or factors and iterations, such as
-    4x60,2x40,1x10. A level ends early where it gains no more."""
+    """The pyramid of the optimisation: the number of levels (3 if not given), or factors and iterations, such as
+    4x60,2x40,1x10. A level ends early when it stops improving."""
     transform: Literal["translation", "rigid", "similarity", "affine", "deformable"] = "deformable"
-    """How far to go."""
+    """What kind of transform to find."""
     affine: bool | None = None
-    """Align linearly before a deformable registration; if not said, only without a model, or with one
-    that was trained on no images (general)."""
+    """Align linearly before a deformable registration. If not given: without a model, and with one that was trained on
+    no images (general)."""
     init: str = "auto"
     """Start of the linear alignment: auto, header, mass (centres of mass), or a file with an affine."""
     metric: Literal["lncc", "mse", "mi"] = "lncc"
-    """What makes images alike: local correlation, squared differences, or, for other contrasts, mutual information."""
+    """Similarity of the images: local correlation, squared differences, or mutual information between contrasts."""
     smoothness: Annotated[float | None, Parameter(alias="--lambda")] = None
-    """Weight of the field's roughness in the optimisation; what suits the metric (LNCC: 1.5) if not given."""
+    """Weight of the smoothness penalty in the optimisation; if not given, what suits the metric (LNCC: 1.5)."""
     bidir: bool = False
-    """Compare the images on the moving image's grid too, by the inverse warp: neither image is preferred."""
+    """Compare the images on the moving image's grid too, by the inverse warp, so that neither image is preferred."""
     mask_fixed: Path | None = None
-    """Where the fixed image counts."""
+    """Mask of the fixed image: only what is above 0 counts."""
     mask_moving: Path | None = None
-    """Where the moving image counts."""
+    """Mask of the moving image: only what is above 0 counts."""
 
     device: str | None = None
-    """"cpu", "cuda" ...; a GPU if there is one."""
+    """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
     overwrite: bool = False
     """Replace outputs that exist."""
     json: bool = False
-    """Print the seconds of every stage, and the figures, as JSON."""
+    """Print the seconds of each stage and the figures as JSON."""
 
     def run(self) -> None:
         """Registers and writes."""
-        from fastreg.files import InputError
+        from fastreg.utils.files import InputError
 
         if self.refine is not None and self.refine < 0:
             raise InputError(f"refine: expected 0 or more iterations, got {self.refine}")
@@ -120,8 +120,8 @@ class Register:
 
     def _options(self) -> dict[str, Any]:
         """The arguments of `fastreg.register` that one pair and many have in common."""
-        from fastreg.deform import read_stages
-        from fastreg.transforms import load_affine
+        from fastreg.io.affines import load_affine
+        from fastreg.registration.deformable import read_stages
 
         options: dict[str, Any] = {
             "model": self.model,
@@ -135,78 +135,64 @@ class Register:
         }
         return options if self.levels is None else {**options, "stages": read_stages(self.levels)}
 
-    # ------------------------------------------------------------ one pair
-
     def _run_one(self, fixed: Path, moving: Path) -> None:
-        from fastreg.batch import save, score
-        from fastreg.cli._output import err, out, print_json
-        from fastreg.cohorts import PairFiles
-        from fastreg.files import check_exists
-        from fastreg.images import load_labels, save_image
-        from fastreg.registration import register
-        from fastreg.transforms.points import load_points, save_text
+        from fastreg.cli.output import err, out, print_json
+        from fastreg.data.pairs import PairFiles
+        from fastreg.registration.files import register_files
+        from fastreg.utils.files import check_exists
 
         self._check_outputs()
         for path, what in ((fixed, "fixed image"), (moving, "moving image")):
             check_exists(path, what)
-        labels = None if self.moving_labels is None else load_labels(self.moving_labels, what="moving labels")
-        if self.fixed_labels is not None:
-            load_labels(self.fixed_labels, what="fixed labels")  # before, not after, the work
-        tables = [None if path is None else load_points(path) for path in (self.points, self.points_moving)]
-        found = register(
-            fixed,
-            moving,
-            **self._options(),
-            fixed_mask=self.mask_fixed,
-            moving_mask=self.mask_moving,
+        pair = PairFiles(
+            "pair", moving, fixed, self.moving_labels, self.fixed_labels, self.mask_moving, self.mask_fixed,
+            self.points, self.points_moving,
+        )  # fmt: skip
+        found, figures = register_files(
+            pair,
+            self._outputs(),
+            points_space=self.points_space,
+            landmarks=False,  # the two lists of points are carried each its own way
+            scored=self.fixed_labels is not None,
             device=self.device,
-            inverse=self.inverse_warp is not None or self.points_moving is not None,
-            told=lambda what, seconds: None if self.json else err.print(f"{what:10} {seconds:6.2f} s"),
+            on_progress=lambda what, seconds: None if self.json else err.print(f"{what:10} {seconds:6.2f} s"),
+            **self._options(),
         )
-        figures: dict[str, Any] = {}
-        if self.fixed_labels is not None:
-            pair = PairFiles("pair", moving, fixed, self.moving_labels, self.fixed_labels)
-            figures = {key: value for key, value in score(found, pair).items() if key != "seconds"}
-        save(
-            found,
-            {
-                "moved": self.moved,
-                "warp": self.warp,
-                "inverse-warp": self.inverse_warp,
-                "affine": self.affine_out,
-            },
-        )
-        if labels is not None and self.moved_labels is not None:
-            save_image(self.moved_labels, found.apply(labels))
-        for table, output, back in zip(
-            tables, (self.points_output, self.points_moving_output), (False, True), strict=True
-        ):
-            if table is not None and output is not None:
-                save_text(output, found.map_points(table, self.points_space, back=back))
         if self.qc is not None:
             _draw(found, self.qc)
         if self.json:
-            print_json({**found.log, **figures})
+            print_json({**found.log, **{k: v for k, v in figures.items() if k not in ("seconds", "suspect")}})
             return
-        seconds = sum(value for name, value in found.log.items() if name.endswith("_seconds"))
-        written = ", ".join(str(path) for path in self._outputs())
-        if figures:
+        if "dice" in figures:
             before, after = (_shown(figures.get(key)) for key in ("dice_before", "dice"))
             out.print(f"mean Dice {before} before, {after} after; folds {figures.get('folds', '')}")
-        out.print(f"registered in {seconds:.1f} s: {written}", soft_wrap=True)
+        written = ", ".join(map(str, self._paths()))
+        if found.suspect is not None:
+            err.print(f"suspect: {found.suspect}", soft_wrap=True, markup=False)
+        out.print(f"registered in {found.seconds:.1f} s: {written}", soft_wrap=True)
 
-    def _outputs(self) -> list[Path]:
-        paths = [self.moved, self.warp, self.inverse_warp, self.affine_out, self.moved_labels, self.qc]
-        paths += [self.points_output, self.points_moving_output]
-        return [path for path in paths if path is not None]
+    def _outputs(self) -> Outputs:
+        from fastreg.registration.files import Outputs
+
+        return Outputs(
+            moved=self.moved,
+            warp=self.warp,
+            inverse_warp=self.inverse_warp,
+            affine=self.affine_out,
+            moved_labels=self.moved_labels,
+            points=self.points_output,
+            points_back=self.points_moving_output,
+        )
+
+    def _paths(self) -> list[Path]:
+        return [*self._outputs().paths(), *([] if self.qc is None else [self.qc])]
 
     def _check_outputs(self) -> None:
-        from fastreg.files import InputError, check_free
-        from fastreg.images import check_ending
-        from fastreg.plots import PICTURE_ENDINGS
-        from fastreg.transforms import AFFINE_ENDINGS
+        from fastreg.io.images import check_ending
+        from fastreg.plots.canvas import PICTURE_ENDINGS
+        from fastreg.utils.files import InputError, check_free
 
-        if not self._outputs():
+        if not self._paths():
             raise InputError(
                 "nothing to write: give at least one of --moved, --warp, --inverse-warp, --affine-out, --qc"
             )
@@ -225,36 +211,31 @@ class Register:
         for option in ("save", "part"):
             if getattr(self, option) != getattr(Register(), option):
                 raise InputError(f"--{option} needs --pairs")
-        for path in self._outputs():
-            check_free(path, self.overwrite)
-        for image in (self.moved, self.warp, self.inverse_warp, self.moved_labels):
-            if image is not None:
-                check_ending(image)
-        if self.affine_out is not None:
-            check_ending(self.affine_out, AFFINE_ENDINGS)
+        self._outputs().check(self.overwrite)
         if self.qc is not None:
+            check_free(self.qc, self.overwrite)
             check_ending(self.qc, PICTURE_ENDINGS)
-        if len(set(self._outputs())) < len(self._outputs()):
+        if len(set(self._paths())) < len(self._paths()):
             raise InputError("two outputs have the same path")
 
-    # ------------------------------------------------------------ many pairs
-
     def _run_pairs(self, listed: Path) -> None:
-        from fastreg import batch, checkpoint
-        from fastreg.cli._output import err, print_json
-        from fastreg.cohorts import read_pair_files
-        from fastreg.devices import pick_device
-        from fastreg.files import InputError
+        from fastreg.cli.output import err, print_json
+        from fastreg.data.pairs import read_pair_files
+        from fastreg.nn import checkpoint
+        from fastreg.registration import batch
+        from fastreg.utils.devices import pick_device
+        from fastreg.utils.distributed import launch, pick_local_device, pick_part
+        from fastreg.utils.files import InputError
 
         folder = self._check_pairs()
         pairs = read_pair_files(listed)
-        part = batch.pick_part(self.part)
+        part = pick_part(self.part)
         options = self._options()
         recorded = {key: str(value) for key, value in options.items()}
         recorded["init"] = self.init if isinstance(options["init"], str) else batch.fingerprint(Path(self.init))
         if self.model is not None:
             recorded["model"] = batch.fingerprint(checkpoint.find(self.model))
-        device = pick_device(batch.pick_local_device(self.device))
+        device = pick_device(pick_local_device(self.device))
         if self.model is not None:
             options["model"] = checkpoint.load(self.model, device)
         job = batch.Batch(
@@ -268,13 +249,13 @@ class Register:
         mine = len(pairs[part[0] :: part[1]])
         done = 0
 
-        def told(row: batch.Row, fresh: bool) -> None:
+        def on_progress(row: batch.Row, fresh: bool) -> None:
             nonlocal done
             done += 1
             if not self.json:
-                err.print(f"{done}/{mine} {_told(row, fresh)}", soft_wrap=True, markup=False)
+                err.print(f"{done}/{mine} {_row_text(row, fresh)}", soft_wrap=True, markup=False)
 
-        rows = batch.run(pairs, job, part, told)
+        rows = batch.run(pairs, job, part, on_progress)
         failed = [row for row in rows if row.get("error")]
         if self.json:
             print_json({"pairs": rows, "table": str(folder / batch.TABLE)})
@@ -282,12 +263,12 @@ class Register:
             _print_rows(rows, folder / batch.TABLE)
         if failed:
             said = f"{len(failed)} of {len(rows)} pairs failed, {failed[0]['name']} first; see {folder / batch.TABLE}"
-            if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            if launch().world == 1:
                 raise InputError(said)
             err.print(said, soft_wrap=True, markup=False)  # torchrun stops all others where one process ends with 1
 
     def _check_pairs(self) -> Path:
-        from fastreg.files import InputError
+        from fastreg.utils.files import InputError
 
         single = (
             "fixed", "moving", "warp", "inverse_warp", "affine_out", "qc", "moving_labels", "moved_labels",
@@ -304,7 +285,7 @@ class Register:
         return self.moved
 
 
-def _told(row: dict[str, Any], fresh: bool) -> str:
+def _row_text(row: dict[str, Any], fresh: bool) -> str:
     if row.get("error"):
         return f"{row['name']}: {row['error']}"
     dice = f", Dice {_shown(row['dice_before'])} -> {_shown(row['dice'])}" if "dice" in row else ""
@@ -316,7 +297,7 @@ def _shown(figure: float | None) -> str:
 
 
 def _print_rows(rows: list[dict[str, Any]], table: Path) -> None:
-    from fastreg.cli._output import out, print_table
+    from fastreg.cli.output import out, print_table
 
     known = {"dice_before": "Dice before", "dice": "Dice", "tre_mm_before": "TRE mm before", "tre_mm": "TRE mm"}
     columns = {key: title for key, title in known.items() if any(key in row for row in rows)}
@@ -328,9 +309,9 @@ def _print_rows(rows: list[dict[str, Any]], table: Path) -> None:
     out.print(f"written: {table}", soft_wrap=True)
 
 
-def _draw(found: Registered, path: Path) -> None:
+def _draw(found: RegistrationResult, path: Path) -> None:
     """The picture that shows whether to trust the registration, on the fixed grid."""
-    from fastreg.plots import qc_picture
+    from fastreg.plots.registration import qc_picture
 
     fixed = found.fixed
     flow = found.warp.onto(fixed.affine).tensor()[0].numpy()  # in fixed voxels, so that the grid can be drawn

@@ -4,78 +4,78 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from fastreg.config import TrainConfig
+from fastreg.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from fastreg.train import Log
+    from fastreg.training.record import Log
 
 COLUMNS = ("lambda", "dice", "dice_before", "folds_percent", "image", "step", "seconds")
 
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class Sweep(TrainConfig):
-    """Train one network for each weight of the smoothness, and draw the validation's Dice against it.
+class Sweep:
+    """Train a network for each weight of the smoothness, and plot validation Dice against the weight.
 
     Example: `fastreg sweep --lambdas 0,0.5,1,1.5,2 --images 'scans/*_t1.nii.gz' --labels 'scans/*_seg.nii.gz' --val
     101,102 --spacing 4 --model vm1 --steps 2000 -o sweep`
 
-    All options of `fastreg train` hold for every run. Writes `lambda_X` (a run each), sweep.csv and sweep.png into
-    --output. With --resume runs go on where they were; --estimate says beforehand how long all of it will take.
+    All options of `fastreg train` apply to every run. Writes a folder `lambda_X` for each run, sweep.csv and sweep.png
+    into --output. --resume continues a sweep; --estimate tells beforehand how long all of it will take.
     """
 
+    config: Annotated[TrainConfig, Parameter(name="*")]
     lambdas: str = "0,0.1,0.5,1,1.5,2,4"
     """The weights, separated by commas."""
     estimate: bool = False
-    """Only time some steps of a run, and print how long the whole sweep would take."""
+    """Only time a few steps, and print how long the whole sweep would take."""
     json: bool = False
     """Print the table as JSON."""
 
     def run(self) -> None:
         """Trains, and writes the table and the picture after every run."""
-        from dataclasses import replace
+        from fastreg.cli.output import err, out, print_json, print_table
+        from fastreg.cli.train_bar import TrainBar
+        from fastreg.training.setup import validation_pairs
+        from fastreg.training.trainer import fit
+        from fastreg.utils.files import InputError
 
-        from fastreg.cli._output import err, out, print_json, print_table
-        from fastreg.cli._train_log import TrainBar
-        from fastreg.files import InputError
-        from fastreg.train import fit, validation_pairs
-
+        run = self.config.run
         weights = _weights(self.lambdas)
-        if self.lambda_ is not None:
+        if self.config.loss.lambda_ is not None:
             raise InputError("--lambda is what is swept; give --lambdas")
-        if self.val is None or not self.val_every:
+        if self.config.data.val is None or not run.val_every:
             raise InputError("sweep: compares by validation; give --val, and --val-every above 0")
-        options: dict[str, Any] = {name: getattr(self, name) for name in TrainConfig.__dataclass_fields__}
-        config = replace(TrainConfig(**options), cache=self.cache or self.output / "cache")
+        config = self.config.changed(cache=run.cache or run.output / "cache")
         if not any(moving.label and fixed.label for moving, fixed in validation_pairs(config)):
             raise InputError("sweep: compares the Dice of label maps; --val has no pair with them (needs --labels)")
         if self.estimate:
-            seconds = _seconds_of_a_step(replace(config, lambda_=weights[0]))
-            hours = seconds * self.steps * len(weights) / 3600
-            if self.minutes is not None:
-                hours = min(hours, self.minutes / 60 * len(weights))
-            figures = {"runs": len(weights), "steps": self.steps, "seconds_a_step": seconds, "hours": hours}
+            seconds = _seconds_of_a_step(config.changed(lambda_=weights[0]))
+            hours = seconds * run.steps * len(weights) / 3600
+            if run.minutes is not None:
+                hours = min(hours, run.minutes / 60 * len(weights))
+            figures = {"runs": len(weights), "steps": run.steps, "seconds_a_step": seconds, "hours": hours}
             if self.json:
                 print_json(figures)
             else:
                 out.print(
-                    f"{len(weights)} runs of {self.steps} steps, {seconds:.3g} s a step: {hours:.3g} hours, "
+                    f"{len(weights)} runs of {run.steps} steps, {seconds:.3g} s a step: {hours:.3g} hours, "
                     "validations apart"
                 )
             return
         rows = []
         for weight in weights:
             err.print(f"lambda {weight:g}")
-            folder = self.output / f"lambda_{weight:g}"
+            folder = run.output / f"lambda_{weight:g}"
             bar: Log
             with TrainBar(quiet=self.json) as bar:
-                fit(replace(config, lambda_=weight, output=folder), bar)
+                fit(config.changed(lambda_=weight, output=folder), bar)
             rows.append(_result(folder, weight))
-            _write(rows, self.output)
+            _write(rows, run.output)
         if self.json:
             print_json(rows)
             return
@@ -88,11 +88,11 @@ class Sweep(TrainConfig):
                 for r in rows
             ],
         )  # fmt: skip
-        out.print(f"table {self.output / 'sweep.csv'}{_pictured(self.output)}", soft_wrap=True)
+        out.print(f"table {run.output / 'sweep.csv'}{_pictured(run.output)}", soft_wrap=True)
 
 
 def _weights(text: str) -> list[float]:
-    from fastreg.files import InputError
+    from fastreg.utils.files import InputError
 
     try:
         found = sorted({float(word) for word in text.split(",") if word.strip()})
@@ -107,12 +107,11 @@ def _seconds_of_a_step(config: TrainConfig, steps: int = 12) -> float:
     """Timed on the run itself, in a folder that is thrown away; the first steps, which warm up, do not count."""
     import csv
     import tempfile
-    from dataclasses import replace
 
-    from fastreg.train import fit
+    from fastreg.training.trainer import fit
 
     with tempfile.TemporaryDirectory() as folder:
-        fit(replace(config, output=Path(folder), steps=steps, minutes=None, val_every=0, save_every=0, log_every=1,
+        fit(config.changed(output=Path(folder), steps=steps, minutes=None, val_every=0, save_every=0, log_every=1,
                     resume=False, overwrite=False, tensorboard=False))  # fmt: skip
         with (Path(folder) / "metrics.csv").open(newline="") as file:
             seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
@@ -137,14 +136,14 @@ def _write(rows: list[dict[str, float]], folder: Path) -> None:
     import csv
     import importlib.util
 
-    from fastreg.files import atomic
+    from fastreg.utils.files import atomic
 
     with atomic(folder / "sweep.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
     if importlib.util.find_spec("matplotlib"):
-        from fastreg.plots import sweep_curve
+        from fastreg.plots.training import sweep_curve
 
         sweep_curve(rows, folder / "sweep.png")
 

@@ -16,8 +16,8 @@ class Template:
 
     Example: `fastreg template --images 'scans/*_t1.nii.gz' --affine --spacing 2 -o template.nii.gz`
 
-    Every round registers all images to the template, averages them and undoes the mean displacement. By optimisation,
-    or with a network (--model), which is faster. The template then serves as `--atlas` of `fastreg train`.
+    Every round registers all images to the template, averages them and undoes the mean displacement, by optimisation
+    or with a network (--model), which is faster. The template can then serve as `--atlas` of `fastreg train`.
     """
 
     images: str
@@ -25,41 +25,42 @@ class Template:
     output: Annotated[Path, Parameter(alias="-o")]
     """Write the template here; intensities 0 to 1, on the first image's grid."""
     labels: str | None = None
-    """A quoted glob of label maps that pairs with the glob of images by what the `*` stands for."""
+    """A quoted glob of label maps, matched to the images by what the `*` stands for."""
     labels_out: Path | None = None
-    """Write the label map of the template here: what most subjects have at each voxel."""
+    """Write the label map of the template here: the label that most subjects have at each voxel."""
     rounds: int = 4
-    """Times that everybody is registered."""
+    """How often every image is registered."""
     spacing: float | None = None
-    """Resolution of the template in mm; the first image's own if not given."""
+    """Resolution of the template in mm; that of the first image if not given."""
     affine: bool | None = None
-    """Align every image linearly first; otherwise they lie as their headers place them. If not said, only with a model
-    that was trained on no images (general)."""
+    """Align every image linearly first; otherwise images lie where their headers place them. If not given, only with a
+    model that was trained on no images (general)."""
     model: Path | None = None
-    """A checkpoint of `fastreg train` to register with, or general; none: by optimisation."""
+    """A checkpoint of `fastreg train` to register with, or general. If not given, images are registered by
+    optimisation."""
     refine: int | None = None
     """Iterations of optimisation after the network."""
     metric: Literal["lncc", "mse"] = "lncc"
-    """What makes images alike, in the optimisation."""
+    """Similarity of the images in the optimisation."""
     smoothness: Annotated[float, Parameter(alias="--lambda")] = 1.5
-    """Weight of the field's roughness in the optimisation."""
+    """Weight of the smoothness penalty in the optimisation."""
     device: str | None = None
-    """"cpu", "cuda" ...; a GPU if there is one."""
+    """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
     overwrite: bool = False
     """Replace outputs that exist."""
     json: bool = False
-    """Print the figures of every round as JSON."""
+    """Print the figures of each round as JSON."""
 
     def run(self) -> None:
         """Builds, prints a row for each round and writes."""
         from dataclasses import asdict
 
-        from fastreg.checkpoint import find
-        from fastreg.cli._output import print_json, print_table, progress
-        from fastreg.cohorts import read_cohort
-        from fastreg.files import InputError, check_free
-        from fastreg.images import check_ending, save_image
-        from fastreg.template import build_template
+        from fastreg.cli.output import print_json, print_table, progress
+        from fastreg.data.cohorts import read_cohort
+        from fastreg.io.images import check_ending, save_image
+        from fastreg.nn.checkpoint import find
+        from fastreg.registration.template import build_template
+        from fastreg.utils.files import InputError, check_free
 
         for path in (self.output, self.labels_out):
             if path is not None:
@@ -81,7 +82,7 @@ class Template:
                 metric=self.metric,
                 smoothness=self.smoothness,
                 device=self.device,
-                told=lambda done, total: bar.update(task, completed=done),
+                on_progress=lambda done, total: bar.update(task, completed=done),
             )
         save_image(self.output, found.image)
         if self.labels_out is not None and found.labels is not None:

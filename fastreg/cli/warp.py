@@ -11,57 +11,60 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastreg.images import Image
-    from fastreg.transforms import Transform
-    from fastreg.transforms.points import Table
+    from fastreg.geometry.image import Image
+    from fastreg.geometry.transforms import Transform
+    from fastreg.io.points import Table
 
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
 class Warp:
-    """Apply warps and affine transforms to an image or to points; join and convert them.
+    """Apply warps and affine transforms to an image or to points; compose and convert them.
 
     Example: `fastreg warp -i moving.nii.gz -r fixed.nii.gz -t warp.nii.gz -t affine.mat -o moved.nii.gz`
 
-    Transforms are given as to antsApplyTransforms: each leads from the fixed image towards the moving one, and the
-    last is applied to the moving image first. [FILE,1] is the inverse of an affine; a warp's inverse is a file of its
-    own. Nothing is written unless everything could be.
+    Transforms are listed as for antsApplyTransforms: each leads from the fixed image towards the moving one, and the
+    last one is applied to the moving image first. [FILE,1] inverts an affine; the inverse of a warp is a file of its
+    own. Nothing is written unless all of it can be.
     """
 
     moving: Annotated[Path | None, Parameter(alias="-i")] = None
-    """The image or label map to move. FSL's and Learn2Reg's warps cannot be read without it."""
+    """The image or label map to warp. FSL's and Learn2Reg's warps cannot be read without it."""
     reference: Annotated[Path | None, Parameter(alias="-r")] = None
-    """The image whose grid the result has; the first warp's grid if not given."""
+    """The image whose grid the result gets; the first warp's grid if not given."""
     transform: Annotated[list[str], Parameter(alias="-t", negative=())] = field(default_factory=list)
-    """A warp (.nii.gz, .npz), or an affine (.mat, .tfm, .txt). Repeat for several."""
+    """A warp (.nii.gz, .npz) or an affine (.mat, .tfm, .txt). Repeat for several."""
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     """Write the moved image here."""
     interpolation: Annotated[Literal["linear", "nearest", "genericlabel"], Parameter(alias="-n")] = "linear"
     """For label maps: nearest, or genericlabel (the label with the largest linear weight)."""
     points: Path | None = None
-    """CSV of points of the fixed image (columns x, y, z): where they are in the moving image. For the other way give
-    the inverse warp."""
+    """CSV of points of the fixed image (columns x, y, z), to be mapped into the moving image. For the other direction
+    give the inverse warp."""
     points_output: Path | None = None
-    """Write the moving points here; printed if not given."""
+    """Write the mapped points here; they are printed if not given."""
     points_space: Literal["ras", "lps", "voxel"] = "ras"
-    """RAS mm, LPS mm (ITK, ANTs), or voxel indices (what comes in: of the fixed image; goes out: of the moving one)."""
+    """Coordinates of points: RAS mm, LPS mm (ITK, ANTs), or voxel indices (of the fixed image in, of the moving one
+    out)."""
     jacobian: Path | None = None
-    """Write the local change of volume on the fixed grid here; <= 0 where the deformation folds."""
+    """Write the Jacobian determinant on the fixed grid here: local change of volume, <= 0 where the warp folds."""
     compose: Path | None = None
-    """Write all transforms as one warp here."""
+    """Write the composition of all transforms here, as one warp."""
     convert_to: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
-    """Format of --compose; otherwise npz for .npz and itk for .nii.gz."""
+    """Format of --compose; if not given, npz for .npz and itk for .nii.gz."""
     warp_format: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
-    """Format of the warps that are read, where their headers do not say it."""
+    """Format of the warps that are read, where their headers do not tell."""
     overwrite: bool = False
     """Replace outputs that exist."""
 
     def run(self) -> None:
         """Reads everything, computes everything, then writes."""
-        from fastreg.files import InputError
-        from fastreg.images import load_image, sample, save_image
-        from fastreg.transforms import compose, save_warp
-        from fastreg.transforms.points import load_points, save_text
+        from fastreg.geometry.resample import sample
+        from fastreg.geometry.transforms import compose
+        from fastreg.io.images import load_image, save_image
+        from fastreg.io.points import load_points, save_text
+        from fastreg.io.warps import save_warp
+        from fastreg.utils.files import InputError
 
         self._check()
         moving = None if self.moving is None else self._load_moving(self.moving)
@@ -90,8 +93,8 @@ class Warp:
 
     def _check(self) -> None:
         """What can be known before anything is read."""
-        from fastreg.files import InputError, check_free
-        from fastreg.images import check_ending
+        from fastreg.io.images import check_ending
+        from fastreg.utils.files import InputError, check_free
 
         if not (self.output or self.points or self.jacobian or self.compose):
             raise InputError("nothing to do: give --output, --points, --jacobian or --compose")
@@ -111,7 +114,7 @@ class Warp:
                 check_free(path, self.overwrite)
 
     def _load_moving(self, path: Path) -> Image:
-        from fastreg.images import load_image, load_labels
+        from fastreg.io.images import load_image, load_labels
 
         if self.interpolation == "genericlabel":
             return load_labels(path, what="moving image")
@@ -119,8 +122,9 @@ class Warp:
 
     def _load(self, name: str, moving: Image | None) -> Transform:
         """A transform's file, or [FILE,1]."""
-        from fastreg.files import InputError
-        from fastreg.transforms import Affine, load_transform
+        from fastreg.geometry.transforms import Affine
+        from fastreg.io.warps import load_transform
+        from fastreg.utils.files import InputError
 
         path, _, inverted = (
             name[1:-1].rpartition(",") if name.startswith("[") and name.endswith("]") else (name, "", "0")
@@ -137,8 +141,8 @@ class Warp:
     def _moved_points(
         self, table: Table, transforms: list[Transform], moving: Image | None, reference: Image | None
     ) -> str:
-        from fastreg.transforms import map_places
-        from fastreg.transforms.points import from_ras, to_ras
+        from fastreg.geometry.transforms import map_places
+        from fastreg.io.points import from_ras, to_ras
 
         voxels = self.points_space == "voxel"
         fixed = _grid(transforms, reference)[0] if voxels else None
@@ -149,8 +153,8 @@ class Warp:
 
 def _grid(transforms: list[Transform], reference: Image | None) -> tuple[np.ndarray, tuple[int, ...]]:
     """Affine and shape of the fixed grid."""
-    from fastreg.files import InputError
-    from fastreg.transforms import Affine
+    from fastreg.geometry.transforms import Affine
+    from fastreg.utils.files import InputError
 
     if reference is not None:
         return reference.affine, reference.shape

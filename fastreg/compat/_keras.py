@@ -17,7 +17,7 @@ import torch
 
 from fastreg.compat._layout import INPUT, Found, Layer
 from fastreg.compat._probe import measured_indexing
-from fastreg.files import InputError
+from fastreg.utils.files import InputError
 
 TRANSFORMERS = ("SpatialTransformer", "Dense3DSpatialTransformer")
 STEPS = 7  # of all published networks; the layers of 2018 do not say
@@ -144,11 +144,12 @@ class _Graph:
             named = [(name, up) for place, up in wanted for name in (self.images if place == INPUT else [names[place]])]
             if got != named:
                 raise InputError(
-                    f"weights {self.path}: layer {layer.name}: expected {_told(named)} as input, got {_told(got)}"
+                    f"weights {self.path}: layer {layer.name}: expected {_sources_text(named)} as input, "
+                    f"got {_sources_text(got)}"
                 )
 
 
-def _told(sources: list[tuple[str, bool]]) -> str:
+def _sources_text(sources: list[tuple[str, bool]]) -> str:
     return " + ".join(f"{name}{' upsampled' if up else ''}" for name, up in sources) or "nothing"
 
 
@@ -160,8 +161,10 @@ def _paper_2018(path: Path, stored: dict[str, Layer], graph: _Graph | None, inde
         order = list(stored)
     else:
         order = [name for name, layer in graph.layers.items() if layer["class_name"] in ("Conv3D", "Conv2D")]
-        if lost := [name for name in order if name not in stored]:
-            raise InputError(f"weights {path}: expected weights of layer {lost[0]}, which model_config names, got none")
+        if missing := [name for name in order if name not in stored]:
+            raise InputError(
+                f"weights {path}: expected weights of layer {missing[0]}, which model_config names, got none"
+            )
     if "flow" not in order:
         raise InputError(f"weights {path}: expected a layer named flow, got {', '.join(order)}")
     layers = [stored[name] for name in order if name not in ("flow", "log_sigma")]

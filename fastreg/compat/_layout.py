@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fastreg.files import InputError
-from fastreg.model import ARCHITECTURES, RegistrationNet
+from fastreg.nn.registration_net import RegistrationNet
+from fastreg.nn.unet import ARCHITECTURES
+from fastreg.utils.files import InputError
 
 Source = tuple[int, bool]
 """A layer by its place (INPUT: the two images), and whether it comes upsampled."""

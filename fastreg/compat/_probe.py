@@ -21,10 +21,10 @@ def measured_indexing(flow: Callable[[Tensor, Tensor], Tensor], ndim: int) -> st
         flow: From moving and fixed, [1, 1, D, H, W], to a displacement in voxels.
         ndim: 2 or 3.
     """
-    chance = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     votes = []
     for _ in range(3):
-        fixed, moving = _pair(chance, ndim)
+        fixed, moving = _pair(rng, ndim)
         found = flow(moving, fixed)
         swapped = found[:, [1, 0, *range(2, ndim)]]
         before, ij, xy = (
@@ -34,7 +34,7 @@ def measured_indexing(flow: Callable[[Tensor, Tensor], Tensor], ndim: int) -> st
     return votes[0] if len(set(votes)) == 1 else None
 
 
-def _pair(chance: torch.Generator, ndim: int, size: int = 64) -> tuple[Tensor, Tensor]:
+def _pair(rng: torch.Generator, ndim: int, size: int = 64) -> tuple[Tensor, Tensor]:
     """A textured ball in the dark, and the same deformed smoothly by some voxels."""
     mode = "trilinear" if ndim == 3 else "bilinear"
 
@@ -43,6 +43,6 @@ def _pair(chance: torch.Generator, ndim: int, size: int = 64) -> tuple[Tensor, T
 
     axis = torch.linspace(-1, 1, size)
     radius = torch.stack(torch.meshgrid(*[axis] * ndim, indexing="ij")).norm(dim=0) / 0.8
-    texture = smooth(torch.rand(1, 1, *[size // 8] * ndim, generator=chance))
+    texture = smooth(torch.rand(1, 1, *[size // 8] * ndim, generator=rng))
     fixed = (0.2 + 0.6 * texture) * torch.sigmoid(20 * (1 - radius))
-    return fixed, warp(fixed, smooth(2.5 * torch.randn(1, ndim, *[size // 16] * ndim, generator=chance)))
+    return fixed, warp(fixed, smooth(2.5 * torch.randn(1, ndim, *[size // 16] * ndim, generator=rng)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastreg.compat._keras import vxm_dense_options
 from fastreg.compat._layout import Found, Layer
-from fastreg.files import InputError
+from fastreg.utils.files import InputError
 
 # Names of the convolutions in the dev branch's network, and in its predecessor with stride-2 convolutions.
 POOLED = {

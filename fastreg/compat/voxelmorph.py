@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fastreg.compat import _keras, _pytorch
 from fastreg.compat._layout import Found
-from fastreg.files import InputError, check_exists
-from fastreg.model import RegistrationNet
+from fastreg.nn.registration_net import RegistrationNet
+from fastreg.utils.files import InputError, check_exists
 
 KERAS, PYTORCH = (".h5", ".hdf5", ".keras"), (".pt", ".pth")
 

@@ -8,7 +8,7 @@ import torch
 from torch.autograd import forward_ad
 
 
-def needs_plain(*tensors: torch.Tensor | None) -> bool:
+def needs_reference(*tensors: torch.Tensor | None) -> bool:
     """Whether a transform is at work that custom ops do not follow: torch.func (grad, vmap, jvp ...) or forward mode.
 
     Those get the reference implementation, which is plain PyTorch and differentiable in every way.

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fastreg import backends
 from fastreg.backends import reference
-from fastreg.ops._autograd import needs_plain, no_double_backward, wants_grad
-from fastreg.ops._checks import check_choice, check_flow, check_whole
+from fastreg.ops._autograd import needs_reference, no_double_backward, wants_grad
 from fastreg.types import PADDINGS, Flow
+from fastreg.utils.checks import check_choice, check_flow, check_whole
 
 
 def integrate(velocity: Flow, *, steps: int = 7, padding: str = "zeros", backend: str | None = None) -> Flow:
@@ -37,7 +37,7 @@ def integrate(velocity: Flow, *, steps: int = 7, padding: str = "zeros", backend
     check_flow("velocity", velocity)
     check_whole("steps", steps, 0)
     check_choice("padding", padding, PADDINGS)
-    if needs_plain(velocity):
+    if needs_reference(velocity):
         return reference.integrate_forward(velocity, steps, padding, False)[0]
     name = backends.choose(backend, velocity)
     return torch.ops.fastreg.integrate(velocity, steps, padding, wants_grad(velocity), name)[0]

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fastreg import backends
 from fastreg.backends import reference
-from fastreg.ops._autograd import needs_plain, no_double_backward, times, wants_grad
-from fastreg.ops._checks import check_choice, check_floating, check_same_device, check_volume, check_whole, shape
-from fastreg.types import LNCC_DEFINITIONS, Mask, Scalar, Volume, lncc_form
+from fastreg.backends.lncc_form import LNCC_DEFINITIONS, lncc_form
+from fastreg.ops._autograd import needs_reference, no_double_backward, times, wants_grad
+from fastreg.types import Mask, Scalar, Volume
+from fastreg.utils.checks import check_choice, check_floating, check_same_device, check_volume, check_whole, shape
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -68,7 +69,7 @@ def lncc(
     if mask is not None:
         mask = _checked_mask(mask, a)
     check_same_device(a=a, b=b, mask=mask)
-    plain = needs_plain(a, b, mask)
+    plain = needs_reference(a, b, mask)
     if reduction == "none" or plain:
         name = "reference" if plain else backends.choose(backend, a, b, mask)
         if plain:

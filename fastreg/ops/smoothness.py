@@ -1,6 +1,6 @@
 """The diffusion penalty of a displacement field, with its gradient made in the same sweep.
 
-`fastreg.fields.smoothness` is the public function; this is its `penalty="l2"`.
+`fastreg.smoothness` is the public function; this is its `penalty="l2"`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from fastreg import backends
-from fastreg.ops._autograd import needs_plain, no_double_backward, times, wants_grad
+from fastreg.ops._autograd import needs_reference, no_double_backward, times, wants_grad
 from fastreg.types import Flow, Scalar
 
 
 def smoothness_l2(flow: Flow, backend: str | None = None) -> Scalar:
     """Mean over the axes of the mean squared forward difference (VoxelMorph's 'l2'); `flow` as in `integrate`."""
-    if needs_plain(flow):
+    if needs_reference(flow):
         differences = [flow.diff(dim=axis) for axis in range(2, flow.ndim)]
         present = [difference.square().mean() for difference in differences if difference.numel()]
         return sum(present, flow.new_zeros(())) / len(differences)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fastreg import backends
 from fastreg.backends import reference
-from fastreg.ops._autograd import needs_plain, no_double_backward
-from fastreg.ops._checks import check_choice, check_floating, check_same_device, check_volume, shape, spatial
+from fastreg.ops._autograd import needs_reference, no_double_backward
 from fastreg.types import MODES, PADDINGS, Flow, Volume
+from fastreg.utils.checks import check_choice, check_floating, check_same_device, check_volume, shape, spatial
 
 
 def warp(
@@ -58,7 +58,7 @@ def warp(
     check_choice("mode", mode, MODES)
     check_choice("padding", padding, PADDINGS)
     check_same_device(vol=vol, flow=flow)
-    if needs_plain(vol, flow):
+    if needs_reference(vol, flow):
         return reference.warp(vol, flow, mode, padding, channels_last)
     return torch.ops.fastreg.warp(vol, flow, mode, padding, channels_last, backends.choose(backend, vol, flow))
 

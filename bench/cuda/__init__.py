@@ -1,0 +1,1 @@
+"""On a GPU: times (run), what nvcc makes of the kernels (sass), and gpu.sh, which checks everything on a machine."""

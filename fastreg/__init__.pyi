@@ -1,0 +1,14 @@
+from fastreg import backends as backends
+from fastreg._version import __version__ as __version__
+from fastreg.backends import use_backend as use_backend
+from fastreg.evaluation.scoring import evaluate as evaluate
+from fastreg.geometry.fields import compose as compose
+from fastreg.geometry.fields import invert as invert
+from fastreg.geometry.fields import jacobian_determinant as jacobian_determinant
+from fastreg.geometry.fields import smoothness as smoothness
+from fastreg.nn import losses as losses
+from fastreg.nn.registration_net import RegistrationNet as RegistrationNet
+from fastreg.ops.integrate import integrate as integrate
+from fastreg.ops.lncc import lncc as lncc
+from fastreg.ops.warp import warp as warp
+from fastreg.registration.pairwise import register as register

@@ -1,0 +1,212 @@
+"""Training pairs out of nothing: random shapes, deformed twice, as images of random contrast.
+
+A network that only ever sees these learns to match shapes whatever their contrast (Hoffmann et al. 2021, "SynthMorph:
+learning contrast-invariant registration without acquired images"). Everything is a function of a generator, hence of
+a seed and an index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastreg.geometry.fields import compose, integrate, resize
+from fastreg.ops.warp import warp
+
+SLAB = 8_000_000
+"""Values of noise that are made at once."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How far chance goes; uniform ranges. Lengths are in voxels."""
+
+    labels: int = 26
+    """Shapes of a map, the background among them."""
+    shape_scale: tuple[float, float] = (12.0, 40.0)
+    """Size of the shapes: distance between the control points of the noise that they come from."""
+    shape_warp: float = 6.0
+    """Standard deviation, at most, of the velocity that bends the shapes before the pair is made."""
+    pair_warp: float = 3.0
+    """Likewise of the two velocities that make the pair out of one map."""
+    warp_scale: tuple[float, float] = (8.0, 32.0)
+    """Distance between the control points of the velocities."""
+    noise: tuple[float, float] = (0.01, 0.1)
+    """Standard deviation of the intensity inside a shape; its mean is anywhere in 0 to 1."""
+    blur: float = 1.0
+    """Standard deviation, at most, of the Gaussian blur."""
+    bias: float = 0.3
+    """Standard deviation, at most, of the logarithm of the bias field."""
+    bias_scale: tuple[float, float] = (40.0, 80.0)
+    gamma: float = 0.25
+    """Standard deviation of the logarithm of the exponent of all intensities."""
+    black_background: float = 0.5
+    """Part of the images whose background is exactly 0, as after skull-stripping."""
+    alone: float = 0.5
+    """Part of the maps whose shapes fill a ball of random form, with background around it."""
+
+
+def smooth_noise(rng: torch.Generator, channels: int, shape: tuple[int, ...], scale: float) -> Tensor:
+    """[channels, *shape]: Gaussian noise on control points `scale` voxels apart, linear between them, mean square 1."""
+    return _between(_control_points(rng, channels, shape, scale), shape)
+
+
+def _control_points(rng: torch.Generator, channels: int, shape: tuple[int, ...], scale: float) -> Tensor:
+    coarse = tuple(max(2, round(length / scale) + 1) for length in shape)
+    # Linear interpolation averages neighbours: per axis the mean square falls to 2/3 between many control points.
+    return torch.randn(channels, *coarse, generator=rng) * (1.5 ** (len(shape) / 2))
+
+
+def _between(points: Tensor, shape: tuple[int, ...], planes: slice = slice(None)) -> Tensor:
+    """[channels, *shape], of the first axis `planes` alone: linear between control points, the corners coincide.
+
+    A product with a matrix for each axis, the coarsest last: several times faster than looking up eight corners.
+    """
+    for axis in reversed(range(len(shape))):
+        weights = _linear(points.shape[1 + axis], shape[axis])
+        weights = weights[planes] if axis == 0 else weights
+        before, after = points.shape[: 1 + axis], points.shape[2 + axis :]
+        rows = points.flatten(2 + axis) if after else points[..., None]
+        points = (weights @ rows).reshape(*before, len(weights), *after)
+    return points
+
+
+def _linear(points: int, length: int) -> Tensor:
+    """[length, points]: the weights of linear interpolation."""
+    places = torch.linspace(0, points - 1, length) if length > 1 else torch.zeros(1)
+    return (1 - (places[:, None] - torch.arange(points)).abs()).clamp_min(0)
+
+
+def random_labels(rng: torch.Generator, shape: tuple[int, ...], recipe: Recipe) -> Tensor:
+    """[1, *shape], int32 in 0 to recipe.labels - 1: at every voxel the channel of noise that is highest there."""
+    points = _control_points(rng, recipe.labels, shape, _uniform(rng, *recipe.shape_scale))
+    labels = torch.empty(shape, dtype=torch.int32)
+    slab = max(1, SLAB // (recipe.labels * math.prod(shape[1:])))  # never all shapes on all of the grid
+    for start in range(0, shape[0], slab):
+        planes = slice(start, start + slab)
+        highest, *others = _between(points, shape, planes)
+        best = torch.zeros(highest.shape, dtype=torch.int32)
+        for label, noise in enumerate(others, 1):  # several times faster than argmax over the first axis
+            best.masked_fill_(noise > highest, label)
+            torch.maximum(highest, noise, out=highest)
+        labels[planes] = best
+    if _uniform(rng, 0, 1) < recipe.alone:
+        labels[_outside(rng, shape)] = 0
+    return deformed(labels[None], random_flow(rng, shape, recipe.shape_warp, recipe)[0])
+
+
+def _outside(rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    """Where a ball is not whose radius, about 0.45 of each axis, changes with the direction."""
+    squares = torch.zeros(shape)
+    for axis, length in enumerate(shape):
+        places = torch.linspace(-1, 1, length) if length > 1 else torch.zeros(1)
+        squares += (places / 0.9).square().view([-1 if k == axis else 1 for k in range(len(shape))])
+    return squares + 0.25 * smooth_noise(rng, 1, shape, max(shape) / 4)[0] > 1
+
+
+def random_flow(
+    rng: torch.Generator, shape: tuple[int, ...], most: float, recipe: Recipe
+) -> tuple[Tensor, Callable[[], Tensor]]:
+    """A deformation [1, ndim, *shape], voxels, and what gives its inverse.
+
+    The integral of smooth noise whose standard deviation is anywhere in 0 to `most`. A quarter of the distance between
+    the control points is the most in any case: more would tear the shapes.
+    """
+    half = tuple(max(2, -(-length // 2)) for length in shape)
+    scale = _uniform(rng, *recipe.warp_scale)
+    sd = _uniform(rng, 0, min(most, scale / 4))
+    velocity = 0.5 * sd * smooth_noise(rng, len(shape), half, scale / 2)[None]
+
+    def along(velocity: Tensor) -> Tensor:
+        return resize(integrate(velocity, steps=5), shape)
+
+    return along(velocity), lambda: along(-velocity)
+
+
+def deformed(labels: Tensor, flow: Tensor) -> Tensor:
+    """The map [1, *shape] under `flow`; beyond its border it goes on."""
+    return warp(labels[None].to(flow.dtype), flow, mode="nearest", padding="border")[0].to(torch.int32)
+
+
+def random_image(rng: torch.Generator, labels: Tensor, recipe: Recipe) -> Tensor:
+    """[1, *shape], float32, 0 to 1: one random contrast of the map [1, *shape]."""
+    count = int(labels.max()) + 1
+    means = torch.rand(count, generator=rng)
+    deviations = recipe.noise[0] + (recipe.noise[1] - recipe.noise[0]) * torch.rand(count, generator=rng)
+    black = _uniform(rng, 0, 1) < recipe.black_background
+    if black:
+        means[0] = deviations[0] = 0
+    index = labels.long()
+    image = means[index] + deviations[index] * torch.randn(labels.shape, generator=rng)
+    image = _blurred(image, _uniform(rng, 0, recipe.blur))
+    scale, sd = _uniform(rng, *recipe.bias_scale), _uniform(rng, 0, recipe.bias)
+    image = image.clamp_min(0) * torch.exp(sd * smooth_noise(rng, 1, tuple(labels.shape[1:]), scale))
+    low, high = image.min(), image.max()
+    image = (image - low) / (high - low).clamp_min(torch.finfo(image.dtype).tiny)
+    exponent = float(torch.exp(recipe.gamma * torch.randn((), generator=rng)))
+    image = image**exponent
+    return torch.where(labels == 0, 0.0, image) if black else image
+
+
+def _blurred(image: Tensor, sd: float) -> Tensor:
+    """[1, *shape] under a Gaussian, axis by axis."""
+    if sd < 0.1:
+        return image
+    reach = max(1, round(3 * sd))
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sd) ** 2)
+    kernel = kernel / kernel.sum()
+    for axis in range(1, image.ndim):
+        rows = image.movedim(axis, -1)
+        padded = F.pad(rows.reshape(-1, 1, rows.shape[-1]), (reach, reach), mode="replicate")
+        image = F.conv1d(padded, kernel.view(1, 1, -1)).reshape(rows.shape).movedim(-1, axis)
+    return image
+
+
+def _uniform(rng: torch.Generator, low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand((), generator=rng))
+
+
+class SyntheticPairs(Dataset[dict[str, Tensor]]):
+    """An endless, seeded sequence of pairs with their label maps; item k is the same in every process and every run.
+
+    Args:
+        shape: Of the volumes, 2-D or 3-D.
+        recipe: How they are made.
+        seed: Chance.
+        maps: Where label maps [1, *shape] come from, consecutive integers from 0 on; random shapes if None. It gets a
+            number that chance drew.
+        flows: Also give "flow" [ndim, *shape], voxels: the deformation that brings the moving image onto the fixed one.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        recipe: Recipe | None = None,
+        seed: int = 0,
+        maps: Callable[[int], Tensor] | None = None,
+        flows: bool = False,
+    ) -> None:
+        self.shape, self.recipe, self.seed, self.maps = tuple(shape), recipe or Recipe(), seed, maps
+        self.flows = flows
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        seed = int(np.random.SeedSequence([self.seed, 4, index]).generate_state(1)[0])
+        rng = torch.Generator().manual_seed(seed)
+        if self.maps is None:
+            labels = random_labels(rng, self.shape, self.recipe)
+        else:
+            labels = self.maps(int(torch.randint(2**31, (), generator=rng)))
+        moving, back = random_flow(rng, self.shape, self.recipe.pair_warp, self.recipe)
+        fixed, _ = random_flow(rng, self.shape, self.recipe.pair_warp, self.recipe)
+        item = {"moving_labels": deformed(labels, moving), "fixed_labels": deformed(labels, fixed)}
+        item |= {role: random_image(rng, item[f"{role}_labels"], self.recipe) for role in ("moving", "fixed")}
+        if self.flows:  # to the map by the fixed image's deformation, from there to the moving image
+            item["flow"] = compose(back(), fixed)[0]
+        return item

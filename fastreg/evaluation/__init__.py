@@ -1,0 +1,1 @@
+"""What is measured: overlap, distances, regularity, landmarks."""

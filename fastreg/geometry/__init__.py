@@ -1,0 +1,1 @@
+"""Where voxels lie and how they move: images, grids, resampling, displacement fields, transforms."""

@@ -1,0 +1,99 @@
+"""An image on its grid. Axes are those on disk (i, j, k); affines are 4x4, voxel -> RAS mm, in float64.
+
+A 2-D image lies in its slice k = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nibabel import orientations
+
+from fastreg.utils.files import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A scalar image or label map on its grid."""
+
+    data: np.ndarray
+    """[X, Y, Z] or [X, Y], axes as on disk."""
+    affine: np.ndarray
+    """[4, 4], voxel -> RAS mm, float64."""
+    path: Path | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along each axis."""
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        """2 or 3."""
+        return self.data.ndim
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Distance of neighbouring voxels along each axis."""
+        return spacing_mm(self.affine)[: self.ndim]
+
+    @property
+    def is_labels(self) -> bool:
+        """Whether the voxels are integers, which no interpolation may mix."""
+        return self.data.dtype.kind in "iub"
+
+    def tensor(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """A copy of the data as [1, 1, X, Y, Z]."""
+        return torch.from_numpy(owned(self.data)).to(dtype)[None, None]
+
+
+def owned(data: np.ndarray) -> np.ndarray:
+    """A copy in C order and this machine's byte order."""
+    native = np.uint8 if data.dtype.kind == "b" else data.dtype.newbyteorder("=")
+    return data.astype(native, order="C", copy=True)
+
+
+def named(what: str, path: Path | None) -> str:
+    """What it is and, if it came from a file, which: as messages name it."""
+    return what if path is None else f"{what} {path}"
+
+
+def check_affine(affine: Any, name: str) -> np.ndarray:
+    """`affine` as float64 [4, 4]; InputError unless it is finite and can be inverted."""
+    matrix = np.array(affine, np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise InputError(f"{name}: expected a finite 4x4 affine, got {' '.join(str(matrix).split())}")
+    scale = np.linalg.norm(matrix[:3, :3], axis=0)
+    if not scale.all() or abs(np.linalg.det(matrix[:3, :3] / scale)) < 1e-6:
+        raise InputError(f"{name}: its affine is singular: {matrix[:3, :3].tolist()}")
+    return matrix
+
+
+def spacing_mm(affine: np.ndarray) -> tuple[float, ...]:
+    """Length of the three voxel axes."""
+    return tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def orientation(affine: np.ndarray) -> str:
+    """Where the axes point, to the nearest: "RAS", "LPI", ..."""
+    return "".join(orientations.aff2axcodes(affine))
+
+
+def affine_field(matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """``matrix @ (p, 1)`` for every voxel p of a grid, float64 [*shape, rows]; the matrix is [rows, 4]."""
+    field = matrix[:, 3]
+    for axis, length in enumerate(shape):
+        ends = [1] * len(shape)
+        ends[axis] = length
+        field = field + np.outer(np.arange(length), matrix[:, axis]).reshape(*ends, len(matrix))
+    return field
+
+
+def to_flow(field: np.ndarray) -> torch.Tensor:
+    """[*shape, ndim] -> [1, ndim, *shape] float32."""
+    return torch.from_numpy(np.moveaxis(field, -1, 0).astype(np.float32, order="C"))[None]

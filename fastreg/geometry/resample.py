@@ -1,0 +1,186 @@
+"""Images onto other grids: reoriented, resampled, smoothed, padded."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from nibabel import orientations
+
+from fastreg.geometry.image import Image, affine_field, named, to_flow
+from fastreg.ops.warp import warp
+from fastreg.utils.files import InputError
+
+INTERPOLATIONS = ("linear", "nearest", "genericlabel")
+
+
+def reorient(image: Image, codes: str = "RAS") -> Image:
+    """Flip and permute the axes until they point to `codes`; no voxel changes its value or place.
+
+    ``reorient(reorient(x), orientation(x.affine))`` is x again.
+    """
+    volume = image.data.reshape(*image.shape, *[1] * (3 - image.ndim))
+    change = orientations.ornt_transform(
+        orientations.io_orientation(image.affine), orientations.axcodes2ornt(tuple(codes))
+    )
+    if image.ndim == 2 and change[2, 0] != 2:
+        raise InputError(
+            f"{named('image', image.path)}: a 2-D image cannot be turned to {codes}: its plane would change"
+        )
+    affine = image.affine @ orientations.inv_ornt_aff(change, volume.shape)
+    turned = np.ascontiguousarray(orientations.apply_orientation(volume, change))
+    return Image(turned[..., 0] if image.ndim == 2 else turned, affine, image.path)
+
+
+def affine_flow(
+    affine_fixed: np.ndarray, shape_fixed: Sequence[int], affine_moving: np.ndarray, world: np.ndarray | None = None
+) -> torch.Tensor:
+    """The flow that looks up each fixed voxel at its place in the moving image.
+
+    Args:
+        affine_fixed: [4, 4], voxel -> RAS mm, of the grid of `shape_fixed`.
+        shape_fixed: Two or three axes.
+        affine_moving: [4, 4], voxel -> RAS mm.
+        world: [4, 4], fixed RAS mm -> moving RAS mm; the identity if None.
+
+    Returns:
+        [1, 3, *shape_fixed] (2-D: [1, 2, ...]) float32, q - p in moving voxels.
+    """
+    ndim = len(shape_fixed)
+    across = np.linalg.inv(affine_moving) @ (np.eye(4) if world is None else world) @ affine_fixed
+    return to_flow(affine_field((across - np.eye(4))[:ndim], shape_fixed))
+
+
+def resample_to_grid(
+    image: Image,
+    affine: np.ndarray,
+    shape: Sequence[int],
+    mode: str | None = None,
+    *,
+    padding: str = "zeros",
+    world: np.ndarray | None = None,
+) -> Image:
+    """The image on another grid, each voxel at its place in the world.
+
+    Intensities are smoothed first along the axes that become coarser (Cardoso et al. 2015); labels never.
+
+    Args:
+        image: Intensities or labels.
+        affine: [4, 4], voxel -> RAS mm, of the new grid.
+        shape: Of the new grid.
+        mode: One of `INTERPOLATIONS`; None is linear for intensities, nearest for labels.
+        padding: What lies outside, as in `fastreg.warp`.
+        world: [4, 4], RAS mm on the new grid -> RAS mm in the image; the identity if None.
+    """
+    mode = mode or ("nearest" if image.is_labels else "linear")
+    if mode == "linear":
+        across = np.linalg.inv(image.affine) @ (np.eye(4) if world is None else world) @ affine
+        step = np.linalg.norm(across[: image.ndim, : image.ndim], axis=1)
+        image = smooth(image, np.sqrt(np.maximum(step**2 - 1, 0)) / _FWHM)
+    flow = affine_flow(affine, shape, image.affine, world)
+    return Image(sample(image, flow, mode, padding), np.array(affine, np.float64), image.path)
+
+
+_FWHM = float(2 * np.sqrt(2 * np.log(2)))
+
+
+def smooth(image: Image, sigma_voxels: Sequence[float] | np.ndarray) -> Image:
+    """Gaussian smoothing, a standard deviation for each axis; the border voxels go on outside. Float32."""
+    data = torch.from_numpy(np.array(image.data, np.float32, order="C"))
+    for axis, sigma in enumerate(sigma_voxels):
+        if sigma < 0.1 or data.shape[axis] == 1:
+            continue
+        half = int(np.ceil(3 * sigma))
+        kernel = torch.exp(-0.5 * (torch.arange(-half, half + 1) / float(sigma)) ** 2)
+        lines = data.movedim(axis, -1)
+        flat = torch.nn.functional.pad(lines.reshape(-1, 1, lines.shape[-1]), (half, half), mode="replicate")
+        flat = torch.nn.functional.conv1d(flat, (kernel / kernel.sum())[None, None])
+        data = flat.reshape(lines.shape).movedim(-1, axis)
+    return replace(image, data=np.ascontiguousarray(data.numpy()))
+
+
+def sample(image: Image, flow: torch.Tensor, mode: str = "linear", padding: str = "zeros") -> np.ndarray:
+    """``image(p + flow(p))`` for every voxel p of the flow [1, ndim, *grid].
+
+    "linear" gives float32; "nearest" and "genericlabel" (the label with the largest linear weight; ties to the smaller
+    label) keep the dtype, and integers exactly.
+    """
+    if mode not in INTERPOLATIONS:
+        raise InputError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}, got {mode}")
+    if mode == "linear":
+        return warp(image.tensor(), flow, padding=padding)[0, 0].numpy()
+    # Ranks instead of labels: they are exact in float32. Rank 0 is the label 0 and what lies outside.
+    labels, ranks = np.unique(image.data, return_inverse=True)
+    labels = np.concatenate([np.zeros(1, labels.dtype), labels])
+    exact = torch.float32 if len(labels) < 2**24 else torch.float64
+    ranks = np.where(image.data == 0, 0, ranks.reshape(image.shape) + 1)
+    volume = torch.from_numpy(ranks).to(exact)[None, None]
+    if mode == "nearest":
+        rank = warp(volume, flow.to(exact), mode="nearest", padding=padding)
+    else:
+        rank = _vote(volume, flow.to(exact), padding)
+    return labels[rank[0, 0].long().numpy()]
+
+
+def _vote(volume: torch.Tensor, flow: torch.Tensor, padding: str) -> torch.Tensor:
+    """The value whose corners have the largest summed linear weight."""
+    ndim = flow.shape[1]
+    base = torch.floor(flow)
+    part = flow - base
+    corners, weights = [], []
+    for corner in itertools.product((0, 1), repeat=ndim):
+        at = torch.tensor(corner, dtype=flow.dtype).view(1, ndim, *[1] * ndim)
+        corners.append(warp(volume, base + at, mode="nearest", padding=padding))
+        weights.append(torch.where(at > 0, part, 1 - part).prod(1, keepdim=True))
+    best, most = corners[0], torch.zeros_like(weights[0])
+    for value in corners:
+        votes = torch.stack([w * (other == value) for other, w in zip(corners, weights, strict=True)]).sum(0)
+        wins = (votes > most) | ((votes == most) & (value < best))
+        best, most = torch.where(wins, value, best), torch.where(wins, votes, most)
+    return best
+
+
+def resample_to_spacing(image: Image, spacing: float | Sequence[float], *, mode: str | None = None) -> Image:
+    """The same field of view, to the nearest voxel, with voxels of `spacing` mm. The centre stays in place."""
+    wanted = np.broadcast_to(np.asarray(spacing, np.float64), image.ndim)
+    if not (wanted > 0).all():
+        raise InputError(f"spacing: expected positive mm, got {spacing}")
+    shape = np.maximum(1, np.rint(np.array(image.shape) * image.spacing_mm / wanted)).astype(int)
+    return resample_to_grid(image, centred_affine(image, shape, wanted), shape.tolist(), mode=mode, padding="border")
+
+
+def centred_affine(image: Image, shape: Sequence[int] | np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """[4, 4], voxel -> RAS mm, of a grid of `shape` and `spacing` mm with the image's directions and centre."""
+    scale = np.ones(3)
+    scale[: image.ndim] = spacing / image.spacing_mm
+    affine = image.affine.copy()
+    affine[:3, :3] *= scale
+    ends = [(np.append(s, [1] * (3 - image.ndim)) - 1) / 2 for s in (np.array(image.shape), np.array(shape))]
+    affine[:3, 3] = image.affine[:3, :3] @ ends[0] + image.affine[:3, 3] - affine[:3, :3] @ ends[1]
+    return affine
+
+
+def pad_or_crop(image: Image, shape: Sequence[int]) -> Image:
+    """Zeros added or voxels cut at both ends of each axis until it has `shape`. No voxel moves in the world."""
+    start = [(old - new) // 2 for old, new in zip(image.shape, shape, strict=True)]
+    first = [max(0, s) for s in start]
+    kept = [min(old, s + new) - f for old, new, s, f in zip(image.shape, shape, start, first, strict=True)]
+    data = np.zeros(tuple(shape), image.data.dtype)
+    into = tuple(slice(f - s, f - s + k) for f, s, k in zip(first, start, kept, strict=True))
+    data[into] = image.data[tuple(slice(f, f + k) for f, k in zip(first, kept, strict=True))]
+    affine = image.affine.copy()
+    affine[:3, 3] += affine[:3, : image.ndim] @ start
+    return Image(data, affine, image.path)
+
+
+def conform(
+    image: Image, shape: Sequence[int], spacing: float | Sequence[float] = 1.0, *, mode: str | None = None
+) -> Image:
+    """The image on a grid of `shape` and `spacing` mm about its own centre, axes turned to RAS: one interpolation."""
+    if image.ndim == 3:
+        image = reorient(image)
+    wanted = np.broadcast_to(np.asarray(spacing, np.float64), image.ndim)
+    return resample_to_grid(image, centred_affine(image, shape, wanted), shape, mode=mode)

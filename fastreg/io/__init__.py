@@ -1,0 +1,1 @@
+"""Formats on disk: images, label maps, warps, affines, points."""

@@ -1,0 +1,6 @@
+# For mypy and editors: what is installed as fastreg.kernels stands in kernels/ beside this folder (pyproject.toml).
+# Not installed itself.
+from kernels import integrate as integrate
+from kernels import lncc as lncc
+from kernels import smoothness as smoothness
+from kernels import warp as warp

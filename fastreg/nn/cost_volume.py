@@ -1,0 +1,105 @@
+"""What a network sees that must not care for contrast: how well each place fits its neighbours in the other image.
+
+A U-Net on two raw images learns to match them slowly, and slowest where their contrasts differ. Given descriptors that
+contrast does not change, and the cost of every displacement in reach, it has but to find the smooth field of low cost.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastreg.geometry.fields import pooled
+from fastreg.types import Volume
+
+
+def descriptors(image: Volume) -> Tensor:
+    """MIND: how alike a voxel's neighbourhood is to those one voxel further, whatever the contrast.
+
+    ``exp(-d_k / v)`` for the 2 ndim neighbours k, d_k the mean squared difference over 3^ndim voxels, v the mean of
+    d_k over k, at least a thousandth of its mean over the image: 1 where nothing changes.
+
+    Args:
+        image: [batch, channels, D, H, W] or [batch, channels, H, W], any intensity unit.
+
+    Returns:
+        [batch, channels * 2 ndim, D, H, W], 0 to 1.
+
+    Source: Heinrich et al. 2012, "MIND: Modality independent neighbourhood descriptor for multi-modal deformable
+    registration", with the six-neighbourhood.
+    """
+    squares = []
+    for axis in range(2, image.ndim):
+        step = image.diff(dim=axis).square()
+        border = torch.zeros_like(image.narrow(axis, 0, 1))
+        squares += [torch.cat([step, border], axis), torch.cat([border, step], axis)]
+    distances = torch.stack([_averaged(square) for square in squares], 1)  # [batch, 2 ndim, channels, ...]
+    mean = distances.mean(1, keepdim=True)
+    floor = 1e-3 * mean.mean(tuple(range(3, mean.ndim)), keepdim=True)
+    scale = torch.maximum(mean, floor).clamp_min(torch.finfo(mean.dtype).tiny)
+    return torch.exp(-distances / scale).flatten(1, 2)
+
+
+def _averaged(image: Tensor) -> Tensor:
+    """Over 3 voxels along each axis, the border's values going on."""
+    for axis in range(2, image.ndim):
+        length = image.shape[axis]
+        ends = image.narrow(axis, 0, 1), image.narrow(axis, length - 1, 1)
+        longer = torch.cat([ends[0], image, ends[1]], axis)
+        image = sum((longer.narrow(axis, k, length) for k in range(3)), torch.zeros(())) / 3
+    return image
+
+
+def costs(moving: Tensor, fixed: Tensor, radius: int) -> Tensor:
+    """Mean squared difference of `fixed` at p and `moving` at p + d, for all d with components in -radius to radius.
+
+    Args:
+        moving: [batch, channels, D, H, W]; beyond its border the border's values go on.
+        fixed: The same shape.
+        radius: In voxels.
+
+    Returns:
+        [batch, (2 radius + 1)^ndim, D, H, W], the last component of d running fastest.
+    """
+    size, ndim = fixed.shape[2:], fixed.ndim - 2
+    around = F.pad(moving, (radius,) * (2 * ndim), mode="replicate")
+    reach = 2 * radius + 1
+    found = fixed.new_empty(len(fixed), reach**ndim, *size)
+    difference = torch.empty_like(fixed)
+    for k, start in enumerate(itertools.product(range(reach), repeat=ndim)):
+        window = around
+        for axis, (first, length) in enumerate(zip(start, size, strict=True)):
+            window = window.narrow(2 + axis, first, length)
+        torch.sub(fixed, window, out=difference)
+        found[:, k] = difference.square_().mean(1)
+    return found
+
+
+class Matching(nn.Module):
+    """[batch, channels, D, H, W] twice -> features [batch, outputs, ceil(D / 2), ...] of how they fit each other.
+
+    Args:
+        channels: Of one image.
+        ndim: 3 or 2.
+        radius: Displacements compared, in voxels of the half grid.
+        outputs: Number of features.
+    """
+
+    def __init__(self, channels: int, ndim: int, radius: int, outputs: int) -> None:
+        super().__init__()
+        self.radius = radius
+        inputs = (2 * radius + 1) ** ndim + 2 * ndim * channels
+        self.squeeze: nn.Conv2d | nn.Conv3d = (nn.Conv3d if ndim == 3 else nn.Conv2d)(inputs, outputs, 1)
+
+    def forward(self, moving: Volume, fixed: Volume) -> Tensor:
+        """The features. Nothing before the convolution learns: no gradient goes to the images."""
+        with torch.no_grad():
+            work = torch.promote_types(fixed.dtype, torch.float32)
+            theirs, ours = (pooled(descriptors(image.to(work)), 2) for image in (moving, fixed))
+            cost = costs(theirs, ours, self.radius)
+            cost.sub_(cost.mean(1, keepdim=True)).mul_(10)  # to about 1; what all displacements cost says nothing
+            seen = torch.cat([cost, ours], 1).to(self.squeeze.weight.dtype)
+        return F.leaky_relu(self.squeeze(seen), 0.2)

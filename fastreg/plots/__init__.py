@@ -1,0 +1,1 @@
+"""Pictures: registrations, training curves, box plots of Dice."""

@@ -1,0 +1,1 @@
+"""Registration of two images or many: alignment, optimisation, networks, what comes out."""

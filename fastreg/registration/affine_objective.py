@@ -1,0 +1,165 @@
+"""What the linear alignment maximises: a similarity over points of the fixed image, and its gradient."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastreg.nn.losses import MI
+from fastreg.ops.lncc import lncc
+from fastreg.ops.warp import warp
+from fastreg.types import Flow, Mask, Scalar, Volume
+
+
+@dataclass(frozen=True)
+class Scan:
+    """An image on a working grid."""
+
+    values: Volume
+    """[1, 1, X, Y, Z] float32, about 0 to 1."""
+    weight: Mask
+    """Same shape, 0 to 1."""
+    affine: np.ndarray
+    """[4, 4], voxel -> RAS mm."""
+
+
+Similarity = Callable[[Volume], Scalar]
+"""Of the moved image to the fixed one, more is better, about 0 where they have nothing in common."""
+
+
+def _lncc(fixed: Volume, weight: Mask) -> Similarity:
+    floor = _NOISE**2 * _WINDOW ** (fixed.ndim - 2)
+    return lambda moved: lncc(moved, fixed, window=_WINDOW, eps=floor, mask=weight)
+
+
+_WINDOW = 7
+
+
+_NOISE = 0.0005
+"""Of the range of intensities: a window that varies less has no structure."""
+
+
+def _mse(fixed: Volume, weight: Mask) -> Similarity:
+    share = weight / weight.sum()
+    variance = (share * (fixed - (share * fixed).sum()).square()).sum()
+    return lambda moved: 1 / (1 + (share * (moved - fixed).square()).sum() / variance)
+
+
+def _mi(fixed: Volume, weight: Mask) -> Similarity:
+    information = MI()
+    return lambda moved: -information(moved, fixed, weight)
+
+
+def _grid(shape: Sequence[int], device: torch.device) -> list[Tensor]:
+    """The index of a grid along each axis, shaped to broadcast."""
+    ndim = len(shape)
+    return [
+        torch.arange(n, dtype=torch.float32, device=device).view(*[-1 if a == axis else 1 for a in range(ndim)])
+        for axis, n in enumerate(shape)
+    ]
+
+
+METRICS: dict[str, Callable[[Volume, Mask], Similarity]] = {"lncc": _lncc, "mi": _mi, "mse": _mse}
+
+
+_POINTS = {2: 180, 3: 32}
+"""Along each axis of the cube of points."""
+
+
+class Objective:
+    """The similarity of two scans under a map of the world, with gradient.
+
+    The part of the moving image that lies in the fixed one is weighed once, in `weigh`, and then held: a metric whose
+    domain moved along would gain by pushing the images apart.
+    """
+
+    def __init__(self, fixed: Scan, moving: Scan, metric: str, seed: int) -> None:
+        self.fixed, self.moving, self.metric = fixed, moving, METRICS[metric]
+        if metric == "lncc":
+            self._compare_everywhere()
+        else:
+            self._compare_at_points(seed)
+
+    def _compare_everywhere(self) -> None:
+        self.index = self.places = _grid(self.fixed.values.shape[2:], self.fixed.values.device)
+        self.target, self.weight = self.fixed.values, self.fixed.weight
+
+    def _compare_at_points(self, seed: int) -> None:
+        """Random places of positive weight, between the voxels: on the grid the metric would have ridges."""
+        rng = torch.Generator().manual_seed(seed)
+        weight = self.fixed.weight[0, 0].cpu()
+        inside = weight.nonzero()
+        # The points are a cube of places: in one long row their index, and so the flow, would lose digits.
+        shape = (_POINTS[weight.ndim],) * weight.ndim
+        chosen = inside[torch.randint(len(inside), shape, generator=rng)]
+        places = chosen + torch.rand(chosen.shape, generator=rng) - 0.5
+        last = torch.tensor(weight.shape) - 1
+        places = torch.minimum(places.clamp_min(0), last).to(self.fixed.values.device)
+        self.places, self.index = list(places.unbind(-1)), _grid(shape, places.device)
+        flow = self._flow(torch.eye(4)[: weight.ndim])
+        self.target = warp(self.fixed.values, flow, padding="border")
+        self.weight = warp(self.fixed.weight, flow, padding="border")
+
+    def weigh(self, world: np.ndarray) -> float:
+        """Hold the weights as they are under `world`; returns the share of the fixed weight that is met, 0 to 1."""
+        met = self.weight * warp(self.moving.weight, self.flow(torch.from_numpy(world)))
+        share = float(met.sum() / self.weight.sum())
+        if share > 0:
+            self.similarity = self.metric(self.target, met)
+        return share
+
+    def flow(self, world: Tensor) -> Flow:
+        """From the places that are compared into the moving grid, under a map of the world [4, 4], float64."""
+        across = torch.from_numpy(np.linalg.inv(self.moving.affine)) @ world @ torch.from_numpy(self.fixed.affine)
+        return self._flow(across[: len(self.index)])
+
+    def _flow(self, across: Tensor) -> Flow:
+        """``across @ (place, 1) - index``, [1, ndim, *shape] float32.
+
+        Axis by axis, each along itself alone: only the last sum, and the backward's first, is as large as the flow.
+        """
+        ndim = len(self.index)
+        own = torch.eye(ndim, dtype=across.dtype)
+        if self.places is self.index:
+            terms = list(zip((across[:, :ndim] - own).unbind(1), self.places, strict=True))
+        else:
+            terms = [*zip((-own).unbind(1), self.index, strict=True), *zip(across.unbind(1), self.places, strict=False)]
+        flow = across[:, 3].to(self.places[0]).view(ndim, *[1] * ndim)
+        for column, place in terms:
+            flow = flow + column.to(place).view(ndim, *[1] * ndim) * place
+        return flow[None]
+
+    def __call__(self, world: Tensor) -> Scalar:
+        """The similarity under a map of the world [4, 4], float64, differentiable."""
+        return self.similarity(warp(self.moving.values, self.flow(world), padding="border"))
+
+    def score(self, world: np.ndarray) -> float:
+        """Similarity times overlap."""
+        share = self.weigh(world)
+        with torch.no_grad():
+            return share * float(self(torch.from_numpy(world))) if share > 0 else 0.0
+
+
+def generators(kind: str, ndim: int) -> np.ndarray:
+    """[K, ndim, ndim]: turns, then the scale, then strains that keep the volume; the norm of each is sqrt(ndim)."""
+    pairs = list(itertools.combinations(range(ndim), 2))
+    units = np.eye(ndim * ndim).reshape(ndim, ndim, ndim, ndim)
+    found = []
+    if kind != "translation":
+        found += [units[b, a] - units[a, b] for a, b in pairs]
+    if kind in ("similarity", "affine"):
+        found += [np.eye(ndim)]
+    if kind == "affine":
+        found += [units[a, b] + units[b, a] for a, b in pairs]
+        found += [np.diag([1.0] * k + [-float(k)] + [0.0] * (ndim - 1 - k)) for k in range(1, ndim)]
+    stacked = np.array(found).reshape(-1, ndim, ndim)
+    return stacked * np.sqrt(ndim) / np.linalg.norm(stacked, axis=(1, 2), keepdims=True)
+
+
+LOSS_SCALE = 1000.0
+"""Of the loss: L-BFGS' first step is one voxel, and it stops when a step gains a hundred-thousandth of similarity."""

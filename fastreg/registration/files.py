@@ -1,0 +1,136 @@
+"""A registration from files to files: read, check, register, score, write. One pair and many go through it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastreg.data.pairs import PairFiles
+from fastreg.evaluation.scoring import evaluate
+from fastreg.io.affines import AFFINE_ENDINGS, save_affine
+from fastreg.io.images import check_ending, load_labels, save_image
+from fastreg.io.points import load_points, save_text
+from fastreg.io.warps import save_warp
+from fastreg.registration.pairwise import register
+from fastreg.registration.result import RegistrationResult
+from fastreg.utils.files import check_free
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the results of one registration go; None: nowhere."""
+
+    moved: Path | None = None
+    warp: Path | None = None
+    inverse_warp: Path | None = None
+    affine: Path | None = None
+    moved_labels: Path | None = None
+    """The pair's `moving_labels` on the fixed grid."""
+    points: Path | None = None
+    """The pair's `points_fixed`, where they are in the moving image."""
+    points_back: Path | None = None
+    """The pair's `points_moving`, where they are in the fixed image."""
+
+    def paths(self) -> list[Path]:
+        """Those that are wanted."""
+        return [path for path in vars(self).values() if path is not None]
+
+    def check(self, overwrite: bool) -> None:
+        """InputError unless each can be written, in a format that is written here."""
+        for path in self.paths():
+            check_free(path, overwrite)
+        for image in (self.moved, self.warp, self.inverse_warp, self.moved_labels):
+            if image is not None:
+                check_ending(image)
+        if self.affine is not None:
+            check_ending(self.affine, AFFINE_ENDINGS)
+
+
+def register_files(
+    pair: PairFiles,
+    outputs: Outputs,
+    *,
+    points_space: str = "ras",
+    landmarks: bool = True,
+    scored: bool = True,
+    **options: Any,
+) -> tuple[RegistrationResult, Figures]:
+    """Registers a pair of files and writes what is wanted. Nothing is written unless everything could be read.
+
+    Args:
+        pair: The files; label maps and points that are given are scored.
+        outputs: What is written, and where.
+        points_space: Of all points: "ras", "lps" or "voxel".
+        landmarks: The pair's points of both images are the same places: their distance is scored.
+        scored: Compute the figures.
+        options: Arguments of `fastreg.register`.
+
+    Returns:
+        The registration and its figures: folds, SDlogJ, seconds; mean Dice and TRE where labels and points are given.
+
+    Raises:
+        InputError: a file or an option that cannot be used.
+    """
+    labels = None if pair.moving_labels is None else load_labels(pair.moving_labels, what="moving labels")
+    if pair.fixed_labels is not None:
+        load_labels(pair.fixed_labels, what="fixed labels")  # before, not after, the work
+    points = None if pair.points_fixed is None else load_points(pair.points_fixed)
+    points_back = None if pair.points_moving is None else load_points(pair.points_moving)
+    wants_inverse = outputs.inverse_warp is not None or outputs.points_back is not None
+    found = register(
+        pair.fixed,
+        pair.moving,
+        fixed_mask=pair.fixed_mask,
+        moving_mask=pair.moving_mask,
+        inverse=wants_inverse,
+        **options,
+    )
+    figures = score(found, pair, points_space, landmarks) if scored else {}
+    if outputs.moved is not None:
+        found.save_moved(outputs.moved)
+    if outputs.warp is not None:
+        found.save_warp(outputs.warp)
+    if outputs.inverse_warp is not None and found.inverse_warp is not None:
+        save_warp(outputs.inverse_warp, found.inverse_warp)
+    if outputs.affine is not None:
+        save_affine(outputs.affine, found.affine)
+    if outputs.moved_labels is not None and labels is not None:
+        save_image(outputs.moved_labels, found.apply(labels))
+    if outputs.points is not None and points is not None:
+        save_text(outputs.points, found.map_points(points, points_space))
+    if outputs.points_back is not None and points_back is not None:
+        save_text(outputs.points_back, found.map_points(points_back, points_space, back=True))
+    return found, figures
+
+
+_FIGURES: Mapping[str, str] = {
+    "dice_before": "dice_before_mean",
+    "dice": "dice_mean",
+    "folds": "folds_central",
+    "folds_of": "folds_central_of",
+    "sdlogj": "sdlogj",
+}
+"""Column of a table -> name in `evaluate`."""
+
+
+def score(found: RegistrationResult, pair: PairFiles, points_space: str = "ras", landmarks: bool = True) -> Figures:
+    """The figures of one registration, as in `register_files`; an image of one voxel along an axis has no folds."""
+    given: dict[str, Any] = {"warp": found.warp, "fixed": found.fixed, "moving": found.moving}
+    if pair.fixed_labels is not None and pair.moving_labels is not None:
+        given |= {"fixed_labels": pair.fixed_labels, "moving_labels": pair.moving_labels}
+    if landmarks and pair.points_fixed is not None and pair.points_moving is not None:
+        given |= {"points_fixed": pair.points_fixed, "points_moving": pair.points_moving}
+    figures = {} if min(found.fixed.shape) < 2 else evaluate(hd95=False, points_space=points_space, **given)
+    row: Figures = {"seconds": round(found.seconds, 3), "suspect": found.suspect}
+    for column, name in _FIGURES.items():
+        if name in figures:
+            row[column] = None if math.isnan(figures[name]) else figures[name]
+    for name in ("tre_mm_before", "tre_mm"):
+        if name in figures:
+            row[name] = figures[name]["mean"]
+    return row

@@ -1,0 +1,280 @@
+"""Registration of two images, top to bottom: read, align, network, optimisation, warp on the fixed grid."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastreg.data.intensity import normalised
+from fastreg.geometry.grid import Grid, on_grid, spacing_of, working_grid
+from fastreg.geometry.image import Image
+from fastreg.geometry.resample import reorient
+from fastreg.geometry.transforms import Affine
+from fastreg.io.images import load_image
+from fastreg.nn import checkpoint
+from fastreg.nn.cascade import cascade
+from fastreg.nn.checkpoint import TrainedModel, WorkingSpace
+from fastreg.registration.affine import KINDS, align
+from fastreg.registration.deformable import METRICS, STAGES, Stage, deform
+from fastreg.registration.image_grid import inverse_on_image_grid, on_image_grid, without_folds
+from fastreg.registration.result import RegistrationResult
+from fastreg.registration.verdict import judge
+from fastreg.types import RegistrationOutput
+from fastreg.utils.devices import pick_device
+from fastreg.utils.files import InputError
+
+
+def register(
+    fixed: Any,
+    moving: Any,
+    *,
+    model: str | Path | TrainedModel | None = None,
+    transform: str = "deformable",
+    affine: bool | None = None,
+    init: str | Affine = "auto",
+    refine: int | None = None,
+    stages: Sequence[Stage] = STAGES,
+    metric: str = "lncc",
+    smoothness: float | None = None,
+    fixed_mask: Any = None,
+    moving_mask: Any = None,
+    device: str | torch.device | None = None,
+    inverse: bool = False,
+    bidir: bool = False,
+    on_progress: Callable[[str, float], None] = lambda what, seconds: None,
+) -> RegistrationResult:
+    """Registers `moving` to `fixed`: linear alignment, then a network, an optimisation, or one after the other.
+
+    The images may differ in size, orientation and spacing; they start where their headers place them.
+
+    Args:
+        fixed: A path, nibabel image, array, tensor [X, Y, Z] (or [1, 1, X, Y, Z]) or `fastreg.geometry.image.Image`.
+        moving: Likewise.
+        model: A checkpoint of `fastreg train`, what `fastreg.nn.checkpoint.load` gave, or "general", the network that
+            comes with fastreg. None: by optimisation.
+        transform: Where to stop: "translation", "rigid", "similarity", "affine" or "deformable".
+        affine: Align linearly first; if None, only without a model (networks are trained on aligned images) and with
+            one that was trained on no images.
+        init: Start of the linear alignment: "auto", "header", "mass" or a `fastreg.geometry.transforms.Affine`, which
+            without an alignment is used as it is.
+        refine: Iterations of optimisation on the full grid after the network; None: 0 with a model, and the whole
+            pyramid without one.
+        stages: The pyramid of the optimisation, `fastreg.registration.deformable.Stage`s from coarse to fine.
+        metric: "lncc", "mse", or, for other contrasts, "mi".
+        smoothness: Weight of the field's roughness in the optimisation; what suits the metric if None.
+        fixed_mask: Where the fixed image counts: as `fixed`, on any grid.
+        moving_mask: Likewise of the moving image.
+        device: Where it is computed; a GPU if there is one.
+        inverse: Also find the inverse warp.
+        bidir: The optimisation compares the images on both grids, by the warp and by its inverse, which is kept.
+        on_progress: Called with what was done and its seconds after each stage.
+
+    Raises:
+        InputError: a file or option that cannot be used, or images of another number of axes than the network's.
+    """
+    if transform not in (*KINDS, "deformable"):
+        raise InputError(f"transform: expected one of {', '.join(KINDS)}, deformable, got {transform}")
+    if metric not in METRICS:
+        raise InputError(f"metric: expected one of {', '.join(METRICS)}, got {metric}")
+    if smoothness is not None and not 0 <= smoothness < math.inf:
+        raise InputError(f"smoothness: expected a number of at least 0, got {smoothness}")
+    inverse = inverse or (bidir and transform == "deformable")
+    clock = _Clock(on_progress)
+    device = pick_device(device)
+    if isinstance(model, str | Path):
+        model = checkpoint.load(model, device)
+    ndim = None if model is None else model.net.config.ndim
+    fixed_image = load_image(_array(fixed), what="fixed image", ndim=ndim)
+    moving_image = load_image(_array(moving), what="moving image", ndim=ndim)
+    masks = [
+        None if mask is None else load_image(_array(mask), what=f"{what} mask", ndim=ndim)
+        for mask, what in ((fixed_mask, "fixed"), (moving_mask, "moving"))
+    ]
+    for image, name in ((moving_image, "moving"), (fixed_image, "fixed")):
+        if image.ndim != (ndim or fixed_image.ndim):
+            wanted = f"the network is {ndim}-D" if ndim else f"the fixed image is {fixed_image.ndim}-D"
+            raise InputError(f"{name} image: {wanted}, the image is {image.ndim}-D")
+    for image, what in ((fixed_image, "fixed image"), (moving_image, "moving image")):
+        _check_structure(image, what)
+    for mask, image, what in zip(masks, (fixed_image, moving_image), ("fixed", "moving"), strict=True):
+        if mask is not None:
+            _check_mask(mask, image, what)
+    clock.lap("read")
+
+    world = init if isinstance(init, Affine) else Affine(np.eye(4))
+    if affine is None:
+        affine = model is None or model.working.align
+    if affine:
+        kind = "affine" if transform == "deformable" else transform
+        world = align(
+            fixed_image, moving_image, kind=kind, metric=metric, fixed_mask=masks[0], moving_mask=masks[1], init=init,
+            device=device,
+        )  # fmt: skip
+        clock.lap("affine")
+    optimised = False
+    log: dict[str, Any] = {"device": str(device), "transform": transform, "metric": metric}
+    if transform != "deformable":
+        grid = Grid(fixed_image.shape, fixed_image.affine)
+        zero = torch.zeros(1, fixed_image.ndim, *grid.shape)
+        found = RegistrationOutput(zero[:, :1], zero, inverse_flow=zero if inverse else None)
+    else:
+        grid = _network_grid(fixed_image, model.working) if model else _isotropic_grid(fixed_image)
+        if refine is not None or model is not None:
+            stages = (Stage(1, refine, 1),) if refine else ()
+        optimise = partial(deform, stages=stages, metric=metric, smoothness=smoothness, bidir=bidir) if stages else None
+        optimised = optimise is not None
+        found = _deformable(
+            grid, fixed_image, moving_image, masks[0], masks[1], world, model, optimise, device, inverse, clock
+        )
+        log |= {"network": model.net.config.name if model else None, "working_shape": list(grid.shape)}
+    warp = on_image_grid(found.flow.cpu(), grid, fixed_image, moving_image, world)
+    if optimised and grid.shape != fixed_image.shape:
+        warp = without_folds(warp)
+    inverse_warp = None
+    if found.inverse_flow is not None:
+        inverse_warp = inverse_on_image_grid(found.inverse_flow.cpu(), grid, moving_image, fixed_image, world)
+    clock.lap("warp")
+    start = init if isinstance(init, Affine) else Affine(np.eye(4))
+    verdict = judge(fixed_image, moving_image, warp, start, metric, (masks[0], masks[1]))
+    clock.lap("judge")
+    log |= {"suspect": verdict.suspect, "measure": verdict.measure, "measure_before": round(verdict.before, 4)}
+    log |= {"measure_after": round(verdict.after, 4), "overlap": round(verdict.overlap, 4)}
+    result = RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, verdict.suspect)
+    result.log = {**log, **clock.laps}
+    return result
+
+
+def _deformable(
+    grid: Grid,
+    fixed: Image,
+    moving: Image,
+    mask: Image | None,
+    moving_mask: Image | None,
+    world: Affine,
+    model: TrainedModel | None,
+    optimise: Callable[..., RegistrationOutput] | None,
+    device: torch.device,
+    inverse: bool,
+    clock: _Clock,
+) -> RegistrationOutput:
+    """The flow on the working grid: the network's, and what the optimisation makes of it."""
+    how = model.working.normalise if model else "percentile"
+    pair = [_working(moving, grid, how, world).to(device), _working(fixed, grid, how).to(device)]
+    clock.lap("prepare")
+    found = None
+    if model is not None:
+        net = model.net.to(device).eval()
+        with torch.inference_mode():
+            found = cascade(net, pair[0], pair[1], model.working.passes, inverse)
+        clock.lap("network")
+    if optimise is None:
+        zero = torch.zeros(1, fixed.ndim, *grid.shape)
+        return found or RegistrationOutput(pair[0], zero, inverse_flow=zero if inverse else None)
+    if pair[0].max() == pair[0].min():
+        raise InputError(f"moving image: nothing of it lies in the fixed image{_named(fixed)}; check the headers")
+    weights = _weight(mask, grid, "fixed", device), _weight(moving_mask, grid, "moving", device, world)
+    if weights[0] is not None and weights[1] is not None and not (weights[0] * weights[1]).any():
+        raise InputError("moving mask: where the deformation starts, it does not meet the fixed mask")
+    return optimise(
+        pair[1],
+        pair[0],
+        flow=None if found is None else found.flow.clone(),
+        mask=weights[0],
+        moving_mask=weights[1],
+        inverse=inverse,
+        on_progress=lambda p: clock.lap(f"level_{p.factor}"),
+    )
+
+
+def _check_structure(image: Image, what: str) -> None:
+    """InputError where there is nothing to register."""
+    finite = image.data[np.isfinite(image.data)]
+    if not finite.size:
+        raise InputError(f"{what}{_named(image)}: expected intensities, got NaN in every voxel")
+    if finite.min() == finite.max():
+        raise InputError(f"{what}{_named(image)}: expected structure, got the constant {finite.min():g}")
+
+
+def _check_mask(mask: Image, image: Image, what: str) -> None:
+    if mask.ndim != image.ndim:
+        raise InputError(f"{what} mask{_named(mask)}: {mask.ndim}-D, but the {what} image is {image.ndim}-D")
+    if not (mask.data > 0).any():
+        raise InputError(f"{what} mask{_named(mask)}: expected voxels above 0, got none")
+
+
+def _weight(
+    mask: Image | None, grid: Grid, what: str, device: torch.device, world: Affine | None = None
+) -> Tensor | None:
+    """A mask on the working grid, [1, 1, ...]; InputError where it leaves nothing there."""
+    if mask is None:
+        return None
+    inside = Image((mask.data > 0).astype(np.float32), mask.affine, mask.path)
+    weight = torch.from_numpy(np.ascontiguousarray(on_grid(_seen(inside, world), grid)))[None, None].to(device)
+    if not (weight > 0).any():
+        raise InputError(f"{what} mask{_named(mask)}: expected voxels above 0 within the fixed image, got none")
+    return weight
+
+
+class _Clock:
+    """Seconds of each stage."""
+
+    def __init__(self, on_progress: Callable[[str, float], None]) -> None:
+        self.laps: dict[str, float] = {}
+        self.last = time.perf_counter()
+        self.on_progress = on_progress
+
+    def lap(self, name: str) -> None:
+        """Ends a stage."""
+        now = time.perf_counter()
+        key = f"{name}_seconds"
+        self.laps[key] = self.laps.get(key, 0.0) + now - self.last  # a level may come twice
+        self.on_progress(name, now - self.last)
+        self.last = now
+
+
+def _array(source: Any) -> Any:
+    """A tensor as the array that `load_image` takes; anything else as it is."""
+    if not isinstance(source, Tensor):
+        return source
+    array = source.detach().cpu().numpy()
+    while array.ndim > 3 and array.shape[0] == 1:
+        array = array[0]
+    return array
+
+
+def _network_grid(fixed: Image, working: WorkingSpace) -> Grid:
+    """The fixed image's extent, in the orientation and as fine as the network has it."""
+    turned = reorient(fixed, working.orientation) if fixed.ndim == 3 else fixed
+    return working_grid(turned, spacing_of(turned, working.spacing_mm, working.voxels))
+
+
+def _isotropic_grid(fixed: Image) -> Grid:
+    """The fixed image's own grid, or, if its voxels are far from cubes, one of cubes of the same volume."""
+    spacing = np.asarray(fixed.spacing_mm)
+    if spacing.max() <= 1.25 * spacing.min():
+        return Grid(fixed.shape, fixed.affine)
+    return working_grid(fixed, float(np.prod(spacing) ** (1 / len(spacing))))
+
+
+def _working(image: Image, grid: Grid, normalise: str, world: Affine | None = None) -> Tensor:
+    scaled = _seen(Image(normalised(image.data, normalise), image.affine, image.path), world)
+    return torch.from_numpy(np.ascontiguousarray(on_grid(scaled, grid)))[None, None]
+
+
+def _seen(image: Image, world: Affine | None) -> Image:
+    """The moving image where the alignment puts it."""
+    if world is None or np.allclose(world.matrix, np.eye(4)):
+        return image
+    return Image(image.data, np.linalg.inv(world.matrix) @ image.affine, image.path)
+
+
+def _named(image: Image) -> str:
+    return f" {image.path}" if image.path else ""

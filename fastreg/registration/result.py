@@ -1,0 +1,94 @@
+"""What a registration of two images gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastreg.geometry.image import Image
+from fastreg.geometry.resample import sample
+from fastreg.geometry.transforms import Affine, Warp
+from fastreg.io.images import save_image
+from fastreg.io.points import Table, from_ras, to_ras
+from fastreg.io.warps import save_warp
+from fastreg.types import Flow, Volume
+from fastreg.utils.files import InputError
+
+
+@dataclass
+class RegistrationResult:
+    """Two images, and the warp that brings the moving one onto the fixed one's grid."""
+
+    fixed: Image
+    moving: Image
+    warp: Warp
+    inverse_warp: Warp | None = None
+    affine: Affine = field(default_factory=lambda: Affine(np.eye(4)))
+    """The linear part, fixed RAS mm -> moving RAS mm; `warp` contains it."""
+    suspect: str | None = None
+    """Why the result may be no better than its start, by a measure that was not optimised; None if nothing says so."""
+    log: dict[str, Any] = field(default_factory=dict)
+    """Seconds of every stage, and what was used."""
+
+    @property
+    def flow(self) -> Flow:
+        """[1, 3, X, Y, Z], displacement in moving voxels on the fixed grid."""
+        return self.warp.tensor()
+
+    @property
+    def inverse_flow(self) -> Flow | None:
+        """[1, 3, X, Y, Z] on the moving grid, in fixed voxels."""
+        return None if self.inverse_warp is None else self.inverse_warp.tensor()
+
+    @property
+    def moved(self) -> Volume:
+        """[1, 1, X, Y, Z], the moving image on the fixed grid."""
+        return torch.from_numpy(self.apply(self.moving).data)[None, None]
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages together."""
+        return float(sum(value for name, value in self.log.items() if name.endswith("_seconds")))
+
+    def apply(self, image: Image, mode: str | None = None) -> Image:
+        """Another image or label map on the moving image's grid or in its space, brought onto the fixed grid.
+
+        Args:
+            image: Intensities or labels.
+            mode: "linear", "nearest" or "genericlabel"; linear for intensities and nearest for labels if None.
+        """
+        warp = self.warp.onto(image.affine, image.shape)
+        data = sample(image, warp.tensor(), mode or ("nearest" if image.is_labels else "linear"))
+        return Image(data, self.fixed.affine)
+
+    def map_points(self, table: Table, space: str = "ras", *, back: bool = False) -> str:
+        """Points of the fixed image -> where they are in the moving one, as `fastreg warp --points` maps them.
+
+        Args:
+            table: What `fastreg.io.points.load_points` read.
+            space: "ras" or "lps" mm, or "voxel": in come indices of the one image, out go those of the other.
+            back: The other way, by the inverse warp: points of the moving image -> places in the fixed one.
+
+        Returns:
+            The table with the new points, as CSV.
+
+        Raises:
+            InputError: the way back without an inverse, or a space that is none.
+        """
+        warp = self.inverse_warp if back else self.warp
+        if warp is None:
+            raise InputError("points of the moving image need the inverse: register with inverse=True")
+        places = warp(to_ras(table.points, space, warp.fixed_affine))
+        return table.text(from_ras(places, space, warp.moving_affine, table.points.shape[1]))
+
+    def save_moved(self, path: str | Path) -> None:
+        """Writes the moved image, float32, on the fixed grid."""
+        save_image(path, self.apply(self.moving))
+
+    def save_warp(self, path: str | Path, format: str | None = None) -> None:
+        """Writes the displacement field; `format` as in `fastreg.io.warps.save_warp`, ITK's if None."""
+        save_warp(path, self.warp, format=format)

@@ -1,0 +1,1 @@
+"""`fastreg train`: configuration, set-up, objective, loop, records."""

@@ -1,0 +1,100 @@
+"""What a training step minimises: image term, regularity of the field, overlap of label maps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastreg.nn.label_dice import LabelDice
+from fastreg.nn.losses import LNCC, LOSSES, NoImage, Smoothness, cross_entropy, kl_divergence, mean_endpoint_error
+from fastreg.training.config import LossConfig
+from fastreg.types import Flow, RegistrationOutput, Scalar
+
+
+class Terms(NamedTuple):
+    """The loss and its parts, which have no weights yet; scalars, or means of them over a run's processes."""
+
+    total: Scalar
+    image: Scalar
+    regularity: Scalar
+    """Smoothness penalty, or the KL divergence."""
+    segmentation: Scalar
+    """Minus the soft Dice; 0 without label maps."""
+    field: Scalar
+    """Mean distance in voxels from the deformation that made a synthetic pair; 0 where it is not asked for."""
+    region: Scalar
+    """Cross-entropy of the region of interest; 0 where the network says none."""
+
+
+class Objective(nn.Module):
+    """The loss of `fastreg train`: image + lambda smoothness + gamma label Dice + distance from a known field
+    + cross-entropy of the region of interest, each as far as the configuration asks for it.
+
+    With `uncertainty`: mean squared difference / (2 sigma^2) + KL divergence (+ gamma label Dice).
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        super().__init__()
+        if config.lambda_ is None:
+            raise ValueError("config must be resolved: lambda is not set")
+        self.config = config
+        if config.image is None or config.seg_weight is None:
+            raise ValueError("config must be resolved: loss or seg_weight is not set")
+        if config.image == "lncc":
+            self.image: nn.Module = LNCC(config.window)
+        else:
+            self.image = NoImage() if config.image == "none" else LOSSES[config.image]()
+        self.smoothness, self.overlap = Smoothness(config.penalty), LabelDice()
+
+    def forward(self, found: RegistrationOutput, batch: dict[str, Tensor]) -> Terms:
+        """The terms for what the network made of a batch of `data.Pairs`.
+
+        Args:
+            found: Of the batch's pairs. With `moved_back`, images and labels are compared in both directions.
+            batch: "moving", "fixed", and, if the run has them, their "..._mask" and "..._labels", "mask_known",
+                and "flow".
+        """
+        config, moving, fixed = self.config, batch["moving"], batch["fixed"]
+        mask = batch.get("fixed_mask")
+        outline = fixed.new_zeros(())
+        if found.region is not None:
+            assert mask is not None
+            known = batch["mask_known"]
+            outline = cross_entropy(found.region, mask, known)
+            mask = torch.where(known, mask, torch.sigmoid(found.region.detach()))
+        image = self.image(found.moved, fixed, mask)
+        overlap = image.new_zeros(())
+        labelled = bool(config.seg_weight) and "moving_labels" in batch
+        if labelled:
+            overlap = self.overlap(batch["moving_labels"], batch["fixed_labels"], found.flow)
+        if found.moved_back is not None and found.inverse_flow is not None:
+            image = (image + self.image(found.moved_back, moving, batch.get("moving_mask"))) / 2
+            if labelled:
+                back = self.overlap(batch["fixed_labels"], batch["moving_labels"], found.inverse_flow)
+                overlap = (overlap + back) / 2
+        field = found.flow if found.velocity is None else found.velocity
+        if found.log_variance is not None:
+            regularity = kl_divergence(field, found.log_variance, config.prior_lambda)
+            total = image / (2 * config.image_sigma**2) + regularity
+        else:
+            assert config.lambda_ is not None
+            regularity = self.smoothness(field, self._edges(fixed, field))
+            total = image + config.lambda_ * regularity
+        distance = image.new_zeros(())
+        if "flow" in batch:
+            distance = mean_endpoint_error(found.flow, batch["flow"], batch["fixed_labels"] > 0)
+        assert config.seg_weight is not None
+        total = total + config.seg_weight * overlap + config.field_weight * distance + config.region_weight * outline
+        return Terms(total, image, regularity, overlap, distance, outline)
+
+    def _edges(self, fixed: Tensor, field: Flow) -> Tensor | None:
+        """The image whose edges may bend the field, on the field's grid."""
+        if self.config.penalty != "edge_aware":
+            return None
+        if fixed.shape[2:] == field.shape[2:]:
+            return fixed
+        mode = "trilinear" if fixed.ndim == 5 else "bilinear"
+        return F.interpolate(fixed, tuple(field.shape[2:]), mode=mode, align_corners=True)

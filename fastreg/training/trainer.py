@@ -1,0 +1,249 @@
+"""Training, from top to bottom: cohort -> working grid -> pairs -> network -> loss -> step -> checkpoint.
+
+Runs as it is under torchrun: every process takes its share of the pairs, and the first one writes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fastreg.data.cohorts import Subject
+from fastreg.data.datasets import Share, Volumes, loader
+from fastreg.nn import checkpoint
+from fastreg.nn.checkpoint import Checkpoint, WorkingSpace
+from fastreg.nn.registration_net import RegistrationNet
+from fastreg.training.config import SYNTHETIC, TrainConfig
+from fastreg.training.objective import Objective
+from fastreg.training.options import as_json, resolved
+from fastreg.training.record import LAST, MODEL, Log, Step, Table, Validation, claim, open_board
+from fastreg.training.setup import build_pairs, find_cohorts, network_options, pick_grid, validation_subjects
+from fastreg.training.validation import validate
+from fastreg.utils.distributed import Process, join
+from fastreg.utils.files import InputError
+
+
+def fit(config: TrainConfig, log: Log | None = None) -> Path:
+    """Trains a network as `config` says; returns the path of its weights.
+
+    Raises:
+        InputError: a cohort, image, option or existing output that cannot be used; the message is one line.
+    """
+    log = log or Log()
+    process = join(config.run.device, config.run.threads)
+    try:
+        return _fit(config, log if process.first else Log(), process)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _fit(config: TrainConfig, log: Log, process: Process) -> Path:
+    config = resolved(config)
+    torch.manual_seed(config.run.seed)
+    training, validation, atlas = find_cohorts(config.data)
+    if process.first:
+        claim(config)
+        log.config(as_json(config))
+
+    grid = pick_grid(config.data, training, validation, atlas)
+    volumes = Volumes(grid, config.data.normalise, config.run.cache or config.run.output / "cache")
+    subjects = [*training.subjects, *validation_subjects(validation), *([atlas] if atlas else [])]
+    if process.first:
+        volumes.prepare(subjects, max(1, config.run.workers), log.preparing)
+    if process.world > 1:
+        dist.barrier()
+
+    net = RegistrationNet(
+        config.model.network, len(grid.shape), **network_options(config.model, config.loss.region_weight > 0)
+    ).to(process.device)
+    if config.model.load_model is not None:
+        checkpoint.load_weights(config.model.load_model, net)
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.run.lr)
+    about = Checkpoint(
+        network=net.options,
+        working=WorkingSpace(
+            spacing_mm=config.data.spacing,
+            orientation=grid.orientation,
+            shape=grid.shape,
+            normalise=config.data.normalise,
+            voxels=config.data.voxels,
+            passes=tuple(config.model.passes),
+            align=config.data.images == SYNTHETIC,
+        ),
+        config=as_json(config),
+    )
+    if config.run.resume and (config.run.output / LAST).is_file():
+        there = checkpoint.read_header(config.run.output / LAST)
+        if there["network"] != about.network or WorkingSpace.from_json(there["working"]).grid() != about.working.grid():
+            raise InputError(f"resume {config.run.output}: the run there has another network or working grid")
+        before = checkpoint.resume(config.run.output / LAST, net, optimizer)
+        about = replace(about, step=before.step, figures=before.figures, progress=before.progress)
+    pairs = build_pairs(config.data, config.loss, config.run.seed, volumes, training, atlas)
+    log.started(about.step, config.run.steps, len(training.subjects), len(validation))
+    run = _Run(config, log, process, net, optimizer, about, volumes, pairs, validation)
+    return run.train()
+
+
+class _Run:
+    """The loop and what it carries from step to step."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        log: Log,
+        process: Process,
+        net: RegistrationNet,
+        optimizer: torch.optim.Optimizer,
+        about: Checkpoint,
+        volumes: Volumes,
+        pairs: Dataset[dict[str, Tensor]],
+        validation: list[tuple[Subject, Subject]],
+    ) -> None:
+        self.config, self.run, self.log, self.process = config, config.run, log, process
+        self.net, self.optimizer, self.about = net, optimizer, about
+        self.volumes, self.pairs, self.validation = volumes, pairs, validation
+        self.objective = Objective(config.loss)
+        self.step = about.step
+        self.seconds = float(about.progress.get("seconds", 0.0))
+        self.data_seconds = float(about.progress.get("data_seconds", 0.0))
+        if process.first:
+            self.metrics = Table(config.run.output / "metrics.csv", Step, self.step)
+            self.validations = Table(config.run.output / "validation.csv", Validation, self.step)
+            self.board = open_board(config.run)
+
+    def train(self) -> Path:
+        """Runs to the last step (or minute), saving on the way and at the end, also when interrupted."""
+        config, device = self.config, self.process.device
+        net: nn.Module = self.net
+        if config.model.compile:
+            self.net.compile()
+        if self.process.world > 1:
+            net = nn.parallel.DistributedDataParallel(self.net)
+        share = Share(self.step, config.run.steps, config.run.batch_size, self.process.rank, self.process.world)
+        try:
+            for batch in self._timed(iter(loader(self.pairs, share, config.run.workers, pin=device.type == "cuda"))):
+                lr = self._set_lr()
+                batch = {name: volume.to(device, non_blocking=True) for name, volume in batch.items()}
+                if config.model.uncertainty:  # every step and process its own noise, the same after a resume
+                    torch.manual_seed(self._rng())
+                terms = self.objective(net(batch["moving"], batch["fixed"], inverse=config.loss.bidir), batch)
+                self.optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(terms.total)
+                self.optimizer.step()
+                self.step += 1
+                self._after_step(torch.stack(terms).detach(), lr)
+                if self._out_of_time():
+                    break
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        if self.run.val_every and self.validation and self.step % self.run.val_every:
+            self._validate()
+        self._save()
+        return config.run.output / MODEL
+
+    def _rng(self) -> int:
+        """The seed of this step's noise in this process."""
+        return int(np.random.SeedSequence([self.run.seed, self.step, self.process.rank]).generate_state(1)[0])
+
+    def _timed(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """The batches, with the clock running: all of it, and the part spent waiting for data."""
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            waited = time.perf_counter() - start
+            self.data_seconds += waited
+            yield batch
+            self.seconds += time.perf_counter() - start
+
+    def _progress(self) -> float:
+        """How much of the run is done, 0 to 1."""
+        done = self.step / max(1, self.run.steps)
+        if self.run.minutes is not None:
+            done = max(done, self.seconds / (60 * self.run.minutes))
+        return min(1.0, done)
+
+    def _set_lr(self) -> float:
+        lr = self.run.lr
+        if self.run.schedule == "cosine":
+            lr *= 0.5 * (1 + math.cos(math.pi * self._progress()))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _out_of_time(self) -> bool:
+        if self.run.minutes is None:
+            return False
+        late = torch.tensor(float(self.seconds >= 60 * self.run.minutes))
+        if self.process.world > 1:  # all processes stop at the same step
+            late = late.to(self.process.device)
+            dist.all_reduce(late, op=dist.ReduceOp.MAX)
+        return bool(late)
+
+    def _after_step(self, losses: Tensor, lr: float) -> None:
+        config = self.config
+        if self.step % config.run.log_every == 0:
+            if self.process.world > 1:
+                dist.all_reduce(losses)
+                losses /= self.process.world
+            total, image, rough, overlap, distance, region = losses.tolist()
+            if not math.isfinite(total):
+                raise InputError(
+                    f"loss is {total} at step {self.step}: an image with infinite values, or a learning rate too high "
+                    f"(--lr {config.run.lr})"
+                )
+            if self.process.first:
+                row = Step(
+                    self.step, total, image, rough, overlap, distance, region, lr, self.seconds, self.data_seconds
+                )
+                self.metrics.add(row)
+                self.log.step(row)
+                self._to_board(row)
+        if config.run.val_every and self.step % config.run.val_every == 0 and self.validation:
+            self._validate()
+        if config.run.save_every and self.step % config.run.save_every == 0:
+            self._save()
+
+    def _validate(self) -> None:
+        if not self.process.first:
+            return
+        figures = validate(
+            self.net, self.volumes, self.validation, self.objective.image, self.step, self.config.model.passes
+        )
+        self.validations.add(figures)
+        self.log.validated(figures)
+        self._to_board(figures)
+        score = figures.image if math.isnan(figures.dice) else -figures.dice
+        best = self.about.progress.get("best")
+        if best is None or score <= best:
+            self.about.progress["best"] = score
+            self.about.figures = asdict(figures)
+            checkpoint.save(self.run.output / MODEL, self.net, replace(self.about, step=self.step))
+
+    def _save(self) -> None:
+        if not self.process.first:
+            return
+        progress = {**self.about.progress, "seconds": self.seconds, "data_seconds": self.data_seconds}
+        about = replace(self.about, step=self.step, progress=progress)
+        checkpoint.save(self.run.output / LAST, self.net, about, self.optimizer)
+        if "best" not in progress:  # without a validation the last weights are the ones to use
+            checkpoint.save(self.run.output / MODEL, self.net, about)
+
+    def _to_board(self, row: Step | Validation) -> None:
+        if self.board is not None:
+            kind = "train" if isinstance(row, Step) else "validation"
+            for name, value in asdict(row).items():
+                self.board.add_scalar(f"{kind}/{name}", value, row.step)

@@ -1,0 +1,29 @@
+"""Where things are computed."""
+
+from __future__ import annotations
+
+import torch
+
+from fastreg.utils.files import InputError
+
+CPU_HAS_BFLOAT16 = bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
+"""Without it (AVX2 alone) torch convolves bfloat16 in plain loops, many times slower than float32."""
+
+
+def pick_device(name: str | torch.device | None) -> torch.device:
+    """The device of this name, "cpu", "cuda", "cuda:1" ...; None: a GPU if there is one.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {name!r}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is a way to be faster on this device."""
+    return device.type != "cpu" or CPU_HAS_BFLOAT16

@@ -1,0 +1,1 @@
+"""Triton: for every op its kernels and the functions that launch them. Installed as `fastreg.kernels`."""

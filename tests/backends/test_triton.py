@@ -1,0 +1,109 @@
+"""The Triton backend. Its kernels run in processes of their own: whether triton interprets is decided at its import."""
+
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastreg.backends import triton
+from fastreg.backends.lncc_form import lncc_form
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+CASES = Path(__file__).parents[1] / "helpers" / "triton_cases.py"
+
+
+def run_cases(interpret: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(CASES)]
+    environment = os.environ | {"TRITON_INTERPRET": interpret}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_triton
+def test_cases_in_the_interpreter():
+    run_cases("1")
+
+
+@needs_triton
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
+def test_cases_on_a_gpu():
+    run_cases("0")
+
+
+@needs_triton
+@pytest.mark.skipif(triton.INTERPRETED, reason="TRITON_INTERPRET=1 takes the CPU")
+def test_refuses_the_cpu():
+    assert triton.refuse(torch.zeros(1)) == "it runs on a GPU, and a tensor is on cpu"
+    if not torch.cuda.is_available():
+        assert triton.refuse() == "no GPU is visible"
+
+
+def test_refuses_without_triton(monkeypatch):
+    monkeypatch.setattr(triton, "_INSTALLED", False)
+    assert triton.refuse() == "triton is not installed"
+
+
+WARP = {"NDIM": 3, "MODE": "linear", "PADDING": "zeros", "CHANNELS_LAST": False}
+TO_BOTH = {"NEED_VOL": True, "NEED_FLOW": True}
+LNCC = {"NDIM": 3, "WINDOW": 9, "COUNT": False, "AXIS": 1, "FIRST": False, "NEED_A": True, "NEED_B": True}
+CORRELATE = LNCC | {"WEIGHTED": True, "NEED_MAP": True, "NEED_GRAD": True}
+KERNELS = [
+    ("warp_kernels", "warp_forward_kernel", WARP),
+    ("warp_kernels", "warp_forward_kernel", WARP | {"MODE": "nearest", "PADDING": "reflection", "CHANNELS_LAST": True}),
+    ("warp_kernels", "warp_backward_kernel", WARP | TO_BOTH | {"NEED_VOL": False, "FIXED": False}),
+    ("warp_kernels", "warp_backward_kernel", WARP | TO_BOTH | {"FIXED": False}),
+    ("warp_kernels", "warp_backward_kernel", WARP | TO_BOTH | {"FIXED": True, "PADDING": "border"}),
+    ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC),
+    ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC | {"COUNT": True, "FIRST": True, "AXIS": 0}),
+    ("lncc_forward_kernels", "lncc_forward_correlate_kernel", CORRELATE | {"FORM": lncc_form("fastreg", 9, 1e-5, 3)}),
+    ("lncc_forward_kernels", "lncc_forward_correlate_kernel", CORRELATE | {"FORM": lncc_form("ants", 9, 1e-5, 3)}),
+    ("lncc_backward_kernels", "lncc_backward_spread_kernel", LNCC),
+    ("lncc_backward_kernels", "lncc_backward_gradient_kernel", LNCC | {"AXIS": 0}),
+    ("integrate_kernels", "integrate_forward_square_kernel", {"NDIM": 3, "PADDING": "zeros"}),
+    ("integrate_kernels", "integrate_backward_square_kernel", {"NDIM": 3, "PADDING": "zeros"}),
+    ("smoothness_kernels", "smoothness_kernel", {"NDIM": 3, "NEED_GRAD": True}),
+]
+
+
+@needs_triton
+@pytest.mark.skipif(triton.INTERPRETED, reason="TRITON_INTERPRET=1 compiles nothing")
+@pytest.mark.parametrize(("module", "name", "options"), KERNELS)
+def test_compiles_for_hopper_without_spills(module, name, options, tmp_path):
+    import triton as compiler
+    import triton.language as tl
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    tools = Path(compiler.__file__).parent / "backends" / "nvidia" / "bin"
+    if not (tools / "ptxas").exists() or not (tools / "cuobjdump").exists():
+        pytest.skip("triton has no ptxas or cuobjdump here")
+    kernel = getattr(importlib.import_module(f"fastreg.kernels.{module}"), name)
+    options = options | {"WORK": tl.float32, "WIDE": False}
+    options |= {"BLOCK_Y": 4, "BLOCK_X": 32}
+    counted = options.get("FIXED", False)
+    integers = {"channels", "weight_channels", "D", "H", "W", "GD", "GH", "GW", "voxels", "points", "magnitude"}
+    integers |= {"planes", "first_plane", "from_plane", "to_plane", "wanted", "slab", "volume", "total", "first_image"}
+    wide = {"partial": "*fp64", "unit": "*fp64", "grad_vol": "*i64" if counted else "*fp32"}
+    signature, constants = {}, {}
+    for position, argument in enumerate(kernel.arg_names):
+        if argument in options:
+            signature[argument], constants[(position,)] = "constexpr", options[argument]
+        else:
+            signature[argument] = "i32" if argument in integers else wide.get(argument, "*fp32")
+    compiled = compiler.compile(
+        ASTSource(kernel, signature, constants),
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": 4, "enable_fp_fusion": True},
+    )
+    binary = tmp_path / "kernel.cubin"
+    binary.write_bytes(compiled.asm["cubin"])
+    usage = subprocess.run([tools / "cuobjdump", "-res-usage", binary], capture_output=True, text=True).stdout
+    (registers, stack) = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+    print(f"{module}.{name}: {registers} registers, {stack} bytes of stack")
+    assert int(stack) == 0 and int(registers) <= 128
