@@ -225,7 +225,7 @@ def digest(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-MARKS = "<!-- table: python bench/sass.py --write docs/kernels.md -->", "<!-- end of table -->"
+MARKS = "<!-- table: python -m bench sass --write docs/kernels.md -->", "<!-- end of table -->"
 
 
 def main(words: Sequence[str] | None = None) -> None:
