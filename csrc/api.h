@@ -9,6 +9,7 @@ namespace fastreg {
 enum class DType : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };  // the last two on a GPU only
 enum class Mode : int { linear = 0, nearest = 1 };
 enum class Padding : int { zeros = 0, border = 1, reflection = 2 };
+enum class Floor : int { none = 0, max = 1, add = 2 };  // of a variance: v, max(v, floor_eps), max(v, 0) + floor_eps
 
 // Three axes always; a 2-D problem has ndim = 2, size[0] = grid[0] = 1 and a flow of two channels (H, W).
 struct WarpArgs {
@@ -37,7 +38,7 @@ struct WarpArgs {
 // What two definitions of the local correlation may disagree about (MATH in docs/math.md, fastreg/types.py).
 struct LnccForm {
   int window;  // edge length, odd
-  int floor;   // variances: 0 as they are, 1 max(v, floor_eps), 2 max(v, 0) + floor_eps
+  Floor floor;
   double floor_eps, den_eps, num_eps;
   bool cross_floor;  // c <- max(c, floor_eps)
   bool mean;         // variances and covariance divided by n

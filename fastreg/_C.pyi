@@ -1,43 +1,258 @@
-"""Types of the compiled extension (csrc/bindings/): addresses and sizes in, nothing but numbers out."""
+"""The compiled module: the argument structs of csrc/api.h, where shapes and units stand, and the functions on them.
+
+A test compares this file with the module.
+"""
+
+from typing import ClassVar, TypeAlias
+
+Address: TypeAlias = int
+"""`tensor.data_ptr()`, 0 for null."""
+Sizes: TypeAlias = tuple[int, ...]
+"""D, H, W."""
+
+class DType:
+    __members__: ClassVar[dict[str, DType]]
+    f32: ClassVar[DType]
+    f64: ClassVar[DType]
+    f16: ClassVar[DType]
+    bf16: ClassVar[DType]
+
+class Mode:
+    __members__: ClassVar[dict[str, Mode]]
+    linear: ClassVar[Mode]
+    nearest: ClassVar[Mode]
+
+class Padding:
+    __members__: ClassVar[dict[str, Padding]]
+    zeros: ClassVar[Padding]
+    border: ClassVar[Padding]
+    reflection: ClassVar[Padding]
+
+class Floor:
+    __members__: ClassVar[dict[str, Floor]]
+    none: ClassVar[Floor]
+    max: ClassVar[Floor]
+    add: ClassVar[Floor]
+
+class WarpArgs:
+    needed: ClassVar[tuple[str, ...]]
+    ndim: int
+    batch: int
+    channels: int
+    size: Sizes
+    grid: Sizes
+    dtype: DType
+    mode: Mode
+    padding: Padding
+    channels_last: bool
+    threads: int
+    vol: Address
+    flow: Address
+    out: Address
+    grad_out: Address
+    grad_vol: Address
+    grad_flow: Address
+    deterministic: bool
+    scratch: Address
+    stream: Address
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        batch: int,
+        channels: int,
+        size: Sizes,
+        grid: Sizes,
+        dtype: DType,
+        mode: Mode,
+        padding: Padding,
+        channels_last: bool,
+        threads: int,
+        vol: Address,
+        flow: Address,
+        out: Address = ...,
+        grad_out: Address = ...,
+        grad_vol: Address = ...,
+        grad_flow: Address = ...,
+        deterministic: bool = ...,
+        scratch: Address = ...,
+        stream: Address = ...,
+    ) -> None: ...
+
+class LnccForm:
+    needed: ClassVar[tuple[str, ...]]
+    window: int
+    floor: Floor
+    floor_eps: float
+    den_eps: float
+    num_eps: float
+    cross_floor: bool
+    mean: bool
+    count: bool
+    flat_eps: float
+    flat: float
+    clamp: bool
+    def __init__(
+        self,
+        *,
+        window: int,
+        floor: Floor,
+        floor_eps: float,
+        den_eps: float,
+        num_eps: float,
+        cross_floor: bool,
+        mean: bool,
+        count: bool,
+        flat_eps: float,
+        flat: float,
+        clamp: bool,
+    ) -> None: ...
+
+class LnccArgs:
+    needed: ClassVar[tuple[str, ...]]
+    ndim: int
+    batch: int
+    channels: int
+    size: Sizes
+    dtype: DType
+    form: LnccForm
+    threads: int
+    a: Address
+    b: Address
+    weight: Address
+    weight_channels: int
+    scale: float
+    grad_a: Address
+    grad_b: Address
+    map: Address
+    workspace: int
+    value: Address
+    scratch: Address
+    stream: Address
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        batch: int,
+        channels: int,
+        size: Sizes,
+        dtype: DType,
+        form: LnccForm,
+        threads: int,
+        a: Address,
+        b: Address,
+        weight: Address = ...,
+        weight_channels: int = ...,
+        scale: float,
+        grad_a: Address = ...,
+        grad_b: Address = ...,
+        map: Address = ...,
+        workspace: int = ...,
+        value: Address = ...,
+        scratch: Address = ...,
+        stream: Address = ...,
+    ) -> None: ...
+
+class IntegrateArgs:
+    needed: ClassVar[tuple[str, ...]]
+    ndim: int
+    batch: int
+    size: Sizes
+    dtype: DType
+    steps: int
+    padding: Padding
+    threads: int
+    velocity: Address
+    flow: Address
+    saved: Address
+    grad_flow: Address
+    grad_velocity: Address
+    scratch: Address
+    stream: Address
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        batch: int,
+        size: Sizes,
+        dtype: DType,
+        steps: int,
+        padding: Padding,
+        threads: int,
+        velocity: Address = ...,
+        flow: Address = ...,
+        saved: Address = ...,
+        grad_flow: Address = ...,
+        grad_velocity: Address = ...,
+        scratch: Address = ...,
+        stream: Address = ...,
+    ) -> None: ...
+
+class SmoothnessArgs:
+    needed: ClassVar[tuple[str, ...]]
+    ndim: int
+    batch: int
+    size: Sizes
+    dtype: DType
+    threads: int
+    flow: Address
+    grad: Address
+    value: Address
+    scratch: Address
+    stream: Address
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        batch: int,
+        size: Sizes,
+        dtype: DType,
+        threads: int,
+        flow: Address,
+        grad: Address = ...,
+        value: Address = ...,
+        scratch: Address = ...,
+        stream: Address = ...,
+    ) -> None: ...
 
 class cpu:
-    """Entry points on the CPU; arguments as in csrc/api.h."""
-
     @staticmethod
-    def warp_forward(*args: object) -> None: ...
+    def warp_forward(args: WarpArgs) -> None: ...
     @staticmethod
-    def warp_backward(*args: object) -> None: ...
+    def warp_backward(args: WarpArgs) -> None: ...
     @staticmethod
-    def lncc(*args: object) -> float: ...
+    def lncc(args: LnccArgs) -> float: ...
     @staticmethod
-    def integrate_forward(*args: object) -> None: ...
+    def integrate_forward(args: IntegrateArgs) -> None: ...
     @staticmethod
-    def integrate_backward(*args: object) -> None: ...
+    def integrate_backward(args: IntegrateArgs) -> None: ...
     @staticmethod
-    def smoothness(*args: object) -> float: ...
+    def smoothness(args: SmoothnessArgs) -> float: ...
     @staticmethod
     def isa() -> str: ...
     @staticmethod
     def set_isa(name: str) -> None: ...
 
 class cuda:
-    """Entry points on the current GPU; there only where nvcc was found when fastreg was built."""
+    """There only where nvcc was found when fastreg was built."""
 
     @staticmethod
     def architectures() -> str: ...
     @staticmethod
-    def warp_forward(*args: object) -> None: ...
+    def warp_forward(args: WarpArgs) -> None: ...
     @staticmethod
-    def warp_backward(*args: object) -> None: ...
+    def warp_backward(args: WarpArgs) -> None: ...
     @staticmethod
-    def warp_backward_scratch(*args: object) -> int: ...
+    def warp_backward_scratch(args: WarpArgs) -> int: ...
     @staticmethod
-    def lncc(*args: object) -> int: ...
+    def lncc(args: LnccArgs) -> None: ...
     @staticmethod
-    def integrate_forward(*args: object) -> None: ...
+    def lncc_scratch(args: LnccArgs) -> int: ...
     @staticmethod
-    def integrate_backward(*args: object) -> None: ...
+    def integrate_forward(args: IntegrateArgs) -> None: ...
     @staticmethod
-    def smoothness(*args: object) -> None: ...
+    def integrate_backward(args: IntegrateArgs) -> None: ...
     @staticmethod
-    def smoothness_scratch() -> int: ...
+    def smoothness(args: SmoothnessArgs) -> None: ...
+    @staticmethod
+    def smoothness_scratch(args: SmoothnessArgs) -> int: ...

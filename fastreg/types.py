@@ -6,6 +6,7 @@ Shapes are written for 3-D; a 2-D problem drops D. Displacements are in voxels, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -41,3 +42,30 @@ class RegistrationOutput(NamedTuple):
     region: Volume | None = None
     """[batch, 1, ...], log odds that a voxel of the fixed image lies in the region of interest, from networks that say
     so."""
+
+
+@dataclass(frozen=True)
+class LnccForm:
+    """The one form that covers every published local correlation (docs/math.md).
+
+    With window sums S, n voxels a window, c = S_ab - S_a S_b / n and v_a = S_aa - S_a^2 / n:
+    ``cc = (c^2 + num_eps) / (a b + den_eps)`` where a, b are the floored variances.
+    """
+
+    window: int
+    floor: str = "none"
+    """Variances: "none" as they are, "max" max(v, floor_eps), "add" max(v, 0) + floor_eps."""
+    floor_eps: float = 0.0
+    den_eps: float = 0.0
+    num_eps: float = 0.0
+    cross_floor: bool = False
+    """c <- max(c, floor_eps), as VoxelMorph's TensorFlow code has it."""
+    mean: bool = False
+    """c, v_a and v_b are divided by n."""
+    count: bool = False
+    """n counts the voxels of the window inside the image; otherwise n = window^ndim and the outside reads zero."""
+    flat_eps: float = -1.0
+    """Where |v_a v_b| <= flat_eps the value is `flat`; negative: no such rule."""
+    flat: float = 0.0
+    clamp: bool = False
+    """cc <- min(cc, 1)."""

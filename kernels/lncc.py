@@ -12,7 +12,7 @@ from .lncc_backward_kernels import lncc_backward_gradient_kernel, lncc_backward_
 from .lncc_forward_kernels import lncc_forward_correlate_kernel, lncc_forward_merge_kernel
 
 if TYPE_CHECKING:
-    from fastreg.backends.lncc_form import LnccForm
+    from fastreg.types import LnccForm
 
 WORKSPACE_BYTES = 128 * 2**20
 """Images are worked on in slabs, or several at a time, so that the workspace stays below this or two windows deep."""

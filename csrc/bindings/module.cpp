@@ -1,7 +1,8 @@
-// The Python module: the entry points of the CPU, and of the GPU where nvcc was found.
+// The Python module: the arguments, the entry points of the CPU, and those of the GPU where nvcc was found.
 #include "bindings/bindings.h"
 
 PYBIND11_MODULE(_C, m) {
+  fastreg::bind_arguments(m);
   fastreg::bind_cpu(m.def_submodule("cpu"));
 #if defined(FASTREG_CUDA)
   fastreg::bind_cuda(m.def_submodule("cuda"));

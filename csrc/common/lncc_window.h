@@ -27,8 +27,8 @@ struct LnccRule {
 
 FR_HD LnccRule<double> lncc_rule(const LnccForm& form, double infinity) {
   LnccRule<double> rule{};
-  rule.var_least = form.floor == 0 ? -infinity : form.floor == 1 ? form.floor_eps : 0.0;
-  rule.var_add = form.floor == 2 ? form.floor_eps : 0.0;
+  rule.var_least = form.floor == Floor::none ? -infinity : form.floor == Floor::max ? form.floor_eps : 0.0;
+  rule.var_add = form.floor == Floor::add ? form.floor_eps : 0.0;
   rule.cross_least = form.cross_floor ? form.floor_eps : -infinity;
   rule.num_eps = form.num_eps;
   rule.den_eps = form.den_eps;
@@ -36,7 +36,7 @@ FR_HD LnccRule<double> lncc_rule(const LnccForm& form, double infinity) {
   rule.flat = form.flat;
   rule.most = form.clamp ? 1.0 : infinity;
   rule.mean = form.mean;
-  rule.plain = form.floor != 2 && !form.cross_floor && !form.mean && form.flat_eps < 0;
+  rule.plain = form.floor != Floor::add && !form.cross_floor && !form.mean && form.flat_eps < 0;
   rule.noise = 1e-13;
   return rule;
 }

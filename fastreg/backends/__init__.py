@@ -1,6 +1,6 @@
-"""Backends compute the ops. Each is a module with one function per op and `refuse`, which says why it cannot.
+"""Backends compute the ops. Each is a module with one function per op and `why_unavailable`.
 
-`choose` takes the first of `BACKENDS` that does not refuse. A new backend is a module and one line here.
+`choose` takes the first of `BACKENDS` that is available. A new backend is a module and one line here.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ def choose(requested: str | None, *tensors: torch.Tensor | None) -> str:
         tensors: The op's inputs; None for an input that is not there.
 
     Raises:
-        ValueError: no such backend, or it refuses these tensors; the message says why.
+        ValueError: no such backend, or it cannot run these tensors; the message says why.
     """
     name = requested or _requested
     present = [tensor for tensor in tensors if tensor is not None]
     if name is not None:
         if name not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-        why = BACKENDS[name].refuse(*present)
+        why = BACKENDS[name].why_unavailable(*present)
         if why is not None:
             raise ValueError(f"backend {name!r} cannot run this: {why}")
         return name
     for name in _AUTOMATIC:
-        why = BACKENDS[name].refuse(*present)
+        why = BACKENDS[name].why_unavailable(*present)
         if why is None:
             return name
         if any(tensor.is_cuda for tensor in present):
             _log_once(name, why)
-    raise AssertionError("the reference backend refuses nothing")
+    raise AssertionError("the reference backend runs everything")
 
 
 _logged: set[tuple[str, str]] = set()
@@ -74,7 +74,7 @@ def get(name: str) -> ModuleType:
 
 def status() -> dict[str, str | None]:
     """For each backend why it cannot run on this machine, or None if it can."""
-    return {name: backend.refuse() for name, backend in BACKENDS.items()}
+    return {name: backend.why_unavailable() for name, backend in BACKENDS.items()}
 
 
 @contextlib.contextmanager

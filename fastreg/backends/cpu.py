@@ -1,4 +1,4 @@
-"""The compiled backend (csrc/): allocates, checks nothing, passes addresses.
+"""The compiled backend (csrc/): allocates, checks nothing, fills the argument structs.
 
 Half-precision volumes are computed in float32 and rounded once at the end.
 """
@@ -7,25 +7,17 @@ from __future__ import annotations
 
 import torch
 
-from fastreg.backends import _arguments as arguments
-from fastreg.backends import reference
-from fastreg.backends._arguments import address
-from fastreg.backends.lncc_form import LnccForm
-from fastreg.types import Flow, Mask, Scalar, Volume
+from fastreg.backends import compiled, reference
+from fastreg.backends.compiled import address, cast
+from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
 
-try:
-    from fastreg import _C
-except ImportError as error:  # pragma: no cover - only a broken installation
-    _C = None  # type: ignore[assignment]
-    _missing: str | None = f"the compiled module fastreg._C cannot be imported: {error}"
-else:
-    _missing = None
+_C = compiled.module
 
 
-def refuse(*tensors: torch.Tensor) -> str | None:
+def why_unavailable(*tensors: torch.Tensor) -> str | None:
     """Why the compiled CPU kernels cannot take `tensors`, or None if they can."""
-    if _missing is not None:
-        return _missing
+    if compiled.missing is not None:
+        return compiled.missing
     for tensor in tensors:
         if tensor.device.type != "cpu":
             return f"it runs on the CPU, and a tensor is on {tensor.device}"
@@ -39,18 +31,19 @@ def isa() -> str:
 
 def _work(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """Dense copies, where needed, in one of the two dtypes that the CPU computes in."""
-    double = any(tensor.dtype == torch.float64 for tensor in tensors)
-    return [tensor.to(torch.float64 if double else torch.float32).contiguous() for tensor in tensors]
+    dtype = torch.float64 if torch.float64 in [tensor.dtype for tensor in tensors] else torch.float32
+    return [cast(tensor, dtype).contiguous() for tensor in tensors]
 
 
 def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> Volume:
     """See `reference.warp_forward`."""
     dtype = vol.dtype
     vol, flow = _work(vol, flow)
-    out = vol.new_empty(*vol.shape[:2], *arguments.field_grid(flow, channels_last))
-    problem = arguments.warp(vol, flow, mode, padding, channels_last)
-    _C.cpu.warp_forward(*problem, torch.get_num_threads(), address(vol), address(flow), address(out))
-    return out.to(dtype)
+    out = vol.new_empty(*vol.shape[:2], *compiled.field_grid(flow, channels_last))
+    args = compiled.warp_args(vol, flow, mode, padding, channels_last)
+    args.out = address(out)
+    _C.cpu.warp_forward(args)
+    return cast(out, dtype)
 
 
 def warp_backward(
@@ -61,12 +54,14 @@ def warp_backward(
     vol, flow, grad = _work(vol, flow, grad)
     grad_vol = torch.empty_like(vol) if need_vol else None
     grad_flow = torch.empty_like(flow) if need_flow else None
-    problem = arguments.warp(vol, flow, mode, padding, channels_last)
-    addresses = [address(tensor) for tensor in (vol, flow, grad, grad_vol, grad_flow)]
-    _C.cpu.warp_backward(*problem, torch.get_num_threads(), *addresses)
+    args = compiled.warp_args(vol, flow, mode, padding, channels_last)
+    args.grad_out = address(grad)
+    args.grad_vol = address(grad_vol)
+    args.grad_flow = address(grad_flow)
+    _C.cpu.warp_backward(args)
     return (
-        None if grad_vol is None else grad_vol.to(vol_dtype),
-        None if grad_flow is None else grad_flow.to(flow_dtype),
+        None if grad_vol is None else cast(grad_vol, vol_dtype),
+        None if grad_flow is None else cast(grad_flow, flow_dtype),
     )
 
 
@@ -82,24 +77,12 @@ def lncc(
     grad_a = torch.empty_like(a) if need_a else None
     grad_b = torch.empty_like(b) if need_b else None
     cc = torch.empty_like(a) if need_map else None
-    value = _C.cpu.lncc(
-        *arguments.images(a),
-        torch.get_num_threads(),
-        *arguments.lncc(form),
-        address(a),
-        address(b),
-        address(weight),
-        1 if weight is None else weight.shape[1],
-        scale,
-        address(grad_a),
-        address(grad_b),
-        address(cc),
-    )
+    value = _C.cpu.lncc(compiled.lncc_args(a, b, weight, form, scale, grad_a, grad_b, cc))
     return (
         torch.tensor(value, dtype=torch.float64),
-        None if grad_a is None else grad_a.to(dtype_a),
-        None if grad_b is None else grad_b.to(dtype_b),
-        None if cc is None else cc.to(torch.promote_types(dtype_a, dtype_b)),
+        None if grad_a is None else cast(grad_a, dtype_a),
+        None if grad_b is None else cast(grad_b, dtype_b),
+        None if cc is None else cast(cc, torch.promote_types(dtype_a, dtype_b)),
     )
 
 
@@ -114,9 +97,12 @@ def integrate_forward(velocity: Flow, steps: int, padding: str, need_grad: bool)
     (velocity,) = _work(velocity)
     flow = torch.empty_like(velocity)
     saved = integrate_saved_like(velocity, steps, need_grad)
-    problem = *arguments.integrate(velocity, steps, padding), torch.get_num_threads()
-    _C.cpu.integrate_forward(*problem, address(velocity), address(flow), address(saved) if need_grad else 0)
-    return flow.to(dtype), saved
+    args = compiled.integrate_args(velocity, steps, padding)
+    args.velocity = address(velocity)
+    args.flow = address(flow)
+    args.saved = address(saved) if need_grad else 0
+    _C.cpu.integrate_forward(args)
+    return cast(flow, dtype), saved
 
 
 def integrate_backward(grad: Flow, velocity: Flow, saved: torch.Tensor, steps: int, padding: str) -> Flow:
@@ -124,15 +110,13 @@ def integrate_backward(grad: Flow, velocity: Flow, saved: torch.Tensor, steps: i
     dtype = velocity.dtype
     velocity, grad = _work(velocity, grad)
     grad_velocity = torch.empty_like(velocity)
-    _C.cpu.integrate_backward(
-        *arguments.integrate(velocity, steps, padding),
-        torch.get_num_threads(),
-        address(velocity),
-        address(saved),
-        address(grad),
-        address(grad_velocity),
-    )
-    return grad_velocity.to(dtype)
+    args = compiled.integrate_args(velocity, steps, padding)
+    args.velocity = address(velocity)
+    args.saved = address(saved)
+    args.grad_flow = address(grad)
+    args.grad_velocity = address(grad_velocity)
+    _C.cpu.integrate_backward(args)
+    return cast(grad_velocity, dtype)
 
 
 def smoothness(flow: Flow, need_grad: bool) -> tuple[Scalar, Flow | None]:
@@ -140,10 +124,5 @@ def smoothness(flow: Flow, need_grad: bool) -> tuple[Scalar, Flow | None]:
     dtype = flow.dtype
     (flow,) = _work(flow)
     grad = torch.empty_like(flow) if need_grad else None
-    value = _C.cpu.smoothness(
-        *arguments.field(flow),
-        torch.get_num_threads(),
-        address(flow),
-        address(grad),
-    )
-    return torch.tensor(value, dtype=torch.float64), None if grad is None else grad.to(dtype)
+    value = _C.cpu.smoothness(compiled.smoothness_args(flow, grad))
+    return torch.tensor(value, dtype=torch.float64), None if grad is None else cast(grad, dtype)

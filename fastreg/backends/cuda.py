@@ -1,4 +1,4 @@
-"""The compiled GPU backend (csrc/cuda): allocates, passes addresses, waits for nothing.
+"""The compiled GPU backend (csrc/cuda): allocates, fills the argument structs, waits for nothing.
 
 Everything goes onto the caller's current stream with memory from torch's allocator, so that the ops can stand in a
 CUDA graph. Half-precision volumes are computed in float32 and rounded once at the end.
@@ -11,45 +11,38 @@ from collections.abc import Iterator
 
 import torch
 
-from fastreg.backends import _arguments as arguments
-from fastreg.backends import reference
-from fastreg.backends._arguments import address
-from fastreg.backends.lncc_form import LnccForm
-from fastreg.types import Flow, Mask, Scalar, Volume
+from fastreg.backends import compiled, reference
+from fastreg.backends.compiled import address
+from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
 
-try:
-    from fastreg import _C
-except ImportError as error:  # pragma: no cover - only a broken installation
-    _C = None  # type: ignore[assignment]
-    _missing: str | None = f"the compiled module fastreg._C cannot be imported: {error}"
-else:
-    _missing = None if hasattr(_C, "cuda") else "fastreg was built without nvcc"
-
+_C = compiled.module
 
 LNCC_WORKSPACE = 192 << 20
 """Most bytes that the windows' derivatives may take at a time; larger problems are done in slabs."""
 
 
-def refuse(*tensors: torch.Tensor) -> str | None:
+def why_unavailable(*tensors: torch.Tensor) -> str | None:
     """Why the compiled GPU kernels cannot take `tensors`, or None if they can."""
-    if _missing is not None:
-        return _missing
+    if compiled.missing is not None:
+        return compiled.missing
+    if not hasattr(_C, "cuda"):
+        return "fastreg was built without nvcc"
     if not torch.cuda.is_available():
         return "no GPU is visible"
     for tensor in tensors:
         if tensor.device.type != "cuda":
             return f"it runs on a GPU, and a tensor is on {tensor.device}"
-        if tensor.dtype not in arguments.DTYPES:
+        if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             return f"it computes float16, bfloat16, float32 and float64, and a tensor is {tensor.dtype}"
-    return _refuse_device(tensors[0].device.index if tensors else None)
+    return _why_not_device(tensors[0].device.index if tensors else None)
 
 
 @torch.compiler.assume_constant_result
-def _refuse_device(index: int | None) -> str | None:
-    return _refuse_architecture(torch.cuda.get_device_capability(index), _C.cuda.architectures())
+def _why_not_device(index: int | None) -> str | None:
+    return _why_not_architecture(torch.cuda.get_device_capability(index), _C.cuda.architectures())
 
 
-def _refuse_architecture(capability: tuple[int, int], architectures: str) -> str | None:
+def _why_not_architecture(capability: tuple[int, int], architectures: str) -> str | None:
     """Why a binary with these architectures ("80,90,90-virtual") cannot run there: machine code runs on its own major
     version and later minors, PTX ("virtual") on everything later. Anything else would fail at the first launch.
     """
@@ -97,10 +90,11 @@ def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last
     """See `reference.warp_forward`."""
     dtype = vol.dtype
     vol, flow = _volume_and_flow(vol, flow)
-    out = vol.new_empty(*vol.shape[:2], *arguments.field_grid(flow, channels_last))
-    problem = arguments.warp(vol, flow, mode, padding, channels_last)
-    with _launching(vol) as stream:
-        _C.cuda.warp_forward(*problem, address(vol), address(flow), address(out), stream)
+    out = vol.new_empty(*vol.shape[:2], *compiled.field_grid(flow, channels_last))
+    args = compiled.warp_args(vol, flow, mode, padding, channels_last)
+    args.out = address(out)
+    with _launching(vol) as args.stream:
+        _C.cuda.warp_forward(args)
     return out.to(dtype)
 
 
@@ -118,13 +112,15 @@ def warp_backward(
     grad = grad.to(vol.dtype).contiguous()
     grad_vol = torch.empty_like(vol) if need_vol else None
     grad_flow = torch.empty_like(flow) if need_flow else None
-    fixed = need_vol and torch.are_deterministic_algorithms_enabled()
-    problem = arguments.warp(vol, flow, mode, padding, channels_last)
-    batch, channels, size, _, dtype = problem[1:6]
-    scratch = _scratch(vol, _C.cuda.warp_backward_scratch(batch, channels, size, dtype, fixed) if need_vol else 0)
-    addresses = [address(tensor) for tensor in (vol, flow, grad, grad_vol, grad_flow)]
-    with _launching(vol) as stream:
-        _C.cuda.warp_backward(*problem, *addresses, fixed, address(scratch), stream)
+    args = compiled.warp_args(vol, flow, mode, padding, channels_last)
+    args.grad_out = address(grad)
+    args.grad_vol = address(grad_vol)
+    args.grad_flow = address(grad_flow)
+    args.deterministic = need_vol and torch.are_deterministic_algorithms_enabled()
+    scratch = _scratch(vol, _C.cuda.warp_backward_scratch(args) if need_vol else 0)
+    args.scratch = address(scratch)
+    with _launching(vol) as args.stream:
+        _C.cuda.warp_backward(args)
     return (
         None if grad_vol is None else grad_vol.to(vol_dtype),
         None if grad_flow is None else grad_flow.to(flow_dtype),
@@ -146,22 +142,13 @@ def lncc(
     grad_b = torch.empty_like(b) if need_b else None
     cc = torch.empty_like(a) if need_map else None
     value = torch.empty((), dtype=torch.float64, device=a.device)
-    problem = (
-        *arguments.images(a),
-        *arguments.lncc(form),
-        address(a),
-        address(b),
-        address(weight),
-        1 if weight is None else weight.shape[1],
-        scale,
-        address(grad_a),
-        address(grad_b),
-        address(cc),
-        LNCC_WORKSPACE,
-    )
-    with _launching(a) as stream:
-        scratch = _scratch(a, _C.cuda.lncc(*problem, 0, 0, 0))
-        _C.cuda.lncc(*problem, address(value), address(scratch), stream)
+    args = compiled.lncc_args(a, b, weight, form, scale, grad_a, grad_b, cc)
+    args.workspace = LNCC_WORKSPACE
+    args.value = address(value)
+    with _launching(a) as args.stream:
+        scratch = _scratch(a, _C.cuda.lncc_scratch(args))
+        args.scratch = address(scratch)
+        _C.cuda.lncc(args)
     return (
         value,
         None if grad_a is None else grad_a.to(dtype_a),
@@ -183,9 +170,13 @@ def integrate_forward(velocity: Flow, steps: int, padding: str, need_grad: bool)
     saved = integrate_saved_like(velocity, steps, need_grad)
     keeps = saved.numel() > 0
     scratch = None if keeps else torch.empty_like(velocity)
-    addresses = [address(velocity), address(flow), address(saved) if keeps else 0, address(scratch)]
-    with _launching(velocity) as stream:
-        _C.cuda.integrate_forward(*arguments.integrate(velocity, steps, padding), *addresses, stream)
+    args = compiled.integrate_args(velocity, steps, padding)
+    args.velocity = address(velocity)
+    args.flow = address(flow)
+    args.saved = address(saved) if keeps else 0
+    args.scratch = address(scratch)
+    with _launching(velocity) as args.stream:
+        _C.cuda.integrate_forward(args)
     return flow.to(dtype), saved
 
 
@@ -200,9 +191,13 @@ def integrate_backward(grad: Flow, velocity: Flow, saved: torch.Tensor, steps: i
             grad = grad + grad_vol + grad_flow
         return (grad / 2**steps).to(dtype)
     grad_velocity, scratch = torch.empty_like(grad), torch.empty_like(grad)
-    addresses = [address(tensor) for tensor in (saved, grad, grad_velocity, scratch)]
-    with _launching(grad) as stream:
-        _C.cuda.integrate_backward(*arguments.integrate(grad, steps, padding), *addresses, stream)
+    args = compiled.integrate_args(grad, steps, padding)
+    args.saved = address(saved)
+    args.grad_flow = address(grad)
+    args.grad_velocity = address(grad_velocity)
+    args.scratch = address(scratch)
+    with _launching(grad) as args.stream:
+        _C.cuda.integrate_backward(args)
     return grad_velocity.to(dtype)
 
 
@@ -212,8 +207,10 @@ def smoothness(flow: Flow, need_grad: bool) -> tuple[Scalar, Flow | None]:
     flow = flow.to(_single(dtype)).contiguous()
     grad = torch.empty_like(flow) if need_grad else None
     value = torch.empty((), dtype=torch.float64, device=flow.device)
-    scratch = _scratch(flow, _C.cuda.smoothness_scratch())
-    addresses = [address(tensor) for tensor in (flow, grad, value, scratch)]
-    with _launching(flow) as stream:
-        _C.cuda.smoothness(*arguments.field(flow), *addresses, stream)
+    args = compiled.smoothness_args(flow, grad)
+    args.value = address(value)
+    scratch = _scratch(flow, _C.cuda.smoothness_scratch(args))
+    args.scratch = address(scratch)
+    with _launching(flow) as args.stream:
+        _C.cuda.smoothness(args)
     return value, None if grad is None else grad.to(dtype)

@@ -1,35 +1,8 @@
-"""The one form that covers every published local correlation, and the names of its cases."""
+"""The published definitions of the local correlation, as cases of one form."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class LnccForm:
-    """The one form that covers every published local correlation (docs/math.md).
-
-    With window sums S, n voxels a window, c = S_ab - S_a S_b / n and v_a = S_aa - S_a^2 / n:
-    ``cc = (c^2 + num_eps) / (a b + den_eps)`` where a, b are the floored variances.
-    """
-
-    window: int
-    floor: str = "none"
-    """Variances: "none" as they are, "max" max(v, floor_eps), "add" max(v, 0) + floor_eps."""
-    floor_eps: float = 0.0
-    den_eps: float = 0.0
-    num_eps: float = 0.0
-    cross_floor: bool = False
-    """c <- max(c, floor_eps), as VoxelMorph's TensorFlow code has it."""
-    mean: bool = False
-    """c, v_a and v_b are divided by n."""
-    count: bool = False
-    """n counts the voxels of the window inside the image; otherwise n = window^ndim and the outside reads zero."""
-    flat_eps: float = -1.0
-    """Where |v_a v_b| <= flat_eps the value is `flat`; negative: no such rule."""
-    flat: float = 0.0
-    clamp: bool = False
-    """cc <- min(cc, 1)."""
+from fastreg.types import LnccForm
 
 
 def lncc_form(definition: str, window: int, eps: float, ndim: int) -> LnccForm:

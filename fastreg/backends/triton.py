@@ -13,14 +13,13 @@ from typing import Any
 import torch
 
 from fastreg.backends import reference
-from fastreg.backends.lncc_form import LnccForm
-from fastreg.types import Flow, Mask, Scalar, Volume
+from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _INSTALLED = importlib.util.find_spec("triton") is not None
 
 
-def refuse(*tensors: torch.Tensor) -> str | None:
+def why_unavailable(*tensors: torch.Tensor) -> str | None:
     """Why Triton cannot take `tensors`, or None if it can."""
     if not _INSTALLED:
         return "triton is not installed"

@@ -40,7 +40,7 @@ class Doctor:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
-            "instructions": cpu.isa() if cpu.refuse() is None else None,
+            "instructions": cpu.isa() if cpu.why_unavailable() is None else None,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         }
         if self.json:

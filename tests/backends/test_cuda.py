@@ -7,7 +7,7 @@ import fastreg
 from fastreg.backends import cuda, reference
 from fastreg.backends.lncc_form import LNCC_DEFINITIONS, lncc_form
 
-WHY = cuda.refuse()
+WHY = cuda.why_unavailable()
 pytestmark = pytest.mark.skipif(WHY is not None, reason=f"backend cuda: {WHY}")
 
 

@@ -5,13 +5,13 @@ import itertools
 import os
 import shutil
 import subprocess
-from types import SimpleNamespace
 
 import pytest
 import torch
 from cuda_shim import build as shim
 
 from bench.cuda import sass
+from fastreg import _C
 from fastreg.backends import cuda, reference
 from fastreg.backends.lncc_form import LNCC_DEFINITIONS, lncc_form
 
@@ -28,7 +28,7 @@ def kernels(tmp_path_factory):
         yield 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "_C", SimpleNamespace(cuda=module))
+        patch.setattr(_C, "cuda", module, raising=False)
         patch.setattr(cuda, "_launching", launching)
         yield cuda
 
@@ -363,7 +363,7 @@ def test_lncc_of_an_empty_batch(kernels):
     ],
 )
 def test_a_binary_of_other_architectures_is_refused(capability, architectures, fits):
-    why = cuda._refuse_architecture(capability, architectures)
+    why = cuda._why_not_architecture(capability, architectures)
     assert (why is None) == fits
     if not fits:
         assert why.startswith(f"this GPU is sm_{capability[0]}{capability[1]}, the binary has sm_80, sm_90")

@@ -39,14 +39,14 @@ def test_cases_on_a_gpu():
 @needs_triton
 @pytest.mark.skipif(triton.INTERPRETED, reason="TRITON_INTERPRET=1 takes the CPU")
 def test_refuses_the_cpu():
-    assert triton.refuse(torch.zeros(1)) == "it runs on a GPU, and a tensor is on cpu"
+    assert triton.why_unavailable(torch.zeros(1)) == "it runs on a GPU, and a tensor is on cpu"
     if not torch.cuda.is_available():
-        assert triton.refuse() == "no GPU is visible"
+        assert triton.why_unavailable() == "no GPU is visible"
 
 
 def test_refuses_without_triton(monkeypatch):
     monkeypatch.setattr(triton, "_INSTALLED", False)
-    assert triton.refuse() == "triton is not installed"
+    assert triton.why_unavailable() == "triton is not installed"
 
 
 WARP = {"NDIM": 3, "MODE": "linear", "PADDING": "zeros", "CHANNELS_LAST": False}

@@ -94,7 +94,7 @@ void correlations(DType dtype, int ndim, int window, bool count, int64_t d, int6
   args.channels = 1;
   args.dtype = dtype;
   args.form.window = window;
-  args.form.floor = 1;
+  args.form.floor = fastreg::Floor::max;
   args.form.floor_eps = 1e-5;
   args.form.count = count;
   args.form.flat_eps = -1;

@@ -9,8 +9,7 @@ from torch.func import grad, jvp, vmap
 
 import fastreg
 from fastreg import _C
-from fastreg.backends import _arguments as arguments
-from fastreg.backends import cpu, reference
+from fastreg.backends import compiled, cpu, reference
 from fastreg.types import MODES, PADDINGS
 
 SIZES = {2: (9, 37), 3: (6, 9, 37)}  # W leaves a tail in 8 and in 16 lanes
@@ -153,15 +152,12 @@ def test_volume_gradient_is_the_same_alone_and_together(isa):
 def test_backward_writes_every_element(isa):
     """Outputs come uninitialised: what lies in them must not matter."""
     vol, flow, out = problem(3, torch.float32)
-    begin = (
-        *arguments.warp(vol, flow, "linear", "zeros", False),
-        torch.get_num_threads(),
-        vol.data_ptr(),
-        flow.data_ptr(),
-    )
+    args = compiled.warp_args(vol, flow, "linear", "zeros", False)
     poisoned = [torch.full_like(tensor, float("nan")) for tensor in (out, vol, flow)]
-    _C.cpu.warp_forward(*begin, poisoned[0].data_ptr())
-    _C.cpu.warp_backward(*begin, out.data_ptr(), poisoned[1].data_ptr(), poisoned[2].data_ptr())
+    args.out, args.grad_out = poisoned[0].data_ptr(), out.data_ptr()
+    args.grad_vol, args.grad_flow = poisoned[1].data_ptr(), poisoned[2].data_ptr()
+    _C.cpu.warp_forward(args)
+    _C.cpu.warp_backward(args)
     assert all(tensor.isfinite().all() for tensor in poisoned)
 
 

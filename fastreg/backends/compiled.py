@@ -1,0 +1,135 @@
+"""What the compiled backends share: the module, and ops as its argument structs.
+
+The structs are those of csrc/api.h. They hold addresses: who makes one keeps its tensors alive until the call is over.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from fastreg.types import Flow, LnccForm, Mask, Volume
+
+try:
+    from fastreg import _C
+except ImportError as error:  # pragma: no cover - only a broken installation
+    _C = None  # type: ignore[assignment]
+    missing: str | None = f"the compiled module fastreg._C cannot be imported: {error}"
+    """Why there is no compiled module, or None."""
+else:
+    missing = None
+    _DTYPES = {
+        torch.float32: _C.DType.f32,
+        torch.float64: _C.DType.f64,
+        torch.float16: _C.DType.f16,
+        torch.bfloat16: _C.DType.bf16,
+    }
+    _MODES = _C.Mode.__members__
+    _PADDINGS = _C.Padding.__members__
+
+module = _C
+
+
+def address(tensor: torch.Tensor | None) -> int:
+    """Where it lies; 0, which is null, for none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def field_grid(flow: Flow, channels_last: bool) -> torch.Size:
+    """The axes of a displacement field's grid."""
+    return flow.shape[1:-1] if channels_last else flow.shape[2:]
+
+
+def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`tensor.to(dtype)`, a call that takes most of a microsecond even where there is nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _size(shape: torch.Size) -> tuple[int, ...]:
+    """D, H, W; a 2-D image has one plane."""
+    return (1, *shape) if len(shape) == 2 else shape
+
+
+def warp_args(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> _C.WarpArgs:
+    """The part that forward and backward share."""
+    shape = vol.shape
+    return _C.WarpArgs(
+        ndim=len(shape) - 2,
+        batch=shape[0],
+        channels=shape[1],
+        size=_size(shape[2:]),
+        grid=_size(field_grid(flow, channels_last)),
+        dtype=_DTYPES[vol.dtype],
+        mode=_MODES[mode],
+        padding=_PADDINGS[padding],
+        channels_last=channels_last,
+        threads=torch.get_num_threads(),
+        vol=vol.data_ptr(),
+        flow=flow.data_ptr(),
+    )
+
+
+@functools.lru_cache
+def _form(form: LnccForm) -> _C.LnccForm:
+    fields = {**vars(form), "floor": _C.Floor.__members__[form.floor]}
+    return _C.LnccForm(**fields)
+
+
+def lncc_args(
+    a: Volume,
+    b: Volume,
+    weight: Mask | None,
+    form: LnccForm,
+    scale: float,
+    grad_a: Volume | None,
+    grad_b: Volume | None,
+    cc: Volume | None,
+) -> _C.LnccArgs:
+    """Everything but what the GPU alone needs."""
+    shape = a.shape
+    return _C.LnccArgs(
+        ndim=len(shape) - 2,
+        batch=shape[0],
+        channels=shape[1],
+        size=_size(shape[2:]),
+        dtype=_DTYPES[a.dtype],
+        form=_form(form),
+        threads=torch.get_num_threads(),
+        a=a.data_ptr(),
+        b=b.data_ptr(),
+        weight=address(weight),
+        weight_channels=1 if weight is None else weight.shape[1],
+        scale=scale,
+        grad_a=address(grad_a),
+        grad_b=address(grad_b),
+        map=address(cc),
+    )
+
+
+def integrate_args(velocity: Flow, steps: int, padding: str) -> _C.IntegrateArgs:
+    """The part that forward and backward share. `velocity` gives shape and dtype; its address is not taken."""
+    shape = velocity.shape
+    return _C.IntegrateArgs(
+        ndim=len(shape) - 2,
+        batch=shape[0],
+        size=_size(shape[2:]),
+        dtype=_DTYPES[velocity.dtype],
+        steps=steps,
+        padding=_PADDINGS[padding],
+        threads=torch.get_num_threads(),
+    )
+
+
+def smoothness_args(flow: Flow, grad: Flow | None) -> _C.SmoothnessArgs:
+    """Everything but what the GPU alone needs."""
+    shape = flow.shape
+    return _C.SmoothnessArgs(
+        ndim=len(shape) - 2,
+        batch=shape[0],
+        size=_size(shape[2:]),
+        dtype=_DTYPES[flow.dtype],
+        threads=torch.get_num_threads(),
+        flow=flow.data_ptr(),
+        grad=address(grad),
+    )
