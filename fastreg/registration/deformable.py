@@ -25,6 +25,7 @@ from fastreg.geometry.fill import filled, pooled_known
 from fastreg.geometry.folds import sharpened_inverse, unfolded
 from fastreg.nn.losses import LNCC, MI, MSE
 from fastreg.ops.warp import warp
+from fastreg.registration.noise import differ_by_noise
 from fastreg.types import Flow, Mask, RegistrationOutput, Scalar, Volume
 from fastreg.utils.checks import check_flow, check_same_device, check_volume, shape
 from fastreg.utils.files import InputError
@@ -44,10 +45,6 @@ class Stage:
     spacing: int = 2
     """Edge of the velocity's voxels in voxels of the images, but at least `factor`."""
 
-
-COHERENCE = 0.68
-"""Until a stage has moved anything, one whose field is less coherent than this is taken for a fit to noise: of noise
-alone fields had 0.18 to 0.56, of brains, rescans of one person among them, 0.81 to 0.87."""
 
 STAGES = (Stage(4, 60), Stage(2, 40), Stage(1, 10, 1))
 """Chosen on real brains, docs/register.md."""
@@ -150,14 +147,12 @@ def deform(
         start = time.perf_counter()
         level = _Level.of(fixed_seen, moving_seen, mask, moving_mask, flow, back if bidir else None, stage)
         velocity, value, iterations = _optimise(level, stage, loss, weight, step, tolerance)
-        moves = flow is not None or _coherence(velocity) >= COHERENCE
         with torch.no_grad():
-            velocity = velocity if moves else torch.zeros_like(velocity)
-            found = fields.resize(_exponential(velocity), size)
-            if moves:
+            if bool((velocity != 0).any()):
+                found = fields.resize(_exponential(velocity), size)
                 flow = found if flow is None else fields.compose(flow, found)
-            if moves and back is not None:
-                back = fields.compose(fields.resize(_exponential(-velocity), size), back)
+                if back is not None:
+                    back = fields.compose(fields.resize(_exponential(-velocity), size), back)
         on_progress(Progress(stage.factor, iterations, value, time.perf_counter() - start))
     with torch.no_grad():
         if flow is None:
@@ -239,12 +234,16 @@ def _counted(weight: Mask) -> Mask:
 def _optimise(
     level: _Level, stage: Stage, loss: nn.Module, smoothness: float, step: float, tolerance: float
 ) -> tuple[Tensor, float, int]:
-    """The best velocity that the stage met, the start (none) among them, its loss and the number of iterations."""
+    """The best velocity that the stage met, the start (none) among them, its loss and the number of iterations. Where
+    the images differ by noise alone, the start.
+    """
     size = tuple(level.fixed.shape[2:])
     coarser = max(1, stage.spacing // stage.factor)
     velocity = level.fixed.new_zeros(
         level.fixed.shape[0], len(size), *[max(1, math.ceil(n / coarser)) for n in size]
     ).requires_grad_()
+    if differ_by_noise(level.fixed, level.moving, level.mask):
+        return velocity.detach(), level.loss(velocity.detach(), loss).item(), 0
     adam = torch.optim.Adam([velocity], lr=step, betas=(0.9, 0.99), eps=1e-12, fused=True)
     backend = backends.choose(None, velocity)
     best = _Best(velocity, adam)
@@ -293,12 +292,6 @@ class _Best:
         done, (beta1, beta2) = float(state["step"]), group["betas"]
         size = (state["exp_avg_sq"] / (1 - beta2**done)).sqrt_().add_(group["eps"])
         return self.now.detach() + group["lr"] / (1 - beta1**done) * state["exp_avg"] / size
-
-
-def _coherence(velocity: Tensor) -> float:
-    """The share of a field's energy that is left in its averages over cubes of 4 voxels; 0 of no field."""
-    energy = float(velocity.square().mean())
-    return float(fields.pooled(velocity, 4).square().mean()) / energy if energy > 0 else 0.0
 
 
 def _plateau(values: list[float], tolerance: float, span: int = 10) -> bool:
