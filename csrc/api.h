@@ -59,6 +59,8 @@ struct LnccArgs {
   const void* b;            // [batch, channels, D, H, W]
   const void* weight;       // [batch, 1, D, H, W] or [batch, channels, D, H, W] weights of the windows, or null: all 1
   int64_t weight_channels;  // 1 or channels
+  const void* mask;         // [batch, 1 or channels, D, H, W]: voxels of 0 or less enter no sum; null: all enter
+  int64_t mask_channels;    // 1 or channels
   double scale;             // the gradients are those of scale * sum(weight * cc)
   void* grad_a;             // like a, or null when not wanted
   void* grad_b;             // like b, or null when not wanted

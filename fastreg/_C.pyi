@@ -121,6 +121,8 @@ class LnccArgs:
     b: Address
     weight: Address
     weight_channels: int
+    mask: Address
+    mask_channels: int
     scale: float
     grad_a: Address
     grad_b: Address
@@ -143,6 +145,8 @@ class LnccArgs:
         b: Address,
         weight: Address = ...,
         weight_channels: int = ...,
+        mask: Address = ...,
+        mask_channels: int = ...,
         scale: float,
         grad_a: Address = ...,
         grad_b: Address = ...,

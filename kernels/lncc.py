@@ -19,7 +19,7 @@ WORKSPACE_BYTES = 128 * 2**20
 WORKSPACE_PER_VOXEL = 15
 """Numbers: three times five fields."""
 
-_merge = tuned(lncc_forward_merge_kernel, ("magnitude", "AXIS", "FIRST", "WINDOW"))
+_merge = tuned(lncc_forward_merge_kernel, ("magnitude", "AXIS", "FIRST", "WINDOW", "MASKED"))
 _spread = tuned(lncc_backward_spread_kernel, ("magnitude", "AXIS", "FIRST", "WINDOW", "NEED_A", "NEED_B"))
 _gradient = tuned(lncc_backward_gradient_kernel, ("magnitude", "AXIS", "WINDOW", "NEED_A", "NEED_B"))
 
@@ -28,6 +28,7 @@ def lncc(
     a: torch.Tensor,
     b: torch.Tensor,
     weight: torch.Tensor | None,
+    mask: torch.Tensor | None,
     form: LnccForm,
     scale: float,
     grad_a: torch.Tensor | None,
@@ -36,6 +37,7 @@ def lncc(
 ) -> torch.Tensor:
     """Sum of weight * cc (0-d float64, on the device); fills the gradients of scale * that sum, and the map.
 
+    Voxels where `mask` is 0 or less enter no sum.
     Tensors are dense and not empty, [batch, channels, (D,) H, W].
     """
     images, (depth, height, width) = a.shape[0] * a.shape[1], grid_3d(a.shape[2:])
@@ -46,21 +48,52 @@ def lncc(
     room = WORKSPACE_BYTES // (WORKSPACE_PER_VOXEL * work.itemsize * height * width)  # planes
     at_once, planes = (min(images, room // depth), depth) if room >= depth else (1, max(1, room - 2 * halo))
     sums = []
+    counts = _counts(mask, a, form, work)
     for first in range(0, images, at_once):
         some = slice(first, first + at_once)
         a_, b_ = (tensor.view(size)[some] for tensor in (a, b))
         grad_a_, grad_b_, cc_ = (
             None if tensor is None else tensor.view(size)[some] for tensor in (grad_a, grad_b, cc_map)
         )
-        shift_a, shift_b = (tensor.mean((1, 2, 3), dtype=work) for tensor in (a_, b_))
+        counts_ = [tensor[some] for tensor in counts]
+        shift_a, shift_b = (_shift(tensor, counts_, work) for tensor in (a_, b_))
         for from_plane in range(0, depth, planes):
             to_plane = min(from_plane + planes, depth)
             extent = max(from_plane - halo, 0), from_plane, to_plane, min(to_plane + halo, depth)
-            slab = _Slab(a_, b_, shift_a, shift_b, a.ndim - 2, form, work, extent)
+            slab = _Slab(a_, b_, shift_a, shift_b, counts_, a.ndim - 2, form, work, extent)
             sums.append(slab.correlate(weight, first, a.shape[1], scale, cc_, need_grad))
             if need_grad:
                 slab.gradient(grad_a_, grad_b_)
+    if mask is not None:
+        for tensor in (grad_a, grad_b):
+            if tensor is not None:
+                tensor.masked_fill_(mask <= 0, 0)
     return torch.stack(sums).sum()
+
+
+def _counts(mask: torch.Tensor | None, a: torch.Tensor, form: LnccForm, work: torch.dtype) -> list[torch.Tensor]:
+    """[images, D, H, W] each: what counts, and how many of it windows hold on the first axis, the first two, ...
+
+    The outside of the image counts where n is fixed. Nothing without a mask.
+    """
+    if mask is None:
+        return []
+    counts = [(mask > 0).to(work).expand(a.shape).reshape(-1, *grid_3d(a.shape[2:])).contiguous()]
+    half, beyond = form.window // 2, 0.0 if form.count else 1.0
+    for axis in range(5 - a.ndim, 3):
+        edges = [0, 0] * (2 - axis) + [half, half]
+        padded = torch.nn.functional.pad(counts[-1], edges, value=beyond)
+        counts.append(padded.unfold(1 + axis, form.window, 1).sum(-1).contiguous())
+        beyond *= form.window
+    return counts
+
+
+def _shift(image: torch.Tensor, counts: list[torch.Tensor], work: torch.dtype) -> torch.Tensor:
+    """The mean of what counts, an image: what it is centred by."""
+    if not counts:
+        return image.mean((1, 2, 3), dtype=work)
+    known = torch.where(counts[0] > 0, image, 0).sum((1, 2, 3), dtype=work)
+    return known / counts[0].sum((1, 2, 3)).clamp_min(1)
 
 
 class _Slab:
@@ -72,12 +105,15 @@ class _Slab:
         b: torch.Tensor,
         shift_a: torch.Tensor,
         shift_b: torch.Tensor,
+        counts: list[torch.Tensor],
         ndim: int,
         form: LnccForm,
         work: torch.dtype,
         extent: tuple[int, int, int, int],
     ) -> None:
         self.inputs = a, b, shift_a, shift_b
+        self.masked = bool(counts)
+        self.counts = counts or [a] * (ndim + 1)  # not read without a mask
         self.ndim, self.form, self.work = ndim, form, work_type(work)
         self.first_plane, self.from_plane, self.to_plane, last = extent
         self.images, depth, height, width = a.shape
@@ -109,6 +145,7 @@ class _Slab:
             _merge[self._grid(self.planes)](
                 a if first else self.fields,
                 b,
+                *self.counts[axis - (3 - self.ndim) : axis - (3 - self.ndim) + 2],
                 shift_a,
                 shift_b,
                 self.spare,
@@ -123,6 +160,7 @@ class _Slab:
                 NDIM=self.ndim,
                 WINDOW=self.form.window,
                 COUNT=self.form.count,
+                MASKED=self.masked,
                 **self._options(),
             )
             self.fields, self.spare = self.spare, self.fields
@@ -130,6 +168,7 @@ class _Slab:
         partial = a.new_empty(count, dtype=torch.float64)
         lncc_forward_correlate_kernel[grid](
             self.fields,
+            *self.counts[-2:],
             shift_a,
             shift_b,
             a if weight is None else weight,
@@ -150,6 +189,7 @@ class _Slab:
             NDIM=self.ndim,
             FORM=self.form,
             WEIGHTED=weight is not None,
+            MASKED=self.masked,
             NEED_MAP=cc_map is not None,
             NEED_GRAD=need_grad,
             BLOCK_Y=ROWS,

@@ -26,6 +26,9 @@ def reach(position, size, WINDOW: tl.constexpr, COUNT: tl.constexpr):
 def merged(
     a,
     b,
+    before_here,
+    after_here,
+    location,
     outside_a,
     outside_b,
     place,
@@ -38,12 +41,14 @@ def merged(
     NDIM: tl.constexpr,
     WINDOW: tl.constexpr,
     COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
     WORK: tl.constexpr,
 ):
     """Means of a and b, and sums of squared (and mixed) deviations, over the window on this axis and those before.
 
     From the images a and b if FIRST, otherwise from the five fields at `a`. The outside of the image, where it counts,
-    is a constant: minus the shift.
+    is a constant: minus the shift. If MASKED, every element stands for as many voxels as `before_here` says and the
+    window for `after_here`, both at `location` in the image; what stands for none may be anything.
     """
     position, length, stride = along(place, size, AXIS)
     voxels = reach(position, length, WINDOW, COUNT)
@@ -54,11 +59,18 @@ def merged(
         before = before * reach(place[0], size[0], WINDOW, COUNT)
     if not FIRST:
         b = field(a, slab, 1)
+    beyond = before * 1.0  # voxels that an element outside the image stands for
+    if MASKED:
+        voxels = tl.maximum(tl.load(after_here + location, mask=valid, other=1.0), 1.0)
     middle_a = tl.load(a + index, mask=valid, other=0.0).to(WORK)
     middle_b = tl.load(b + index, mask=valid, other=0.0).to(WORK)
     if FIRST:
         middle_a += outside_a
         middle_b += outside_b
+    if MASKED:
+        stands = tl.load(before_here + location, mask=valid, other=0.0) > 0
+        middle_a = tl.where(stands, middle_a, 0.0)
+        middle_b = tl.where(stands, middle_b, 0.0)
     sum_a = tl.zeros_like(middle_a)
     sum_b = tl.zeros_like(middle_a)
     square_a = tl.zeros_like(middle_a)
@@ -85,11 +97,23 @@ def merged(
         if COUNT:
             off_a = tl.where(inside, off_a, 0.0)
             off_b = tl.where(inside, off_b, 0.0)
-        sum_a += off_a
-        sum_b += off_b
-        square_a += off_a * off_a
-        square_b += off_b * off_b
-        mixed += off_a * off_b
+        if MASKED:
+            many = tl.where(inside, tl.load(before_here + location + step * stride, mask=inside, other=0.0), beyond)
+            off_a = tl.where(many > 0, off_a, 0.0)
+            off_b = tl.where(many > 0, off_b, 0.0)
+            sum_a += many * off_a
+            sum_b += many * off_b
+            square_a += many * off_a * off_a
+            square_b += many * off_b * off_b
+            mixed += many * off_a * off_b
+        else:
+            sum_a += off_a
+            sum_b += off_b
+            square_a += off_a * off_a
+            square_b += off_b * off_b
+            mixed += off_a * off_b
+    if MASKED:
+        before = 1  # it is in the sums
     return (
         middle_a + sum_a / voxels,
         middle_b + sum_b / voxels,
@@ -103,6 +127,8 @@ def merged(
 def lncc_forward_merge_kernel(
     a,  # [images, D, H, W] if FIRST, otherwise [images, 5, planes, H, W]
     b,  # [images, D, H, W]
+    before,  # [images, D, H, W] if MASKED: voxels that count in the window on the axes before this one
+    after,  # likewise with this one
     shift_a,  # [images]
     shift_b,  # [images]
     out,  # [images, 5, planes, H, W]
@@ -119,6 +145,7 @@ def lncc_forward_merge_kernel(
     NDIM: tl.constexpr,
     WINDOW: tl.constexpr,
     COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
     WORK: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_Y: tl.constexpr,
@@ -129,12 +156,16 @@ def lncc_forward_merge_kernel(
     z = plane + first_plane
     outside_a = -tl.load(shift_a + image)
     outside_b = -tl.load(shift_b + image)
-    source = flat(z, y, x, H, W, WIDE) if FIRST else index
+    location = flat(z, y, x, H, W, WIDE)
+    source = location if FIRST else index
     a += image * volume if FIRST else image * 5 * slab
     b += image * volume
+    before += image * volume
+    after += image * volume
     fields = merged(
-        a, b, outside_a, outside_b, (z, y, x), (D, H, W), source, valid, slab, AXIS, FIRST, NDIM, WINDOW, COUNT, WORK
-    )
+        a, b, before, after, location, outside_a, outside_b, (z, y, x), (D, H, W), source, valid, slab, AXIS, FIRST,
+        NDIM, WINDOW, COUNT, MASKED, WORK,
+    )  # fmt: skip
     store_fields(out, image, index, valid, slab, fields)
 
 
@@ -142,15 +173,19 @@ def lncc_forward_merge_kernel(
 def unit_of(
     place,
     size,
+    counted,
     NDIM: tl.constexpr,
     FORM: tl.constexpr,
+    MASKED: tl.constexpr,
     WORK: tl.constexpr,
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
     """What the definition multiplies sums over a window by: 1, or 1 over the voxels that the window counts."""
     unit = tl.full((BLOCK_Y, BLOCK_X), 1, WORK)
-    if FORM.mean:
+    if FORM.mean and MASKED:
+        unit = unit / counted
+    elif FORM.mean:
         unit = unit / reach(place[2], size[2], FORM.window, FORM.count)
         unit = unit / reach(place[1], size[1], FORM.window, FORM.count)
         if NDIM == 3:
@@ -174,6 +209,8 @@ def floored(var, FORM: tl.constexpr):
 @triton.jit(do_not_specialize=["first_plane", "from_plane", "to_plane"])
 def lncc_forward_correlate_kernel(
     fields,  # [images, 5, planes, H, W], merged on every axis but x
+    before,  # [images, D, H, W] if MASKED: voxels that count in the window on every axis but x
+    after,  # likewise on every axis
     shift_a,  # [images]
     shift_b,  # [images]
     weight,  # [images / channels, weight_channels, D, H, W]
@@ -198,6 +235,7 @@ def lncc_forward_correlate_kernel(
     WORK: tl.constexpr,
     WIDE: tl.constexpr,
     WEIGHTED: tl.constexpr,
+    MASKED: tl.constexpr,
     NEED_MAP: tl.constexpr,
     NEED_GRAD: tl.constexpr,
     BLOCK_Y: tl.constexpr,
@@ -209,11 +247,15 @@ def lncc_forward_correlate_kernel(
     fields += image * 5 * slab
     outside_a = -tl.load(shift_a + image)
     outside_b = -tl.load(shift_b + image)
+    location = flat(z, y, x, H, W, WIDE)
+    before += image * volume
+    after += image * volume
     mean_a, mean_b, var_a, var_b, c = merged(
-        fields, fields, outside_a, outside_b, (z, y, x), (D, H, W), index, valid, slab, 2, False, NDIM,
-        FORM.window, FORM.count, WORK,
+        fields, fields, before, after, location, outside_a, outside_b, (z, y, x), (D, H, W), index, valid, slab, 2,
+        False, NDIM, FORM.window, FORM.count, MASKED, WORK,
     )  # fmt: skip
-    unit = unit_of((z, y, x), (D, H, W), NDIM, FORM, WORK, BLOCK_Y, BLOCK_X)
+    counted = tl.maximum(tl.load(after + location, mask=valid, other=1.0), 1.0) if MASKED else 1.0
+    unit = unit_of((z, y, x), (D, H, W), counted, NDIM, FORM, MASKED, WORK, BLOCK_Y, BLOCK_X)
     c *= unit
     var_a *= unit
     var_b *= unit
@@ -231,20 +273,29 @@ def lncc_forward_correlate_kernel(
         has_slope = has_slope & (cc <= 1)
         cc = tl.where(cc > 1, 1.0, cc)
     cc = tl.where(is_flat, FORM.flat, cc)
-    location = flat(z, y, x, H, W, WIDE)
     g = tl.full((BLOCK_Y, BLOCK_X), 1, WORK)
     if WEIGHTED:
         batch = (image + first_image) // channels
         channel = (image + first_image) % channels % weight_channels
         g = tl.load(weight + (batch * weight_channels + channel) * volume + location, mask=valid, other=0.0).to(WORK)
-    counted = valid & (z >= from_plane) & (z < to_plane)
-    total = tl.sum(tl.where(counted, g * cc, 0.0))
+    enters = valid
+    if MASKED:  # windows of no weight are left out, whatever lies in them
+        enters = valid & (g != 0)
+    own = enters & (z >= from_plane) & (z < to_plane)
+    total = tl.sum(tl.where(own, g * cc, 0.0))
     tl.store(partial + tl.program_id(0), total.to(tl.float64))
     if NEED_MAP:
-        tl.store(cc_map + image * volume + location, cc, mask=counted)
+        tl.store(cc_map + image * volume + location, cc, mask=valid & (z >= from_plane) & (z < to_plane))
     if NEED_GRAD:
         g = tl.where(has_slope, g * tl.load(scale) * unit, 0.0)
         slope_a = tl.where(varies_a, -g * cc * floored_b / den, 0.0)
         slope_b = tl.where(varies_b, -g * cc * floored_a / den, 0.0)
-        start = (mean_a, mean_b, 2 * g * c * crossed / den, slope_a, slope_b)
+        slope_c = 2 * g * c * crossed / den
+        if MASKED:
+            mean_a = tl.where(enters, mean_a, 0.0)
+            mean_b = tl.where(enters, mean_b, 0.0)
+            slope_c = tl.where(enters, slope_c, 0.0)
+            slope_a = tl.where(enters, slope_a, 0.0)
+            slope_b = tl.where(enters, slope_b, 0.0)
+        start = (mean_a, mean_b, slope_c, slope_a, slope_b)
         store_fields(adjoint, image, index, valid, slab, start)

@@ -72,6 +72,8 @@ void bind_arguments(py::module_ m) {
       .needed<&LnccArgs::b>("b")
       .optional<&LnccArgs::weight>("weight")
       .optional<&LnccArgs::weight_channels>("weight_channels")
+      .optional<&LnccArgs::mask>("mask")
+      .optional<&LnccArgs::mask_channels>("mask_channels")
       .needed<&LnccArgs::scale>("scale")
       .optional<&LnccArgs::grad_a>("grad_a")
       .optional<&LnccArgs::grad_b>("grad_b")

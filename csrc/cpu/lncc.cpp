@@ -27,17 +27,17 @@ const LnccSweep& chosen() {
   return lncc_baseline;
 }
 
-// What an image is centred by, so that sums of squares do not cancel: the mean of some of its rows, and any value
-// near it would do. Exact in T.
+// What an image is centred by, so that sums of squares do not cancel: the mean of what counts in some of its rows, and
+// any value near it would do. Exact in T.
 template <class T>
-double middle(const T* image, int64_t rows, int64_t width) {
+double middle(const T* image, const T* mask, int64_t rows, int64_t width) {
   const int64_t wanted = std::max<int64_t>(1, 16384 / width);
   const int64_t step = std::max<int64_t>(1, rows / wanted) | 1;  // odd: not the same row of every slice
   double sum = 0;
   int64_t count = 0;
   for (int64_t y = 0; y < rows; y += step)
     for (int64_t x = 0; x < width; ++x)
-      if (std::isfinite(image[y * width + x])) {
+      if (std::isfinite(image[y * width + x]) && (!mask || mask[y * width + x] > 0)) {
         sum += double(image[y * width + x]);
         ++count;
       }
@@ -50,13 +50,24 @@ LnccImage image_pair(const LnccArgs& args, int64_t index) {
   const int64_t voxels = args.size[0] * args.size[1] * args.size[2];
   const auto at = [&](const void* p) { return p ? static_cast<const T*>(p) + index * voxels : nullptr; };
   const auto to = [&](void* p) { return p ? static_cast<T*>(p) + index * voxels : nullptr; };
-  LnccImage image{at(args.a), at(args.b), nullptr, to(args.grad_a), to(args.grad_b), to(args.map), 0, 0, 0, 0};
-  if (args.weight) {
-    const int64_t of_weight = args.weight_channels == args.channels ? index : index / args.channels;
-    image.weight = static_cast<const T*>(args.weight) + of_weight * voxels;
-  }
-  image.shift_a = middle(static_cast<const T*>(image.a), args.size[0] * args.size[1], args.size[2]);
-  image.shift_b = middle(static_cast<const T*>(image.b), args.size[0] * args.size[1], args.size[2]);
+  const auto shared = [&](const void* p, int64_t channels) {  // an image's own, or that of all channels
+    return p ? static_cast<const T*>(p) + (channels == args.channels ? index : index / args.channels) * voxels
+             : nullptr;
+  };
+  LnccImage image{};
+  image.a = at(args.a);
+  image.b = at(args.b);
+  image.mask = shared(args.mask, args.mask_channels);
+  image.weight = shared(args.weight, args.weight_channels);
+  image.grad_a = to(args.grad_a);
+  image.grad_b = to(args.grad_b);
+  image.map = to(args.map);
+  const auto shift = [&](const void* volume) {
+    return middle(static_cast<const T*>(volume), static_cast<const T*>(image.mask), args.size[0] * args.size[1],
+                  args.size[2]);
+  };
+  image.shift_a = shift(image.a);
+  image.shift_b = shift(image.b);
   // Where n is fixed the outside reads zero; where n is counted it must not enter any sum.
   if (args.form.count) {
     image.outside_a = image.shift_a;
@@ -102,6 +113,7 @@ double lncc(const LnccArgs& args) {
                       (args.grad_a != nullptr) + (args.grad_b != nullptr),
                       lncc_rule(args.form, infinity),
                       args.form.count,
+                      args.mask != nullptr,
                       args.scale};
   const LnccSweep& sweep = chosen();
   const std::vector<LnccTile> tiles = cut(plan);

@@ -1,5 +1,6 @@
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "api.h"
 #include "common/portable.h"
@@ -12,6 +13,6 @@
 FR_BEGIN_AVX512
 #define FR_DOUBLES 8
 #define FR_SWEEP lncc_avx512
-#include "cpu/lncc_sweep.inl"
+#include "cpu/lncc_tiles.inl"
 FR_END_TARGET
 #endif

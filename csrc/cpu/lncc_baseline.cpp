@@ -1,3 +1,7 @@
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
 #define FR_DOUBLES 2
 #define FR_SWEEP lncc_baseline
-#include "cpu/lncc_sweep.inl"
+#include "cpu/lncc_tiles.inl"

@@ -89,11 +89,23 @@ void fill_halo(double* row, int64_t segment, int half, const double (&outside)[f
     }
   }
 }
-
-constexpr int statistics = 5;  // sums of a, b, aa, bb, ab
-
-// The statistics of a vector of voxels: `ab` points at those of a, and those of b lie `lanes` behind.
+// Of a row of a, b and a mask in segments: what does not count reads the shift, so that it adds nothing to any sum.
 template <class T>
+void mask_row(T* row, int64_t segment, T shift_a, T shift_b) {
+  typedef T Lanes __attribute__((vector_size(lanes * sizeof(T)), aligned(sizeof(T))));
+  Lanes* v = reinterpret_cast<Lanes*>(row);
+  for (int64_t j = 0; j < segment; ++j, v += 3) {
+    const auto counts = v[2] > 0;
+    v[0] = counts ? v[0] : Lanes{} + shift_a;
+    v[1] = counts ? v[1] : Lanes{} + shift_b;
+  }
+}
+
+inline Vec counted(Vec mask) { return mask > 0.0 ? Vec{} + 1.0 : Vec{}; }
+
+// The statistics of a vector of voxels: `ab` points at those of a, those of b lie `lanes` behind, and behind these those
+// of the mask.
+template <class T, int statistics>
 void products(const T* ab, Vec shift_a, Vec shift_b, Vec (&out)[statistics]) {
   const Vec a = load(ab) - shift_a, b = load(ab + lanes) - shift_b;
   out[0] = a;
@@ -101,6 +113,21 @@ void products(const T* ab, Vec shift_a, Vec shift_b, Vec (&out)[statistics]) {
   out[2] = a * a;
   out[3] = b * b;
   out[4] = a * b;
+  if constexpr (statistics == 6) out[5] = counted(load(ab + 2 * lanes));
+}
+
+// Whether a row in segments, `step` numbers from vector to vector, has anything but zeros.
+template <class T>
+bool any(const T* row, int64_t step, int64_t segment) {
+  Vec found{};
+  for (int64_t j = 0; j < segment; ++j)
+    for (int q = 0; q < lanes; q += per_vector) {
+      const Vec v = load(row + j * step + q);
+      found += v * v;
+    }
+  double sum = 0;
+  for (int l = 0; l < per_vector; ++l) sum += found[l];
+  return sum != 0;
 }
 
 // Window sums along x of a row with halos, one vector at a time.

@@ -1,6 +1,6 @@
 // The streaming sweep of the local correlation over one tile, for vectors of FR_DOUBLES doubles.
 //
-// z: running sums of the five statistics a column, updated by the slice that enters the window and the one that leaves.
+// z: running sums of the statistics a column, updated by the slice that enters the window and the one that leaves.
 // y: a running sum of those rows. x: a running sum along the row, in registers, straight into the formula. The
 // derivatives of the windows go the same way again (a ring of slices, z, y, x) and come out as the gradient.
 // Every sum is float64, in an order that depends on the tile alone.
@@ -11,9 +11,11 @@
 namespace fastreg::cpu {
 namespace {
 
-template <class T, int gradients>
+template <class T, int gradients, bool masked>
 class Sweep {
  public:
+  static constexpr int statistics = 5 + masked;  // sums of a, b, aa, bb, ab and of what counts
+  static constexpr int fields = 2 + masked;      // of an image row: a, b and the mask
   static constexpr int adjoint_fields = gradients == 0 ? 0 : gradients == 1 ? 3 : 5;
 
   Sweep(const LnccPlan& plan, int64_t tile_rows, char* memory) : p(plan), row(lanes * plan.segment) {
@@ -23,9 +25,9 @@ class Sweep {
     const int64_t window_rows = min_of(p.height, tile_rows + (gradients ? 2 * p.half : 0));
     const int64_t sum_rows = min_of(p.height, window_rows + 2 * p.half);
     Scratch scratch{memory};
-    slice = sum_rows * 2 * row;
+    slice = sum_rows * fields * row;
     image_ring = scratch.take<T>((window_z + 1) * slice);
-    outside = scratch.take<T>(2 * row);
+    outside = scratch.take<T>(fields * row);
     sums = scratch.take<double>(sum_rows * statistics * row);
     outside_sums = scratch.take<double>(statistics * row);
     sums_y_size = statistics * padded;
@@ -121,10 +123,10 @@ class Sweep {
   Vec largest_aa, largest_bb;         // squares that the sums have met
   Vec8 total;
 
-  // a and b of a row in segments
+  // The fields of a row in segments
   T* image_row(int64_t z, int64_t y) {
     if (z < 0 || z >= p.depth) return outside;
-    return image_ring + z % (window_z + 1) * slice + (y - first_sum) * 2 * row;
+    return image_ring + z % (window_z + 1) * slice + (y - first_sum) * fields * row;
   }
   double* sum_row(int64_t y) {
     return y < 0 || y >= p.height ? outside_sums : sums + (y - first_sum) * statistics * row;
@@ -139,20 +141,29 @@ class Sweep {
     for (int64_t x = 0; x < p.width; x += int64_t(64 / sizeof(T))) {
       __builtin_prefetch(static_cast<const T*>(image.a) + from + ahead * p.width + x);
       __builtin_prefetch(static_cast<const T*>(image.b) + from + ahead * p.width + x);
+      if (masked) __builtin_prefetch(static_cast<const T*>(image.mask) + from + ahead * p.width + x);
     }
-    to_segments(static_cast<const T*>(image.a) + from, to, 2 * lanes, p.width, p.segment, T(image.outside_a));
-    to_segments(static_cast<const T*>(image.b) + from, to + lanes, 2 * lanes, p.width, p.segment, T(image.outside_b));
+    const auto field = [&](const void* volume, int f, T beyond) {
+      to_segments(static_cast<const T*>(volume) + from, to + f * lanes, fields * lanes, p.width, p.segment, beyond);
+    };
+    field(image.a, 0, T(image.outside_a));
+    field(image.b, 1, T(image.outside_b));
+    if constexpr (masked) {
+      field(image.mask, 2, T(!p.count));
+      mask_row(to, p.segment, T(image.shift_a), T(image.shift_b));
+    }
   }
 
   void start_tile() {
     for (int64_t j = 0; j < p.segment; ++j) {
-      fill(outside + 2 * j * lanes, lanes, T(image.outside_a));
-      fill(outside + (2 * j + 1) * lanes, lanes, T(image.outside_b));
+      fill(outside + fields * j * lanes, lanes, T(image.outside_a));
+      fill(outside + (fields * j + 1) * lanes, lanes, T(image.outside_b));
+      if (masked) fill(outside + (fields * j + 2) * lanes, lanes, T(!p.count));
     }
     fill(weights, row, T(1));
     fill(zeros, statistics * row, 0.0);
     const double a = image.outside_a - image.shift_a, b = image.outside_b - image.shift_b;
-    const double constants[statistics] = {a, b, a * a, b * b, a * b};
+    const double constants[6] = {a, b, a * a, b * b, a * b, double(!p.count)};
     largest_aa = Vec{} + a * a;
     largest_bb = Vec{} + b * b;
     for (int f = 0; f < statistics; ++f) {
@@ -174,7 +185,7 @@ class Sweep {
     const Vec shift_a = Vec{} + image.shift_a, shift_b = Vec{} + image.shift_b;
     Vec aa = largest_aa, bb = largest_bb;
     const int64_t segment = p.segment;
-    for (int64_t j = 0; j < segment; ++j, ab += 2 * lanes, to += statistics * lanes)
+    for (int64_t j = 0; j < segment; ++j, ab += fields * lanes, to += statistics * lanes)
       for (int q = 0; q < lanes; q += per_vector) {
         Vec v[statistics];
         products(ab + q, shift_a, shift_b, v);
@@ -219,8 +230,8 @@ class Sweep {
           store(sum_y + i, load(sum_y + i) + (z - load(old + i)));
         }
       }
-      in += 2 * lanes;
-      out += 2 * lanes;
+      in += fields * lanes;
+      out += fields * lanes;
       now += statistics * lanes;
       old += statistics * lanes;
       sum_y += statistics * lanes;
@@ -249,7 +260,7 @@ class Sweep {
   }
 
   void windows_of_slice() {
-    const bool plain = p.rule.plain && !p.count && !image.weight && !image.map;
+    const bool plain = p.rule.plain && !image.map && (masked || (!p.count && !image.weight));
     fill(sums_y - statistics * lanes * p.half, sums_y_size, 0.0);
     for (int64_t y = first_window - p.half; y < last_window + p.half; ++y) {
       if (fresh) enter_row_fresh(y);
@@ -280,10 +291,21 @@ class Sweep {
 
   template <bool plain>
   void windows_of_row(int64_t y) {
+    constexpr bool weighted = masked || !plain;  // a mask weights its windows, too
     const int64_t voxel = (current * p.height + y) * p.width;
-    if (image.weight)
+    const bool by_mask = masked && image.weight == image.mask;  // which lies in the ring already
+    const T* const weight = by_mask ? image_row(current, y) + 2 * lanes : weights;
+    const int64_t weight_step = by_mask ? fields * lanes : lanes;
+    if (image.weight && !by_mask)
       to_segments(static_cast<const T*>(image.weight) + voxel, weights, lanes, p.width, p.segment, T(0));
-    if (p.count) count_row(y);
+    if (masked && !image.map && !any(weight, weight_step, p.segment)) {  // windows without weight enter nothing
+      if constexpr (gradients != 0) {
+        fill(slope_row, row * (gradients + 1), T(0));
+        fill(mean_row, row * gradients, 0.0);
+      }
+      return;
+    }
+    if (p.count && !masked) count_row(y);
     const bool in_tile = current >= tile.z0 && current < tile.z1 && y >= tile.y0 && y < tile.y1;
     const Vec drift_aa = drift(largest_aa), drift_bb = drift(largest_bb);
     const Vec n = Vec{} + 1.0 / (double(window_z) * double(window) * double(window));
@@ -291,7 +313,6 @@ class Sweep {
     const LnccRule<double> rule = p.rule;
     const int64_t segment = p.segment, size = p.width;
     const double* const inverse = p.count ? inv_n : nullptr;
-    const T* const weight = weights;
     T* const cc = in_tile && image.map ? values : nullptr;
     for (int q = 0; q < lanes; q += per_vector) {
       Mask x{};
@@ -304,24 +325,28 @@ class Sweep {
         const int64_t i = j * lanes + q;
         windows.enter(j);
         const LnccSums<Vec> s{windows.sum[0], windows.sum[1], windows.sum[2], windows.sum[3], windows.sum[4]};
+        Vec inv = n;
+        if constexpr (masked) inv = 1.0 / (windows.sum[5] < 1.0 ? Vec{} + 1.0 : windows.sum[5]);
+        else if (!plain && inverse) inv = load(inverse + i);
         windows.leave(j);
-        const auto w = lncc_window<plain>(s, !plain && inverse ? load(inverse + i) : n, drift_aa, drift_bb, rule);
+        const auto w = lncc_window<plain>(s, inv, drift_aa, drift_bb, rule);
         const Mask inside = x < size;
-        const Vec g = plain ? Vec{} + 1.0 : load(weight + i);
-        partial += inside ? (plain ? w.cc : g * w.cc) : Vec{};
+        const Vec g = weighted ? load(weight + j * weight_step + q) : Vec{} + 1.0;
+        const Mask enters = masked ? inside & (g != 0.0) : inside;
+        partial += enters ? (weighted ? g * w.cc : w.cc) : Vec{};
         if (!plain && cc) store(cc + i, w.cc);
         if constexpr (gradients != 0) {
           const T* as_stored = nullptr;
           // The means from the slopes as rounded: then the rounding cancels where the gradient subtracts.
-          const Vec c = rounded(inside ? (plain ? w.slope_c : g * w.slope_c) : Vec{}, as_stored);
-          const Vec aa = rounded(inside ? (plain ? w.slope_aa : g * w.slope_aa) : Vec{}, as_stored);
+          const Vec c = rounded(enters ? (weighted ? g * w.slope_c : w.slope_c) : Vec{}, as_stored);
+          const Vec aa = rounded(enters ? (weighted ? g * w.slope_aa : w.slope_aa) : Vec{}, as_stored);
           store(slope, c);
           store(slope + lanes, aa);
-          store(mean, inside ? -(w.mean_b * c + w.mean_a * aa) : Vec{});
+          store(mean, enters ? -(w.mean_b * c + w.mean_a * aa) : Vec{});
           if constexpr (gradients == 2) {
-            const Vec bb = rounded(inside ? (plain ? w.slope_bb : g * w.slope_bb) : Vec{}, as_stored);
+            const Vec bb = rounded(enters ? (weighted ? g * w.slope_bb : w.slope_bb) : Vec{}, as_stored);
             store(slope + 2 * lanes, bb);
-            store(mean + lanes, inside ? -(w.mean_a * c + w.mean_b * bb) : Vec{});
+            store(mean + lanes, enters ? -(w.mean_a * c + w.mean_b * bb) : Vec{});
           }
           slope += (gradients + 1) * lanes;
           mean += gradients * lanes;
@@ -400,10 +425,12 @@ class Sweep {
       for (int64_t j = 0; j < segment; ++j) {
         const int64_t i = j * lanes + q;
         windows.enter(j);
-        const Vec a = load(ab + 2 * j * lanes + q) - shift_a, b = load(ab + (2 * j + 1) * lanes + q) - shift_b;
+        const T* const at = ab + fields * j * lanes + q;
+        const Vec a = load(at) - shift_a, b = load(at + lanes) - shift_b;
         const Vec* s = windows.sum;
-        store(out_a + i, scale * (s[gradients + 1] + a * s[1] + b * s[0]));
-        if constexpr (gradients == 2) store(out_b + i, scale * (s[4] + b * s[2] + a * s[0]));
+        const Vec share = masked ? scale * counted(load(at + (fields - 1) * lanes)) : scale;
+        store(out_a + i, share * (s[gradients + 1] + a * s[1] + b * s[0]));
+        if constexpr (gradients == 2) store(out_b + i, share * (s[4] + b * s[2] + a * s[0]));
         windows.leave(j);
       }
     }
@@ -413,37 +440,5 @@ class Sweep {
   }
 };
 
-template <class T, int gradients>
-double sweep(const LnccPlan& plan, const LnccImage& image, const LnccTile& tile, char* memory) {
-  Sweep<T, gradients> sweep(plan, tile.y1 - tile.y0, memory);
-  const double sum = sweep.run(image, tile, false);
-  return sweep.has_nonfinite() ? sweep.run(image, tile, true) : sum;
-}
-
-template <class T>
-double sweep(const LnccPlan& plan, const LnccImage& image, const LnccTile& tile, char* memory) {
-  if (plan.gradients == 0) return sweep<T, 0>(plan, image, tile, memory);
-  if (plan.gradients == 1) return sweep<T, 1>(plan, image, tile, memory);
-  return sweep<T, 2>(plan, image, tile, memory);
-}
-
-template <class T>
-size_t scratch(const LnccPlan& plan, int64_t rows) {
-  if (plan.gradients == 0) return Sweep<T, 0>(plan, rows, nullptr).bytes;
-  if (plan.gradients == 1) return Sweep<T, 1>(plan, rows, nullptr).bytes;
-  return Sweep<T, 2>(plan, rows, nullptr).bytes;
-}
-
-double run(const LnccPlan& plan, const LnccImage& image, const LnccTile& tile, DType dtype, char* memory) {
-  return dtype == DType::f32 ? sweep<float>(plan, image, tile, memory) : sweep<double>(plan, image, tile, memory);
-}
-
-size_t bytes(const LnccPlan& plan, DType dtype, int64_t rows) {
-  return dtype == DType::f32 ? scratch<float>(plan, rows) : scratch<double>(plan, rows);
-}
-
 }  // namespace
-
-const LnccSweep FR_SWEEP{bytes, run};
-
 }  // namespace fastreg::cpu

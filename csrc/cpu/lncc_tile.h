@@ -13,6 +13,7 @@ constexpr int lncc_lanes = 8;
 // One image pair: addresses of its first voxel, and what they are centred by.
 struct LnccImage {
   const void *a, *b;
+  const void* mask;             // or null: every voxel counts
   const void* weight;           // or null
   void *grad_a, *grad_b, *map;  // or null
   double shift_a, shift_b;
@@ -26,7 +27,8 @@ struct LnccPlan {
   int64_t segment;   // a row is kept as `segment` vectors of 8 lanes: lane k of vector j is voxel x = k * segment + j
   int gradients;     // 0: none, 1: to a, 2: to both
   LnccRule<double> rule;
-  bool count;  // n is counted
+  bool count;   // n is counted
+  bool masked;  // the images have a mask
   double scale;
 };
 

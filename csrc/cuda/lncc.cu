@@ -34,7 +34,7 @@ class Plan {
   explicit Plan(const LnccArgs& args) : args_(args), size_(shape_of(args.size)) {
     const int half = args.form.window / 2;
     const bool wide = args.dtype == DType::f64;
-    fast = !wide && !args.form.count && half >= 1 && half <= 4 && size_.count() < 0x7fffffff;
+    fast = !wide && !args.mask && !args.form.count && half >= 1 && half <= 4 && size_.count() < 0x7fffffff;
     fields = args.grad_a && args.grad_b ? 5 : args.grad_a || args.grad_b ? 3 : 0;
     const int64_t images = args.batch * args.channels;
     const int64_t plane_bytes = std::max(1, fields) * size_.h * size_.w * (wide ? 8 : 4);
@@ -49,7 +49,7 @@ class Plan {
       most_blocks = std::max(most_blocks, blocks);
       partials += (fast ? blocks : 0) + any_blocks(blocks);
     });
-    memory_doubles = any_memory(kMostFields, half);
+    memory_doubles = any_memory(args.mask ? kMostStatistics : kStatistics, half);
     const size_t shared = any_shared_bytes();
     in_shared = shared <= size_t(device_.shared);
     columns_bytes = in_shared ? 0 : size_t(memory_doubles) * 8 * size_t(any_blocks(most_blocks));
@@ -132,6 +132,8 @@ LnccJob job_of(const LnccArgs& args, const Plan& plan) {
   job.weight = args.weight;
   job.channels = args.channels;
   job.weight_channels = args.weight_channels;
+  job.mask = args.mask;
+  job.mask_channels = args.mask_channels;
   job.rule = lncc_rule(args.form, std::numeric_limits<double>::infinity());
   job.count = args.form.count;
   job.inv_n = 1.0 / std::pow(double(args.form.window), args.ndim);

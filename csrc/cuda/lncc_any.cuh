@@ -71,6 +71,11 @@ __device__ void any_march(const LnccJob& job, const LnccTile& tile, double* memo
   }
 }
 
+// What an image is centred by: 0 where a mask leaves its first voxel out, which then may be anything.
+__device__ __forceinline__ double any_shift(const LnccJob& job, const void* array, int64_t first, int64_t first_mask) {
+  return job.mask && !(read(job.mask, job.dtype, first_mask) > 0) ? 0.0 : lncc_shift(array, job.dtype, first);
+}
+
 // The block's part of a tile, and whether it lies in the image.
 __device__ __forceinline__ bool any_part(const LnccJob& job, LnccTile& tile, int part) {
   tile.x += part % 3 * kAnyX;

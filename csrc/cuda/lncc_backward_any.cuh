@@ -20,16 +20,17 @@ struct AnyAdjoints {
 template <int FIELDS>
 struct AnyGradients {
   const LnccJob& job;
-  int64_t first;
+  int64_t first, first_mask;
   double shift_a, shift_b;
 
   __device__ __forceinline__ void advanced(int64_t) {}
 
   __device__ __forceinline__ void voxel(int64_t z, int64_t y, int64_t x, const double (&sums)[FIELDS]) {
-    const int64_t at = first + (z * job.h + y) * job.w + x;
-    double grad_a, grad_b;
-    lncc_gradients<FIELDS>(sums, read(job.a, job.dtype, at) - shift_a, read(job.b, job.dtype, at) - shift_b, grad_a,
-                           grad_b);
+    const int64_t voxel = (z * job.h + y) * job.w + x, at = first + voxel;
+    double grad_a = 0, grad_b = 0;
+    if (!job.mask || read(job.mask, job.dtype, first_mask + voxel) > 0)
+      lncc_gradients<FIELDS>(sums, read(job.a, job.dtype, at) - shift_a, read(job.b, job.dtype, at) - shift_b, grad_a,
+                             grad_b);
     write(job.grad_a, job.dtype, at, grad_a);
     if constexpr (FIELDS == 5) write(job.grad_b, job.dtype, at, grad_b);
   }
@@ -45,8 +46,9 @@ __global__ void __launch_bounds__(kAnySumThreads)
     __syncthreads();
     const int64_t first = (job.image + tile.image) * job.voxels();
     AnyAdjoints<FIELDS> adjoints{job, tile.image};
-    AnyGradients<FIELDS> gradients{job, first, lncc_shift(job.a, job.dtype, first),
-                                   lncc_shift(job.b, job.dtype, first)};
+    const int64_t first_mask = shared_image(job, job.mask_channels, job.image + tile.image) * job.voxels();
+    AnyGradients<FIELDS> gradients{job, first, first_mask, any_shift(job, job.a, first, first_mask),
+                                   any_shift(job, job.b, first, first_mask)};
     any_march<FIELDS>(job, tile, memory, adjoints, gradients);
   }
 }

@@ -20,6 +20,13 @@ void fast(const LnccJob& job, int fields, int64_t blocks, void* stream) {
   plain ? fast<R, true>(job, fields, blocks, stream) : fast<R, false>(job, fields, blocks, stream);
 }
 
+template <bool MASKED>
+auto any(int fields) {
+  return fields == 0   ? lncc_forward_any_kernel<0, MASKED>
+         : fields == 3 ? lncc_forward_any_kernel<3, MASKED>
+                       : lncc_forward_any_kernel<5, MASKED>;
+}
+
 }  // namespace
 
 void launch_lncc_forward_fast(const LnccJob& job, int fields, int64_t blocks, void* stream) {
@@ -33,9 +40,7 @@ void launch_lncc_forward_fast(const LnccJob& job, int fields, int64_t blocks, vo
 
 void launch_lncc_forward_any(const LnccJob& job, int fields, int64_t parts, int64_t blocks, size_t shared,
                              double* columns, void* stream) {
-  const auto kernel = fields == 0   ? lncc_forward_any_kernel<0>
-                      : fields == 3 ? lncc_forward_any_kernel<3>
-                                    : lncc_forward_any_kernel<5>;
+  const auto kernel = job.mask ? any<true>(fields) : any<false>(fields);
   launch("lncc_forward_any_kernel", kernel, blocks, kAnySumThreads, shared, stream, job, parts, columns);
 }
 

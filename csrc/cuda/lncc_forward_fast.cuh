@@ -163,7 +163,8 @@ __global__ void __launch_bounds__(kFastThreads, 1) lncc_forward_fast_kernel(cons
   const int64_t first = (job.image + tile.image) * job.voxels();
   FastStatistics statistics{job, me, first, float(lncc_shift(job.a, job.dtype, first)),
                             float(lncc_shift(job.b, job.dtype, first))};
-  FastWindows<FIELDS, PLAIN> windows{job, me, tile, first, weight_image(job, job.image + tile.image) * job.voxels()};
+  FastWindows<FIELDS, PLAIN> windows{job, me, tile, first,
+                                     shared_image(job, job.weight_channels, job.image + tile.image) * job.voxels()};
   fast_march<R, kStatistics>(me, int(tile.z0), int(tile.z1), job.buffers, statistics, windows);
 
   float* const most = shared_memory<float>() + 2 * kReduceShared / sizeof(float);

@@ -13,7 +13,8 @@ constexpr int kTileX = 120, kTileY = 24;
 // and, for each image whose gradient is wanted, by its own sum and (twice) by its variance.
 constexpr int kMostFields = 5;
 
-constexpr int kStatistics = 5;  // sums of a, b, aa, bb, ab
+constexpr int kStatistics = 5;      // sums of a, b, aa, bb, ab
+constexpr int kMostStatistics = 6;  // and, with a mask, of the voxels that count
 
 struct LnccJob {
   int64_t d, h, w;
@@ -22,10 +23,10 @@ struct LnccJob {
   int64_t z_first, z_last;  // planes of this launch
   int64_t chunk, chunks, tiles_x, tiles_y;
   DType dtype;
-  bool vectors;                // rows are aligned to four voxels
-  int buffers;                 // sheets of shared memory, 1 or 2
-  const void *a, *b, *weight;  // whole arrays: image number i begins at i * d * h * w
-  int64_t channels, weight_channels;
+  bool vectors;                       // rows are aligned to four voxels
+  int buffers;                        // sheets of shared memory, 1 or 2
+  const void *a, *b, *weight, *mask;  // whole arrays: image number i begins at i * d * h * w
+  int64_t channels, weight_channels, mask_channels;
   LnccRule<double> rule;
   bool count;
   double inv_n, scale;
@@ -77,8 +78,9 @@ __device__ __forceinline__ double lncc_shift(const void* array, DType dtype, int
   return value - value == 0 ? value : 0.0;
 }
 
-__device__ __forceinline__ int64_t weight_image(const LnccJob& job, int64_t image) {
-  return job.weight_channels == job.channels ? image : image / job.channels;
+// Which image of weights, or of a mask, belongs to an image: its own, or that of all channels.
+__device__ __forceinline__ int64_t shared_image(const LnccJob& job, int64_t channels, int64_t image) {
+  return channels == job.channels ? image : image / job.channels;
 }
 
 // The derivatives of window sums, in the order of LnccJob::adjoints: by a's own sum, by its variance, by the covariance

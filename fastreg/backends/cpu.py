@@ -35,6 +35,11 @@ def _work(*tensors: torch.Tensor) -> list[torch.Tensor]:
     return [cast(tensor, dtype).contiguous() for tensor in tensors]
 
 
+def _like(images: torch.Tensor, weights: Mask | None) -> Mask | None:
+    """Weights as `_work` left the images."""
+    return None if weights is None else cast(weights, images.dtype).contiguous()
+
+
 def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> Volume:
     """See `reference.warp_forward`."""
     dtype = vol.dtype
@@ -66,18 +71,26 @@ def warp_backward(
 
 
 def lncc(
-    a: Volume, b: Volume, weight: Mask | None, form: LnccForm, scale: float, need_a: bool, need_b: bool, need_map: bool
+    a: Volume,
+    b: Volume,
+    weight: Mask | None,
+    form: LnccForm,
+    scale: float,
+    need_a: bool,
+    need_b: bool,
+    need_map: bool,
+    mask: Mask | None = None,
 ) -> tuple[Scalar, Volume | None, Volume | None, Volume | None]:
     """See `reference.lncc`. Sums are float64 from centred values, so CT offsets lose nothing."""
     dtype_a, dtype_b = a.dtype, b.dtype
-    if weight is None:
-        a, b = _work(a, b)
-    else:
-        a, b, weight = _work(a, b, weight)
+    a, b = _work(a, b)
+    same = mask is weight  # which the kernels are faster for
+    weight = _like(a, weight)
+    mask = weight if same else _like(a, mask)
     grad_a = torch.empty_like(a) if need_a else None
     grad_b = torch.empty_like(b) if need_b else None
     cc = torch.empty_like(a) if need_map else None
-    value = _C.cpu.lncc(compiled.lncc_args(a, b, weight, form, scale, grad_a, grad_b, cc))
+    value = _C.cpu.lncc(compiled.lncc_args(a, b, weight, mask, form, scale, grad_a, grad_b, cc))
     return (
         torch.tensor(value, dtype=torch.float64),
         None if grad_a is None else cast(grad_a, dtype_a),

@@ -128,21 +128,29 @@ def warp_backward(
 
 
 def lncc(
-    a: Volume, b: Volume, weight: Mask | None, form: LnccForm, scale: float, need_a: bool, need_b: bool, need_map: bool
+    a: Volume,
+    b: Volume,
+    weight: Mask | None,
+    form: LnccForm,
+    scale: float,
+    need_a: bool,
+    need_b: bool,
+    need_map: bool,
+    mask: Mask | None = None,
 ) -> tuple[Scalar, Volume | None, Volume | None, Volume | None]:
     """See `reference.lncc`. The value stays on the device.
 
     Sums are float32 of intensities less the image's first voxel; tiles where that could lose a window's variance are
-    done again in float64, and so is everything for float64 images, for windows above 9 and for "ants".
+    done again in float64, and so is everything for float64 images, with a mask, for windows above 9 and for "ants".
     """
     dtype_a, dtype_b = a.dtype, b.dtype
-    a, b, *weights = _common(a, b) if weight is None else _common(a, b, weight)
-    weight = weights[0] if weights else None
+    a, b = _common(a, b)
+    weight, mask = (None if x is None else x.to(a.dtype).contiguous() for x in (weight, mask))
     grad_a = torch.empty_like(a) if need_a else None
     grad_b = torch.empty_like(b) if need_b else None
     cc = torch.empty_like(a) if need_map else None
     value = torch.empty((), dtype=torch.float64, device=a.device)
-    args = compiled.lncc_args(a, b, weight, form, scale, grad_a, grad_b, cc)
+    args = compiled.lncc_args(a, b, weight, mask, form, scale, grad_a, grad_b, cc)
     args.workspace = LNCC_WORKSPACE
     args.value = address(value)
     with _launching(a) as args.stream:

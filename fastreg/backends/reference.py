@@ -174,18 +174,17 @@ def _box(x: Volume, window: int, outside: torch.Tensor | float = 0.0) -> Volume:
     return x
 
 
-def _statistics(a: Volume, b: Volume, form: LnccForm) -> dict[str, torch.Tensor]:
-    """Window sums of the centred images `a`, `b` (see `_centred`), and what follows from them.
+def _statistics(a: Volume, b: Volume, form: LnccForm, mask: Mask | None) -> dict[str, torch.Tensor]:
+    """Window sums of the centred images `a`, `b` (see `_centred`) over what counts, and what follows from them.
 
     Centred first: sum(I*I) - sum(I)^2/n cancels when the window is nearly flat. The variances do not notice the shift
     if the outside, which reads zero where n is fixed, is shifted too.
     """
-    (a, shift_a), (b, shift_b) = _centred(a), _centred(b)
+    counts = torch.ones_like(a) if mask is None else (mask > 0).to(a.dtype).expand_as(a)
+    (a, shift_a), (b, shift_b) = _centred(a, counts), _centred(b, counts)
     if form.count:
-        n = _box(torch.ones_like(a), form.window)
         shift_a = shift_b = torch.zeros_like(shift_a)
-    else:
-        n = torch.full_like(a, float(form.window ** (a.ndim - 2)))
+    n = _box(counts, form.window, 0.0 if form.count else 1.0).clamp_min(1)
     sum_a, sum_b = _box(a, form.window, -shift_a), _box(b, form.window, -shift_b)
     square_a, square_b = _box(a * a, form.window, shift_a * shift_a), _box(b * b, form.window, shift_b * shift_b)
     var_a, var_b = square_a - sum_a * sum_a / n, square_b - sum_b * sum_b / n
@@ -197,9 +196,11 @@ def _statistics(a: Volume, b: Volume, form: LnccForm) -> dict[str, torch.Tensor]
     return {"a": a, "b": b, "n": n, "sum_a": sum_a, "sum_b": sum_b, "c": c, "var_a": var_a, "var_b": var_b}
 
 
-def _centred(x: Volume) -> tuple[Volume, torch.Tensor]:
-    shift = x.detach().mean() if x.numel() else x.new_zeros(())
-    return x - shift, shift
+def _centred(x: Volume, counts: Mask) -> tuple[Volume, torch.Tensor]:
+    """`x` less the mean of what counts and is finite, 0 where it does not count, and that mean."""
+    known = (counts > 0) & x.detach().isfinite()
+    shift = torch.where(known, x.detach(), 0.0).sum() / known.sum().clamp_min(1)
+    return torch.where(counts > 0, x - shift, 0.0), shift
 
 
 def _floored(var: torch.Tensor, form: LnccForm) -> tuple[torch.Tensor, torch.Tensor]:
@@ -211,11 +212,13 @@ def _floored(var: torch.Tensor, form: LnccForm) -> tuple[torch.Tensor, torch.Ten
     return var, torch.ones_like(var)
 
 
-def lncc_map(a: Volume, b: Volume, form: LnccForm) -> Volume:
-    """Squared local correlation of every window, computed in float64. Differentiable as it stands."""
+def lncc_map(a: Volume, b: Volume, form: LnccForm, mask: Mask | None = None) -> Volume:
+    """Squared local correlation of every window, over the voxels where `mask` is above 0, computed in float64.
+    Differentiable as it stands.
+    """
     dtype = torch.promote_types(a.dtype, b.dtype)
     a, b = a.double(), b.double()
-    s = _statistics(a, b, form)
+    s = _statistics(a, b, form, mask)
     scale = 1 / s["n"] if form.mean else torch.ones_like(s["n"])
     c, var_a, var_b = s["c"] * scale, s["var_a"] * scale, s["var_b"] * scale
     floored_a, floored_b = _floored(var_a, form)[0], _floored(var_b, form)[0]
@@ -231,9 +234,20 @@ def lncc_map(a: Volume, b: Volume, form: LnccForm) -> Volume:
 
 
 def lncc(
-    a: Volume, b: Volume, weight: Mask | None, form: LnccForm, scale: float, need_a: bool, need_b: bool, need_map: bool
+    a: Volume,
+    b: Volume,
+    weight: Mask | None,
+    form: LnccForm,
+    scale: float,
+    need_a: bool,
+    need_b: bool,
+    need_map: bool,
+    mask: Mask | None = None,
 ) -> tuple[Scalar, Volume | None, Volume | None, Volume | None]:
     """Sum of weight * cc over the windows (float64), gradients of scale * that sum, and cc itself.
+
+    `weight` is that of the windows. Voxels where `mask` is 0 or less enter no sum, n counts the others, and windows of
+    weight 0 are left out, whatever lies in them; the outside of the image is as without a mask.
 
     With s = 1 (or 1/n for means), m the floor's mask and den = v_a v_b + den_eps: C = 2 g c s / den,
     V_a = -g cc v_b m_a s / den, A_a = -(S_b C + 2 S_a V_a) / n; d/da = box A_a + 2 a box V_a + b box C.
@@ -241,7 +255,7 @@ def lncc(
     dtype_a, dtype_b = a.dtype, b.dtype
     a, b = a.double(), b.double()
     g = torch.ones_like(a) if weight is None else weight.double().expand_as(a)
-    s = _statistics(a, b, form)
+    s = _statistics(a, b, form, mask)
     unit = 1 / s["n"] if form.mean else torch.ones_like(s["n"])
     c, var_a, var_b = s["c"] * unit, s["var_a"] * unit, s["var_b"] * unit
     (floored_a, mask_a), (floored_b, mask_b) = _floored(var_a, form), _floored(var_b, form)
@@ -258,17 +272,24 @@ def lncc(
         moving = moving & (cc <= 1)
         cc = cc.clamp_max(1)
     cc = torch.where(flat, torch.full_like(cc, form.flat), cc)
-    value = (g * cc).sum()
+    enters = torch.ones_like(moving) if mask is None else g != 0
+    value = torch.where(enters, g * cc, 0.0).sum()
 
     g = g * moving * scale * unit
     big_c = 2 * g * c * crossed / den
     slope_a, slope_b = -g * cc * floored_b * mask_a / den, -g * cc * floored_a * mask_b / den
     adjoint_a = -(s["sum_b"] * big_c + 2 * s["sum_a"] * slope_a) / s["n"]
     adjoint_b = -(s["sum_a"] * big_c + 2 * s["sum_b"] * slope_b) / s["n"]
+    if mask is not None:
+        big_c, slope_a, slope_b, adjoint_a, adjoint_b = (
+            torch.where(enters, x, 0.0) for x in (big_c, slope_a, slope_b, adjoint_a, adjoint_b)
+        )
     box_c = _box(big_c, form.window)
     a, b = s["a"], s["b"]
     grad_a = _box(adjoint_a, form.window) + 2 * a * _box(slope_a, form.window) + b * box_c
     grad_b = _box(adjoint_b, form.window) + 2 * b * _box(slope_b, form.window) + a * box_c
+    if mask is not None:
+        grad_a, grad_b = torch.where(mask > 0, grad_a, 0.0), torch.where(mask > 0, grad_b, 0.0)
     return (
         value,
         grad_a.to(dtype_a) if need_a else None,

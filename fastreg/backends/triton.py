@@ -93,7 +93,15 @@ def _fixed_point_unit(grad: Volume) -> torch.Tensor:
 
 
 def lncc(
-    a: Volume, b: Volume, weight: Mask | None, form: LnccForm, scale: float, need_a: bool, need_b: bool, need_map: bool
+    a: Volume,
+    b: Volume,
+    weight: Mask | None,
+    form: LnccForm,
+    scale: float,
+    need_a: bool,
+    need_b: bool,
+    need_map: bool,
+    mask: Mask | None = None,
 ) -> tuple[Scalar, Volume | None, Volume | None, Volume | None]:
     """See `reference.lncc`. The value stays on the device, and its sum has a fixed order."""
     from fastreg.kernels import lncc
@@ -105,7 +113,8 @@ def lncc(
     if a.numel() == 0:
         return a.new_zeros((), dtype=torch.float64), grad_a, grad_b, cc
     with _on_device(a):
-        value = lncc.lncc(a, b, None if weight is None else weight.contiguous(), form, scale, grad_a, grad_b, cc)
+        weight, mask = (None if x is None else x.contiguous() for x in (weight, mask))
+        value = lncc.lncc(a, b, weight, mask, form, scale, grad_a, grad_b, cc)
     return value, grad_a, grad_b, cc
 
 

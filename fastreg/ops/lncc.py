@@ -41,8 +41,9 @@ def lncc(
         definition: "fastreg", or whose number to reproduce: "voxelmorph", "voxelmorph-tf", "monai", "fused-lncc",
             "ffdp", "fireants", "ants" (docs/math.md).
         reduction: "mean" over windows, "sum", or "none": [batch, channels, D, H, W].
-        mask: [batch, 1 or channels, D, H, W] weights of the windows' centres; the mean is weighted by them. No
-            gradient goes to it. An empty mask gives 0.
+        mask: [batch, 1 or channels, D, H, W]. Voxels where it is 0 or less enter no window, and no gradient goes to
+            them; they may be NaN. Elsewhere it is the weight of the windows around its voxels, of the mean too. No
+            gradient goes to the mask. An empty mask gives 0.
         backend: A name from `fastreg.backends.status()`; the fastest that fits if None.
 
     Returns:
@@ -73,11 +74,11 @@ def lncc(
     if reduction == "none" or plain:
         name = "reference" if plain else backends.choose(backend, a, b, mask)
         if plain:
-            cc = reference.lncc_map(a, b, lncc_form(definition, window, eps, ndim))
+            cc = reference.lncc_map(a, b, lncc_form(definition, window, eps, ndim), mask)
         else:
-            cc = torch.ops.fastreg.lncc_map(a, b, window, eps, definition, name)
+            cc = torch.ops.fastreg.lncc_map(a, b, mask, window, eps, definition, name)
         if mask is not None:
-            cc = cc * mask
+            cc = torch.where(mask > 0, cc * mask, 0.0).to(cc.dtype)
         if reduction == "none":
             return cc
         weights = cc.new_tensor(float(cc.numel())) if mask is None else mask.expand_as(cc).sum(dtype=cc.dtype)
@@ -117,7 +118,7 @@ def _lncc(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     form = lncc_form(definition, window, eps, a.ndim - 2)
     scale = 1.0 / a.numel() if mean and a.numel() and not _scales_later(a, b, mask) else 1.0
-    value, grad_a, grad_b, _ = backends.get(backend).lncc(a, b, mask, form, scale, need_a, need_b, False)
+    value, grad_a, grad_b, _ = backends.get(backend).lncc(a, b, mask, form, scale, need_a, need_b, False, mask)
     factor = value.new_ones(())
     if mean and a.numel() and _scales_later(a, b, mask):
         if mask is None:
@@ -186,40 +187,42 @@ _lncc.register_autograd(_backward, setup_context=_setup)
 
 
 @torch.library.custom_op("fastreg::lncc_map", mutates_args=())
-def _lncc_map(a: Tensor, b: Tensor, window: int, eps: float, definition: str, backend: str) -> Tensor:
+def _lncc_map(
+    a: Tensor, b: Tensor, mask: Tensor | None, window: int, eps: float, definition: str, backend: str
+) -> Tensor:
     form = lncc_form(definition, window, eps, a.ndim - 2)
-    return backends.get(backend).lncc(a, b, None, form, 1.0, False, False, True)[3]
+    return backends.get(backend).lncc(a, b, None, form, 1.0, False, False, True, mask)[3]
 
 
 @_lncc_map.register_fake
-def _(a: Tensor, b: Tensor, window: int, eps: float, definition: str, backend: str) -> Tensor:
+def _(a: Tensor, b: Tensor, mask: Tensor | None, window: int, eps: float, definition: str, backend: str) -> Tensor:
     return a.new_empty(a.shape, dtype=torch.promote_types(a.dtype, b.dtype))
 
 
 @torch.library.custom_op("fastreg::lncc_map_backward", mutates_args=())
 def _lncc_map_backward(
-    grad: Tensor, a: Tensor, b: Tensor, window: int, eps: float, definition: str, backend: str
+    grad: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, window: int, eps: float, definition: str, backend: str
 ) -> tuple[Tensor, Tensor]:
     """The weights of the windows are what comes from above."""
     form = lncc_form(definition, window, eps, a.ndim - 2)
-    _, grad_a, grad_b, _ = backends.get(backend).lncc(a, b, grad, form, 1.0, True, True, False)
+    _, grad_a, grad_b, _ = backends.get(backend).lncc(a, b, grad, form, 1.0, True, True, False, mask)
     return grad_a, grad_b
 
 
 @_lncc_map_backward.register_fake
 def _(
-    grad: Tensor, a: Tensor, b: Tensor, window: int, eps: float, definition: str, backend: str
+    grad: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, window: int, eps: float, definition: str, backend: str
 ) -> tuple[Tensor, Tensor]:
     return a.new_empty(a.shape), b.new_empty(b.shape)
 
 
 def _map_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-    ctx.options = inputs[2:]
+    ctx.save_for_backward(*inputs[:3])
+    ctx.options = inputs[3:]
 
 
 def _map_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*torch.ops.fastreg.lncc_map_backward(grad, *ctx.saved_tensors, *ctx.options), None, None, None, None)
+    return (*torch.ops.fastreg.lncc_map_backward(grad, *ctx.saved_tensors, *ctx.options), *[None] * 5)
 
 
 _lncc_map.register_autograd(_map_backward, setup_context=_map_setup)

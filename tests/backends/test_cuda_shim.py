@@ -227,12 +227,30 @@ def test_lncc_in_float64_and_any_window(kernels, size, window):
 
 
 @pytest.mark.parametrize("definition", LNCC_DEFINITIONS)
-def test_lncc_of_every_definition_with_a_mask(kernels, definition):
+def test_lncc_of_every_definition_with_weights(kernels, definition):
     a, b = lncc_pair((7, 9, 30), channels=2)
     form = lncc_form(definition, 5, 1e-5, 3)
     weights = (torch.rand(1, 1, 7, 9, 30) > 0.4).float()
     check_lncc(kernels, a, b, form, 2e-5, weights)
     check_lncc(kernels, a.double(), b.double(), form, 1e-10, torch.rand(1, 2, 7, 9, 30).double())
+
+
+@pytest.mark.parametrize("definition", LNCC_DEFINITIONS)
+def test_lncc_of_every_definition_with_a_mask(kernels, definition):
+    for size in ((7, 9, 30), (3, 30, 125), (12, 40)):
+        for dtype in (torch.float32, torch.float64):
+            a, b = lncc_pair(size, dtype, channels=2)
+            form = lncc_form(definition, 5, 1e-5, len(size))
+            mask = (torch.rand(1, 1, *size) > 0.4).to(dtype)
+            hidden = torch.where(mask > 0, a, float("nan"))
+            wide = [tensor.double() for tensor in (hidden, b)]
+            for weight, needs in ((mask, (True, True, False)), (torch.rand_like(a), (True, False, True))):
+                ours = kernels.lncc(hidden, b, weight, form, 0.5, *needs, mask)
+                truth = reference.lncc(*wide, weight.double(), form, 0.5, *needs, mask.double())
+                for got, expected in zip(ours, truth, strict=True):
+                    assert (got is None) == (expected is None)
+                    if got is not None:
+                        close(got, expected, 1e-10 if dtype == torch.float64 else 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -325,6 +343,11 @@ def test_lncc_in_slabs_and_with_little_shared_memory(kernels, monkeypatch):
             kernels.lncc(a.double(), b.double(), None, form, 1.0, True, True, True), wide, strict=True
         ):
             close(ours, theirs, 1e-12)
+    mask = (torch.rand(1, 1, 40, 9, 30) > 0.3).float()
+    monkeypatch.setattr(cuda, "LNCC_WORKSPACE", 22 * 5 * 9 * 30 * 4)
+    truth = reference.lncc(*(x.double() for x in (a, b, mask)), form, 1.0, True, True, False, mask.double())
+    for ours, theirs in zip(kernels.lncc(a, b, mask, form, 1.0, True, True, False, mask)[:3], truth[:3], strict=True):
+        close(ours, theirs, 1e-5)
     kernels._C.cuda.limit_shared_memory(99 * 1024)
     try:
         for ours, theirs in zip(kernels.lncc(a, b, None, form, 1.0, True, True, True), whole, strict=True):

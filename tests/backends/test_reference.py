@@ -107,7 +107,7 @@ def test_a_nan_voxel_stays_where_it_is():
     torch.testing.assert_close(out, vol, equal_nan=True, rtol=0, atol=0)
 
 
-def lncc_by_loops(a, b, form):
+def lncc_by_loops(a, b, form, mask=None):
     """Window by window from the definition of covariance, in exact order, one channel of one image."""
     size, half = a.shape, form.window // 2
     out = torch.zeros_like(a)
@@ -116,10 +116,12 @@ def lncc_by_loops(a, b, form):
         for offset in itertools.product(range(-half, half + 1), repeat=len(size)):
             place = tuple(p + o for p, o in zip(point, offset, strict=True))
             inside = all(0 <= p < n for p, n in zip(place, size, strict=True))
+            if mask is not None and inside and mask[place] <= 0:
+                continue
             if inside or not form.count:
                 values[0].append(a[place].item() if inside else 0.0)
                 values[1].append(b[place].item() if inside else 0.0)
-        n = len(values[0])
+        n = max(len(values[0]), 1)
         mean_a, mean_b = math.fsum(values[0]) / n, math.fsum(values[1]) / n
         unit = n if form.mean else 1
         c = math.fsum((x - mean_a) * (y - mean_b) for x, y in zip(*values, strict=True)) / unit
@@ -148,6 +150,32 @@ def test_lncc_is_the_definition(definition, size):
     form = lncc_form(definition, 3, 1e-5, len(size))
     expected = lncc_by_loops(a[0, 0], b[0, 0], form)
     torch.testing.assert_close(reference.lncc_map(a, b, form)[0, 0], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("definition", LNCC_DEFINITIONS)
+@pytest.mark.parametrize("size", [(6, 7), (4, 5, 6)])
+def test_lncc_with_a_mask_is_the_definition_over_what_counts(definition, size):
+    a, b = torch.rand(2, 1, 1, *size, dtype=torch.float64)
+    mask = (torch.rand(size) > 0.3).double() * torch.rand(size)
+    form = lncc_form(definition, 3, 1e-5, len(size))
+    expected = lncc_by_loops(a[0, 0], b[0, 0], form, mask)
+    hidden = torch.where(mask > 0, a, float("nan"))
+    got = reference.lncc_map(hidden, b, form, mask[None, None])
+    torch.testing.assert_close(got[0, 0][mask > 0], expected[mask > 0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("definition", LNCC_DEFINITIONS)
+def test_gradients_of_lncc_with_a_mask_are_those_of_autograd(definition):
+    a, b = (torch.rand(2, 2, 5, 6, dtype=torch.float64).requires_grad_() for _ in range(2))
+    mask = (torch.rand(2, 1, 5, 6) > 0.4).double() * torch.rand(2, 1, 5, 6)
+    form = lncc_form(definition, 3, 1e-5, 2)
+    value, grad_a, grad_b, _ = reference.lncc(a.detach(), b.detach(), mask, form, 0.5, True, True, False, mask)
+    by_map = (reference.lncc_map(a, b, form, mask) * mask).sum()
+    (0.5 * by_map).backward()
+    torch.testing.assert_close(value, by_map.detach())
+    torch.testing.assert_close(grad_a, a.grad)
+    torch.testing.assert_close(grad_b, b.grad)
+    assert (grad_a[mask.expand_as(a) == 0] == 0).all()
 
 
 @pytest.mark.parametrize("definition", LNCC_DEFINITIONS)

@@ -52,6 +52,7 @@ def test_refuses_without_triton(monkeypatch):
 WARP = {"NDIM": 3, "MODE": "linear", "PADDING": "zeros", "CHANNELS_LAST": False}
 TO_BOTH = {"NEED_VOL": True, "NEED_FLOW": True}
 LNCC = {"NDIM": 3, "WINDOW": 9, "COUNT": False, "AXIS": 1, "FIRST": False, "NEED_A": True, "NEED_B": True}
+LNCC |= {"MASKED": False}
 CORRELATE = LNCC | {"WEIGHTED": True, "NEED_MAP": True, "NEED_GRAD": True}
 KERNELS = [
     ("warp_kernels", "warp_forward_kernel", WARP),
@@ -62,7 +63,13 @@ KERNELS = [
     ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC),
     ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC | {"COUNT": True, "FIRST": True, "AXIS": 0}),
     ("lncc_forward_kernels", "lncc_forward_correlate_kernel", CORRELATE | {"FORM": lncc_form("fastreg", 9, 1e-5, 3)}),
+    ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC | {"MASKED": True, "FIRST": True, "AXIS": 0}),
     ("lncc_forward_kernels", "lncc_forward_correlate_kernel", CORRELATE | {"FORM": lncc_form("ants", 9, 1e-5, 3)}),
+    (
+        "lncc_forward_kernels",
+        "lncc_forward_correlate_kernel",
+        CORRELATE | {"FORM": lncc_form("fastreg", 9, 1e-5, 3), "MASKED": True},
+    ),
     ("lncc_backward_kernels", "lncc_backward_spread_kernel", LNCC),
     ("lncc_backward_kernels", "lncc_backward_gradient_kernel", LNCC | {"AXIS": 0}),
     ("integrate_kernels", "integrate_forward_square_kernel", {"NDIM": 3, "PADDING": "zeros"}),

@@ -111,7 +111,10 @@ void correlations(DType dtype, int ndim, int window, bool count, int64_t d, int6
   args.weight = weight.address();
   args.map = map.address();
   args.value = value.address();
-  for (int gradients = 0; gradients < 3; ++gradients) {
+  args.mask_channels = 1;
+  for (int run = 0; run < 4; ++run) {
+    const int gradients = run < 3 ? run : 2;
+    args.mask = run < 3 ? nullptr : b.address();  // of any sign: about half of the voxels count
     args.grad_b = gradients > 0 ? grad_b.address() : nullptr;
     args.grad_a = gradients > 1 ? grad_a.address() : nullptr;
     Array scratch(cuda::lncc_scratch(args));

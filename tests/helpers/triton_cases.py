@@ -121,6 +121,22 @@ def test_lncc_matches_the_reference(definition):
         assert_close(mine, expected, 1e-12)
 
 
+@pytest.mark.parametrize("definition", LNCC_DEFINITIONS)
+@pytest.mark.parametrize("size", [(3, 4, 5), (5, 6)], ids=str)
+def test_lncc_with_a_mask_matches_the_reference(definition, size):
+    a, b, weight = random(1, 2, *size).double() + 10, random(1, 2, *size).double(), random(1, 2, *size).abs().double()
+    b = b + a / 2
+    mask = (random(1, 1, *size) > -0.4).double() * random(1, 1, *size).abs()
+    hidden = torch.where(mask > 0, a, float("nan"))
+    form = lncc_form(definition, 3, 1e-5, len(size))
+    for windows, needs in ((mask, (True, True, False)), (weight, (False, True, True))):
+        got = triton.lncc(hidden, b, windows, form, 0.3, *needs, mask)
+        for mine, expected in zip(got, reference.lncc(hidden, b, windows, form, 0.3, *needs, mask), strict=True):
+            assert (mine is None) == (expected is None)
+            if mine is not None:
+                assert_close(mine, expected, 1e-12)
+
+
 @pytest.mark.parametrize("definition", ["fastreg", "ants"])
 def test_lncc_in_two_dimensions_with_one_gradient(definition):
     a = random(2, 1, 6, 7, dtype=torch.float16)
@@ -139,13 +155,14 @@ def test_lncc_in_slabs_gives_the_same_bits(monkeypatch):
 
     a, b = random(1, 2, 5, 3, 4), random(1, 2, 5, 3, 4)
     arguments = None, lncc_form("fastreg", 3, 1e-5, 3), 1.0, True, True, True
-    whole = triton.lncc(a, b, *arguments)
+    mask = (random(1, 1, 5, 3, 4) > -0.4).float()
+    whole, masked = triton.lncc(a, b, *arguments), triton.lncc(a, b, *arguments, mask)
     planes = 4
     monkeypatch.setattr(lncc, "WORKSPACE_BYTES", planes * 3 * 4 * lncc.WORKSPACE_PER_VOXEL * 4)
-    slabs = triton.lncc(a, b, *arguments)
-    assert_close(slabs[0], whole[0], 1e-7)
-    for mine, expected in zip(slabs[1:], whole[1:], strict=True):
-        assert torch.equal(mine, expected)
+    for expected, given in ((whole, ()), (masked, (mask,))):
+        slabs = triton.lncc(a, b, *arguments, *given)
+        assert_close(slabs[0], expected[0], 1e-7)
+        assert all(torch.equal(*pair) for pair in zip(slabs[1:], expected[1:], strict=True))
 
 
 @pytest.mark.parametrize(("noise", "limit"), [(20.0, 2e-5), (0.0, 2e-4)])

@@ -74,6 +74,85 @@ def test_every_instruction_set_and_gradient(isa, needs):
         _compare(got, expected, tolerance)
 
 
+def _masked_case(shape, dtype=torch.float64):
+    a, b = _pair(shape, dtype=dtype)
+    generator = torch.Generator().manual_seed(5)
+    mask = torch.rand(shape[0], 1, *shape[2:], generator=generator, dtype=dtype)
+    mask = torch.where(torch.rand(mask.shape, generator=generator) > 0.3, mask, 0)
+    return a, b, mask
+
+
+@pytest.mark.parametrize("isa", _AVAILABLE)
+@pytest.mark.parametrize("definition", LNCC_DEFINITIONS)
+def test_a_mask_in_every_definition(definition, isa):
+    fastreg._C.cpu.set_isa(isa)
+    for shape, window in (((2, 2, 9, 10, 37), 5), ((2, 3, 12, 40), 7), ((1, 1, 3, 2, 5), 9)):
+        form = lncc_form(definition, window, 1e-5, len(shape) - 2)
+        for dtype, tolerance in ((torch.float64, 2e-10), (torch.float32, 1e-6)):
+            a, b, mask = _masked_case(shape, dtype)
+            hidden = torch.where(mask > 0, a, float("nan"))
+            for weight, needs in ((mask, (True, True, False)), (torch.rand_like(a), (False, True, True))):
+                got = cpu.lncc(hidden, b, weight, form, 0.5, *needs, mask)
+                wide = [x.double() for x in (hidden, b, weight)]
+                _compare(got, reference.lncc(*wide, form, 0.5, *needs, mask.double()), tolerance)
+
+
+@pytest.mark.parametrize("needs", [(False, False), (True, False), (True, True)])
+def test_tiles_inside_outside_and_on_the_rim_of_a_mask(needs):
+    """Large enough for tiles of all three kinds."""
+    shape = (1, 1, 100, 200, 24)
+    a, b = _pair(shape)
+    mask = torch.zeros(shape, dtype=torch.float64)
+    mask[:, :, :60, 20:170] = 1
+    form = lncc_form("fastreg", 5, 1e-5, 3)
+    got = cpu.lncc(a, b, mask, form, 1.0, *needs, False, mask)
+    _compare(got, reference.lncc(a, b, mask, form, 1.0, *needs, False, mask), 1e-11)
+
+
+def test_a_mask_of_ones_is_none():
+    a, b = _pair((1, 2, 11, 60, 29), dtype=torch.float32)
+    ones = torch.ones(1, 1, 11, 60, 29)
+    for definition in LNCC_DEFINITIONS:
+        form = lncc_form(definition, 7, 1e-5, 3)
+        got = cpu.lncc(a, b, ones, form, 1.0, True, True, True, ones)
+        assert all(
+            torch.equal(x, y) for x, y in zip(got, cpu.lncc(a, b, None, form, 1.0, True, True, True), strict=True)
+        )
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_what_lies_under_a_mask_does_not_matter(backend):
+    a, b, mask = _masked_case((1, 2, 9, 10, 12))
+    results = []
+    for hidden in (0.0, 1e9, float("nan"), -float("inf")):
+        x, y = (torch.where(mask > 0, image, hidden).requires_grad_() for image in (a, b))
+        for reduction in ("mean", "none"):
+            value = fastreg.lncc(x, y, window=5, mask=mask, reduction=reduction, backend=backend)
+            results.append([value.detach(), *torch.autograd.grad(value.sum(), (x, y))])
+    for number, other in enumerate(results[2:]):
+        for one, two in zip(results[number % 2], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+    assert (results[0][1][(mask == 0).expand_as(a)] == 0).all()
+
+
+def test_windows_without_weight_are_left_out_of_a_masked_sum():
+    """A NaN in the open does no harm but to windows that hold it and count."""
+    a, b, mask = _masked_case((1, 1, 9, 10, 30))
+    mask[..., 12:20] = 0
+    mask[0, 0, 4, 5, 15] = 1e-30  # alone: no other window that counts holds it
+    a[0, 0, 4, 5, 15] = float("nan")
+    form = lncc_form("fastreg", 3, 1e-5, 3)
+    weight = torch.where(mask > 1e-20, mask, 0)
+    got = cpu.lncc(a, b, weight, form, 1.0, True, True, False, mask)
+    assert got[0].isfinite() and got[1].isnan().sum() == got[2].isnan().sum() == 1  # where it lies itself
+    expected = reference.lncc(a, b, weight, form, 1.0, True, True, False, mask)
+    _compare(
+        [x if x is None else x.nan_to_num(7.0) for x in got],
+        [x if x is None else x.nan_to_num(7.0) for x in expected],
+        1e-11,
+    )
+
+
 def test_one_voxel_windows_are_flat():
     a, b = _pair((1, 1, 5, 6, 7))
     for definition in ("fastreg", "voxelmorph", "monai", "fused-lncc"):
@@ -91,12 +170,13 @@ def test_batch_of_none():
 def test_bits_do_not_depend_on_threads():
     a, b = _pair((1, 2, 90, 120, 33), dtype=torch.float32)
     form = lncc_form("fastreg", 7, 1e-5, 3)
+    mask, wanted = (torch.rand(1, 1, 90, 120, 33) > 0.2).float(), (1.0, True, True, False)
     results = []
     for threads in (1, 2, 3, 1):
         torch.set_num_threads(threads)
-        results.append(cpu.lncc(a, b, None, form, 1.0, True, True, True))
+        results.append([*cpu.lncc(a, b, None, form, 1.0, True, True, True), *cpu.lncc(a, b, mask, form, *wanted, mask)])
     for other in results[1:]:
-        assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True) if x is not None)
 
 
 # ---------------------------------------------------------------- numerics
@@ -276,6 +356,7 @@ def test_same_number_as_monai():
 def test_gradcheck():
     a, b = (x.requires_grad_() for x in _pair((1, 2, 4, 5, 6)))
     mask = torch.rand(1, 1, 4, 5, 6, dtype=torch.float64)
+    mask = torch.where(mask > 0.3, mask, 0)
     for reduction in ("mean", "sum", "none"):
         assert torch.autograd.gradcheck(
             lambda x, y, r=reduction: fastreg.lncc(x, y, window=3, mask=mask, reduction=r, backend="native"), (a, b)
@@ -290,14 +371,16 @@ def test_opcheck():
         # not aot: it differentiates the kept gradients too, which is the second derivative that there is not
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
-    torch.library.opcheck(torch.ops.fastreg.lncc_map, (a, b, 3, 1e-5, "fastreg", "native"))
+    mask = (torch.rand(1, 1, 4, 5, 6) > 0.3).float()
+    for given in (None, mask):
+        torch.library.opcheck(torch.ops.fastreg.lncc_map, (a, b, given, 3, 1e-5, "fastreg", "native"))
 
 
 def test_reductions_and_masks():
     a, b = _pair((2, 3, 6, 7, 8), dtype=torch.float32)
-    cc = fastreg.lncc(a, b, window=3, reduction="none").double()
     for mask in (None, torch.rand(2, 1, 6, 7, 8) > 0.5, torch.rand(2, 3, 6, 7, 8), torch.rand(1, 1, 6, 7, 8)):
-        weight = torch.ones_like(cc) if mask is None else mask.double().expand_as(cc)
+        weight = torch.ones(a.shape, dtype=torch.float64) if mask is None else mask.double().expand_as(a)
+        cc = reference.lncc_map(a.double(), b.double(), lncc_form("fastreg", 3, 1e-5, 3), weight)
         for reduction, expected in (("sum", (cc * weight).sum()), ("mean", (cc * weight).sum() / weight.sum())):
             got = fastreg.lncc(a, b, window=3, mask=mask, reduction=reduction)
             assert got.dtype == torch.float32 and got.shape == ()
