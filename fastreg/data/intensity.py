@@ -7,12 +7,21 @@ import numpy as np
 from fastreg.utils.files import InputError
 
 
-def normalised(data: np.ndarray, how: str) -> np.ndarray:
-    """Float32 intensities; "percentile": 0.1st to 99.9th onto [0, 1], clipped; "minmax": all onto it; "none": as is."""
+def normalised(data: np.ndarray, how: str, where: np.ndarray | None = None) -> np.ndarray:
+    """Float32 intensities; "percentile": 0.1st to 99.9th onto [0, 1], clipped; "minmax": all onto it; "none": as is.
+
+    Args:
+        data: Any shape.
+        how: One of the three.
+        where: Boolean, the same shape: whose intensities say the range; all that are finite if None.
+    """
     data = np.ascontiguousarray(data, dtype=np.float32)
     if how == "none":
         return data
-    finite = data[np.isfinite(data)]
+    known = np.isfinite(data)
+    if where is not None and (known & where).any():
+        known &= where
+    finite = data[known]
     if finite.size == 0:
         raise InputError("an image has no finite voxel")
     low = high = 0.0

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastreg.geometry.fill import filled
 from fastreg.geometry.image import Image
-from fastreg.geometry.resample import resample_to_grid
+from fastreg.geometry.masks import inside
 from fastreg.geometry.transforms import Affine
 from fastreg.registration.affine_objective import LOSS_SCALE, METRICS, Objective, Scan, generators
 from fastreg.utils.files import InputError
@@ -110,27 +111,27 @@ def _pyramid(
     finite = np.isfinite(image.data)
     if not finite.any():
         raise InputError(f"{what} image: expected intensities, got NaN in every voxel")
-    low, high = _range(image.data[finite])
-    if not high > low:
-        raise InputError(f"{what} image: expected structure, got the constant {low:g}")
-    finest = min(levels_mm)
-    data = _block_means(Image(np.where(finite, image.data, low).clip(low, high), image.affine), finest)
-    weight = np.ones(data.shape, np.float32)
+    counts = finite
     if mask is not None:
         if mask.ndim != image.ndim:
             raise InputError(f"{what} mask: {mask.ndim}-D, but the {what} image is {image.ndim}-D")
-        inside = _block_means(Image((mask.data > 0).astype(np.float32), mask.affine), finest)
-        weight = resample_to_grid(inside, data.affine, data.shape, "linear").data
-    if not finite.all():
-        weight = weight * _block_means(Image(finite.astype(np.float32), image.affine), finest).data
-    if not weight.any():
+        counts = finite & inside(mask, image.shape, image.affine)
+    if not counts.any():
         raise InputError(f"{what} mask: expected voxels above 0 within the {what} image, got none")
+    low, high = _range(image.data[counts])
+    if not high > low:
+        raise InputError(f"{what} image: expected structure, got the constant {low:g}")
+    known = np.where(counts, image.data, low).clip(low, high)
+    finest = min(levels_mm)
+    weight = _block_means(Image(counts.astype(np.float32), image.affine), finest)
+    data = _block_means(Image(np.where(counts, known, 0), image.affine), finest)
 
     def scan(spacing_mm: float) -> Scan:
-        values = _block_means(data, spacing_mm)
-        tensors = values.data, _block_means(Image(weight, data.affine), spacing_mm).data
-        volumes = [torch.from_numpy(x)[None, None].to(device) for x in tensors]
-        return Scan((volumes[0] - low) / (high - low), volumes[1], values.affine)
+        """Averages of what counts; where nothing does, of what lies around it."""
+        sums, share = _block_means(data, spacing_mm), _block_means(weight, spacing_mm)
+        values, counted = (torch.from_numpy(x.data)[None, None] for x in (sums, share))
+        values = filled(values / counted.clamp_min(1e-12), counted)
+        return Scan(((values - low) / (high - low)).to(device), counted.to(device), sums.affine)
 
     return [scan(mm) for mm in levels_mm]
 

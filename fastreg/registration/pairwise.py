@@ -17,6 +17,7 @@ from fastreg.data.intensity import normalised
 from fastreg.geometry import fields
 from fastreg.geometry.grid import Grid, on_grid, spacing_of, working_grid
 from fastreg.geometry.image import Image
+from fastreg.geometry.masks import inside
 from fastreg.geometry.resample import reorient
 from fastreg.geometry.transforms import Affine
 from fastreg.io.images import load_image
@@ -171,7 +172,8 @@ def _deformable(
 ) -> RegistrationOutput:
     """The flow on the working grid: the network's, and what the optimisation makes of it."""
     how = model.working.normalise if model else "percentile"
-    pair = [_working(moving, grid, how, world).to(device), _working(fixed, grid, how).to(device)]
+    ranges = _ranges(fixed, moving, mask, moving_mask, world)
+    pair = [_working(moving, grid, how, ranges[1], world).to(device), _working(fixed, grid, how, ranges[0]).to(device)]
     clock.lap("prepare")
     found = None
     if model is not None:
@@ -220,8 +222,8 @@ def _weight(
     """A mask on the working grid, [1, 1, ...]; InputError where it leaves nothing there."""
     if mask is None:
         return None
-    inside = Image((mask.data > 0).astype(np.float32), mask.affine, mask.path)
-    weight = torch.from_numpy(np.ascontiguousarray(on_grid(_seen(inside, world), grid)))[None, None].to(device)
+    counts = inside(_seen(mask, world), grid.shape, grid.affine)
+    weight = torch.from_numpy(counts.astype(np.float32))[None, None].to(device)
     if not (weight > 0).any():
         raise InputError(f"{what} mask{_named(mask)}: expected voxels above 0 within the fixed image, got none")
     return weight
@@ -276,8 +278,23 @@ def _isotropic_grid(fixed: Image) -> Grid:
     return working_grid(fixed, float(np.prod(spacing) ** (1 / len(spacing))))
 
 
-def _working(image: Image, grid: Grid, normalise: str, world: Affine | None = None) -> Tensor:
-    scaled = _seen(Image(normalised(image.data, normalise), image.affine, image.path), world)
+def _ranges(
+    fixed: Image, moving: Image, mask: Image | None, moving_mask: Image | None, world: Affine
+) -> list[np.ndarray | None]:
+    """Which voxels say the range of an image: those that count under its mask, and under the other one's."""
+    ranges: list[np.ndarray | None] = []
+    to_moving = Affine(np.linalg.inv(world.matrix))
+    for image, masks in (
+        (fixed, ((mask, None), (moving_mask, world))),
+        (moving, ((moving_mask, None), (mask, to_moving))),
+    ):
+        counts = [inside(_seen(m, at), image.shape, image.affine) for m, at in masks if m is not None]
+        ranges.append(np.logical_and.reduce(counts) if counts else None)
+    return ranges
+
+
+def _working(image: Image, grid: Grid, normalise: str, where: np.ndarray | None, world: Affine | None = None) -> Tensor:
+    scaled = _seen(Image(normalised(image.data, normalise, where), image.affine, image.path), world)
     return torch.from_numpy(np.ascontiguousarray(on_grid(scaled, grid)))[None, None]
 
 

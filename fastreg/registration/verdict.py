@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fastreg.geometry.image import Image, affine_field, to_flow
+from fastreg.geometry.masks import inside
 from fastreg.geometry.resample import sample
 from fastreg.geometry.transforms import Affine, Warp
 from fastreg.ops.lncc import lncc
@@ -51,19 +52,18 @@ def judge(
     began = affine_field(across[: fixed.ndim], fixed.shape)[every]
     ended = index + warp.flow[every]
     ours = np.nan_to_num(fixed.data[every].astype(np.float32))
-    counted = _counted(
-        masks[0], Image(ours, fixed.affine @ np.diag([*[float(step)] * fixed.ndim, *[1.0] * (4 - fixed.ndim)]))
-    )
+    every_affine = fixed.affine @ np.diag([*[float(step)] * fixed.ndim, *[1.0] * (4 - fixed.ndim)])
+    counted = np.ones(ours.shape, bool) if masks[0] is None else inside(masks[0], ours.shape, every_affine)
     figures = []
     for places in (began, ended):
-        inside: np.ndarray = np.all((places >= -0.5) & (places <= np.array(moving.shape) - 0.5), axis=-1)
+        met: np.ndarray = np.all((places >= -0.5) & (places <= np.array(moving.shape) - 0.5), axis=-1)
         flow = to_flow(places - np.stack(np.meshgrid(*map(np.arange, ours.shape), indexing="ij"), -1))
         theirs = sample(Image(np.nan_to_num(moving.data.astype(np.float32)), moving.affine), flow, padding="border")
-        where = inside & counted
+        where = met & counted
         if masks[1] is not None:
             at = sample(Image((masks[1].data > 0).astype(np.float32), masks[1].affine), _into(masks[1], moving, places))
             where &= at >= 0.5
-        overlap = float(inside[counted].mean()) if counted.any() else 0.0
+        overlap = float(met[counted].mean()) if counted.any() else 0.0
         figures.append((_local_correlation if metric == "mi" else _information)(ours, theirs, where))
     before, after = figures
     measure = "local correlation" if metric == "mi" else "mutual information"
@@ -78,15 +78,6 @@ def _suspect(measure: str, before: float, after: float, overlap: float, moved: f
     if after < least:
         return f"no better than its start by {measure}: {before:.3f} before, {after:.3f} after"
     return None
-
-
-def _counted(mask: Image | None, grid: Image) -> np.ndarray:
-    if mask is None:
-        return np.ones(grid.shape, bool)
-    inside = Image((mask.data > 0).astype(np.float32), mask.affine)
-    places = affine_field((np.linalg.inv(mask.affine) @ grid.affine)[: grid.ndim], grid.shape)
-    index = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1)
-    return np.asarray(sample(inside, to_flow(places - index)) >= 0.5)
 
 
 def _into(mask: Image, moving: Image, places: np.ndarray) -> torch.Tensor:
