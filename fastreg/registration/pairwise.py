@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastreg.data.intensity import normalised
 from fastreg.geometry import fields
+from fastreg.geometry.fill import filled
 from fastreg.geometry.grid import Grid, on_grid, spacing_of, working_grid
 from fastreg.geometry.image import Image
 from fastreg.geometry.masks import inside
@@ -172,8 +173,11 @@ def _deformable(
 ) -> RegistrationOutput:
     """The flow on the working grid: the network's, and what the optimisation makes of it."""
     how = model.working.normalise if model else "percentile"
-    ranges = _ranges(fixed, moving, mask, moving_mask, world)
-    pair = [_working(moving, grid, how, ranges[1], world).to(device), _working(fixed, grid, how, ranges[0]).to(device)]
+    back = Affine(np.linalg.inv(world.matrix))
+    pair = [
+        _working(moving, grid, how, (moving_mask, mask), (world, back)).to(device),
+        _working(fixed, grid, how, (mask, moving_mask), (None, world)).to(device),
+    ]
     clock.lap("prepare")
     found = None
     if model is not None:
@@ -278,24 +282,32 @@ def _isotropic_grid(fixed: Image) -> Grid:
     return working_grid(fixed, float(np.prod(spacing) ** (1 / len(spacing))))
 
 
-def _ranges(
-    fixed: Image, moving: Image, mask: Image | None, moving_mask: Image | None, world: Affine
-) -> list[np.ndarray | None]:
-    """Which voxels say the range of an image: those that count under its mask, and under the other one's."""
-    ranges: list[np.ndarray | None] = []
-    to_moving = Affine(np.linalg.inv(world.matrix))
-    for image, masks in (
-        (fixed, ((mask, None), (moving_mask, world))),
-        (moving, ((moving_mask, None), (mask, to_moving))),
-    ):
-        counts = [inside(_seen(m, at), image.shape, image.affine) for m, at in masks if m is not None]
-        ranges.append(np.logical_and.reduce(counts) if counts else None)
-    return ranges
+def _working(
+    image: Image,
+    grid: Grid,
+    normalise: str,
+    masks: tuple[Image | None, Image | None],
+    placed: tuple[Affine | None, Affine | None],
+) -> Tensor:
+    """An image as it is compared, [1, 1, ...] on the working grid.
 
-
-def _working(image: Image, grid: Grid, normalise: str, where: np.ndarray | None, world: Affine | None = None) -> Tensor:
-    scaled = _seen(Image(normalised(image.data, normalise, where), image.affine, image.path), world)
-    return torch.from_numpy(np.ascontiguousarray(on_grid(scaled, grid)))[None, None]
+    Args:
+        image: The fixed or the moving one.
+        grid: In the fixed image's world.
+        normalise: See `normalised`.
+        masks: The image's own and the other image's. Both say which voxels give the range; what the own one leaves out
+            is filled in from around before anything is interpolated.
+        placed: The maps that bring the image to the grid, and the other's mask to the image.
+    """
+    own = None if masks[0] is None else inside(masks[0], image.shape, image.affine)
+    other = None if masks[1] is None else inside(_seen(masks[1], placed[1]), image.shape, image.affine)
+    where = own if other is None else other if own is None else own & other
+    scaled = normalised(image.data, normalise, where)
+    if own is not None:
+        known = [torch.from_numpy(x)[None, None] for x in (scaled, own.astype(np.float32))]
+        scaled = filled(*known)[0, 0].numpy()
+    seen = on_grid(_seen(Image(scaled, image.affine, image.path), placed[0]), grid)
+    return torch.from_numpy(np.ascontiguousarray(seen))[None, None]
 
 
 def _seen(image: Image, world: Affine | None) -> Image:
