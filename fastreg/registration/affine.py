@@ -80,14 +80,15 @@ def align(
             strict=True,
         )
     )
-    objectives = [Objective(*pair, metric, seed) for pair in scans]
+    measures = [_Measures.of(*pair, metric, seed) for pair in scans]
     body = _Body.of(scans[0][0])
-    world = _best_start(objectives[0], body, *scans[0], init, kind, levels[0])
-    for objective, mm in zip(objectives, levels, strict=True):
-        coarse = objective is objectives[0] and len(levels) > 1
+    world, objective = _best_start(measures[0], body, *scans[0], init, kind, levels[0])
+    for measure, mm in zip(measures, levels, strict=True):
+        coarse = measure is measures[0] and len(levels) > 1
         allowed = KINDS[min(KINDS.index(kind), KINDS.index("rigid"))] if coarse else kind
         for _ in range(2):  # what of the moving image lies in the fixed one is weighed anew
-            world = _fit(objective, world, body, allowed, mm, iterations // 2)
+            found = _fit(objective if coarse else measure.own, world, body, allowed, mm, iterations // 2)
+            world = max(world, found, key=measure.agreed)
     return Affine(world)
 
 
@@ -237,25 +238,53 @@ _LEAST_GAIN = 1e-5
 """Of similarity: what rounding may give a map that is no better."""
 
 
+@dataclass(frozen=True)
+class _Measures:
+    """What is maximised on a level, and mutual information as a second opinion.
+
+    A metric can have its highest value far from the truth: local correlation where a skull is in one image alone,
+    squares where the contrasts differ. Mutual information has other weaknesses. So a map replaces another where the
+    product of both is higher: where one loses less than the other gains.
+    """
+
+    own: Objective
+    second: Objective | None
+    """None where mutual information itself is maximised."""
+
+    @classmethod
+    def of(cls, fixed: Scan, moving: Scan, metric: str, seed: int) -> _Measures:
+        second = None if metric == "mi" else Objective(fixed, moving, "mi", seed)
+        return cls(Objective(fixed, moving, metric, seed), second)
+
+    def agreed(self, world: np.ndarray) -> float:
+        """The product of both similarities, each times its overlap."""
+        own = self.own.score(world)
+        return own if self.second is None else own * self.second.score(world)
+
+
 def _best_start(
-    objective: Objective, body: _Body, fixed: Scan, moving: Scan, init: str | Affine, kind: str, spacing_mm: float
-) -> np.ndarray:
-    """Where to begin; InputError where nothing of the two images meets."""
+    measures: _Measures, body: _Body, fixed: Scan, moving: Scan, init: str | Affine, kind: str, spacing_mm: float
+) -> tuple[np.ndarray, Objective]:
+    """Where to begin, and what led there; InputError where nothing of the two images meets."""
     shifts = _shifts(body, fixed, moving)
+    best = measures.own
     if isinstance(init, Affine):
         world = np.array(init.matrix, np.float64)
     elif init != "auto":
         world = shifts[init]
     else:
         starts = [shift @ turn for shift in shifts.values() for turn in _turns(body, kind)]
-        ranked = sorted(starts, key=objective.score, reverse=True)
-        fitted = [
-            _fit(objective, start, body, KINDS[min(KINDS.index(kind), 1)], spacing_mm, 15) for start in ranked[:5]
-        ]
-        world = max(fitted, key=objective.score)
-    if objective.weigh(world) < 0.01:
+        rigid = KINDS[min(KINDS.index(kind), KINDS.index("rigid"))]
+        ranked = sorted(starts, key=measures.own.score, reverse=True)
+        tried = [(measures.own, start) for start in ranked[:5]]
+        if measures.second is not None:  # of those that have a chance: to score them all would take as long as the rest
+            ranked = sorted([*ranked[:9], *shifts.values()], key=measures.second.score, reverse=True)
+            tried += [(measures.second, start) for start in ranked[:2]]
+        fitted = [(_fit(objective, start, body, rigid, spacing_mm, 15), objective) for objective, start in tried]
+        world, best = max(fitted, key=lambda found: measures.agreed(found[0]))
+    if measures.own.weigh(world) < 0.01:
         raise InputError("moving image: it does not overlap the fixed image at the start; another init may help")
-    return world
+    return world, best
 
 
 def _shifts(body: _Body, fixed: Scan, moving: Scan) -> dict[str, np.ndarray]:
