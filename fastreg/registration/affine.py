@@ -88,7 +88,8 @@ def align(
         allowed = KINDS[min(KINDS.index(kind), KINDS.index("rigid"))] if coarse else kind
         for _ in range(2):  # what of the moving image lies in the fixed one is weighed anew
             found = _fit(objective if coarse else measure.own, world, body, allowed, mm, iterations // 2)
-            world = max(world, found, key=measure.agreed)
+            if measure.agreed(found) > _LEAST_AGREED * measure.agreed(world):
+                world = found
     return Affine(world)
 
 
@@ -234,6 +235,8 @@ def _fit(
     return found.numpy() if gain > _LEAST_GAIN else world
 
 
+_LEAST_AGREED = 0.9
+"""A fit that loses more of the product of both similarities than this leaves is not taken."""
 _LEAST_GAIN = 1e-5
 """Of similarity: what rounding may give a map that is no better."""
 
@@ -243,8 +246,8 @@ class _Measures:
     """What is maximised on a level, and mutual information as a second opinion.
 
     A metric can have its highest value far from the truth: local correlation where a skull is in one image alone,
-    squares where the contrasts differ. Mutual information has other weaknesses. So a map replaces another where the
-    product of both is higher: where one loses less than the other gains.
+    squares where the contrasts differ. Mutual information has other weaknesses. So of two maps the better one is that
+    of the higher product: one loses less than the other gains.
     """
 
     own: Objective
