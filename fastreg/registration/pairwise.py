@@ -149,7 +149,7 @@ def register(
         inverse_warp = inverse_on_image_grid(found.inverse_flow.cpu(), grid, moving_image, fixed_image, world)
     clock.lap("warp")
     start = init if isinstance(init, Affine) else Affine(np.eye(4))
-    verdict = judge(fixed_image, moving_image, warp, start, metric, (masks[0], masks[1]))
+    verdict = judge(fixed_image, moving_image, warp, start, metric, (masks[0], masks[1]), world)
     clock.lap("judge")
     log |= {"suspect": verdict.suspect, "measure": verdict.measure, "measure_before": round(verdict.before, 4)}
     log |= {"measure_after": round(verdict.after, 4), "overlap": round(verdict.overlap, 4)}
