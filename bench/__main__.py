@@ -13,6 +13,7 @@ COMMANDS = {
     "trials": "bench.registration.trials",
     "gpu": "bench.cuda.run",
     "sass": "bench.cuda.sass",
+    "masks": "bench.masks",
 }
 """Name -> the module whose `main` takes the words after it; all else are parts of the suite."""
 

@@ -124,7 +124,7 @@ def _lncc(
         if mask is None:
             factor = factor / a.numel()
         else:  # stays on the device: asking for the number would wait for it
-            weights = mask.sum(dtype=torch.float64) * (a.shape[1] / mask.shape[1])
+            weights = _total(mask) * (a.shape[1] / mask.shape[1])
             factor = torch.where(weights > 0, 1 / weights, 0.0)
     return (
         (value * factor * scale).to(_scalar_dtype(a, b)),
@@ -132,6 +132,14 @@ def _lncc(
         b.new_empty(0) if grad_b is None else grad_b,
         factor,
     )
+
+
+def _total(mask: Tensor) -> Tensor:
+    """Of all weights, float64. Rows first, so that the order does not depend on the threads; and those in the mask's
+    own precision, in which whole numbers are exact: to widen a mask takes torch longer than its local correlation.
+    """
+    rows = mask.sum(-1, dtype=torch.promote_types(mask.dtype, torch.float32))
+    return rows.sum(-1, dtype=torch.float64).sum()
 
 
 def _scales_later(a: Tensor, b: Tensor, mask: Tensor | None) -> bool:
