@@ -36,7 +36,7 @@ def lncc(
     Args:
         a: [batch, channels, D, H, W] or [batch, channels, H, W], any intensity unit.
         b: Same shape as `a`.
-        window: Edge length in voxels, odd.
+        window: Edge length in voxels, odd; cut to twice the longest axis less 1, which holds the image from every voxel.
         eps: Floor of the variances, in squared intensity units summed over the window (as the definition uses it).
         definition: "fastreg", or whose number to reproduce: "voxelmorph", "voxelmorph-tf", "monai", "fused-lncc",
             "ffdp", "fireants", "ants" (docs/math.md).
@@ -63,6 +63,7 @@ def lncc(
     check_whole("window", window, 1)
     if window % 2 == 0:
         raise ValueError(f"window must be odd, got {window}")
+    window = min(window, max(2 * max(a.shape[2:]) - 1, 1))  # then every window holds the whole image already
     check_choice("definition", definition, LNCC_DEFINITIONS)
     check_choice("reduction", reduction, REDUCTIONS)
     if not eps >= 0:

@@ -160,6 +160,11 @@ def test_one_voxel_windows_are_flat():
     assert fastreg.lncc(a, b, window=1, definition="ants") == 1
 
 
+def test_a_window_beyond_the_image_is_cut_to_it():
+    a, b = _pair((1, 1, 5, 6, 7))
+    assert torch.equal(fastreg.lncc(a, b, window=100001), fastreg.lncc(a, b, window=13))
+
+
 def test_batch_of_none():
     a = torch.rand(0, 1, 4, 5, 6, requires_grad=True)
     value = fastreg.lncc(a, torch.rand(0, 1, 4, 5, 6), reduction="sum")
