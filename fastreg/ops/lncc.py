@@ -36,7 +36,7 @@ def lncc(
     Args:
         a: [batch, channels, D, H, W] or [batch, channels, H, W], any intensity unit.
         b: Same shape as `a`.
-        window: Edge length in voxels, odd; cut to twice the longest axis less 1, which holds the image from every voxel.
+        window: Edge length in voxels, odd; cut to twice the longest axis less 1: wider ones hold no more of the image.
         eps: Floor of the variances, in squared intensity units summed over the window (as the definition uses it).
         definition: "fastreg", or whose number to reproduce: "voxelmorph", "voxelmorph-tf", "monai", "fused-lncc",
             "ffdp", "fireants", "ants" (docs/math.md).
