@@ -29,9 +29,8 @@ def failed(error: BaseException) -> int:
                 f"this is a fault of fastreg's, not of your input; please report it with the lines above: {_issues()}"
             )
             return BUG
-        line, code = known
-        if line:
-            complain(line)
+        if known[0]:
+            complain(known[0])
         sys.stdout.flush()
     except OSError:
         known = known or ("", BUG)

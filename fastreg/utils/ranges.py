@@ -11,7 +11,7 @@ from fastreg.utils.files import InputError
 
 @dataclass(frozen=True)
 class Range:
-    """What an option may be; None, and what is no number, always may. Of several numbers, at least one, each is checked."""
+    """What an option may be; None, and what is no number, always may. Of several, at least one, each is checked."""
 
     low: float = -math.inf
     high: float = math.inf
