@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import glob
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastreg.data.lists import IMAGE_ENDINGS, Row, find_file, read_rows, stem
-from fastreg.utils.files import InputError, read_text
+from fastreg.utils.files import InputError, read_json, read_text
 
 
 @dataclass(frozen=True)
@@ -161,19 +160,16 @@ def _paired(pairs: list[tuple[Subject, Subject]]) -> Cohort:
 
 def _from_learn2reg(path: Path) -> Cohort:
     """A Learn2Reg *_dataset.json: its training images, with their labels where the file names them."""
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"images {path}: not JSON ({error})") from error
+    content = read_json(path, "images")
     entries = content.get("training") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise InputError(f"images {path}: expected a Learn2Reg dataset with a list 'training'")
     subjects = []
     for entry in entries:
-        if not isinstance(entry, dict) or "image" not in entry:
-            raise InputError(f"images {path}: an entry of 'training' has no 'image': {entry}")
+        label = entry.get("label") or entry.get("seg") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not isinstance(label, str | None):
+            raise InputError(f"images {path}: an entry of 'training' has no 'image' that is a name of a file: {entry}")
         image = find_file(path, entry["image"])
-        label = entry.get("label") or entry.get("seg")
         subjects.append(Subject(stem(image), image, find_file(path, label) if label else None))
     return Cohort(tuple(subjects))
 

@@ -113,8 +113,8 @@ def _length(shape: Sequence[int]) -> int:
 def _save(path: Path, data: np.ndarray) -> None:
     """A volume as it lies in memory, then its CRC-32: damage is found at every reading, and costs little."""
     with atomic(path) as partial, partial.open("wb") as file:
-        file.write(data)
-        file.write(zlib.crc32(data).to_bytes(4, "little"))
+        file.write(data.data)
+        file.write(zlib.crc32(data.data).to_bytes(4, "little"))
 
 
 def _load(path: Path, shape: Sequence[int], dtype: np.dtype) -> np.ndarray | None:

@@ -137,7 +137,7 @@ def _system_error(error: SafetensorError) -> tuple[int, str]:
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of weights with NaN or infinity in them. Adam's squares may overflow: it then leaves a weight as it is."""
+    """The name of weights with NaN or infinity in them. Adam's squares may overflow, harmlessly."""
     weights = {n: v for n, v in tensors.items() if n.startswith(_WEIGHTS) and v.is_floating_point()}
     return next((n.removeprefix(_WEIGHTS) for n, v in weights.items() if not bool(v.isfinite().all())), None)
 
@@ -147,7 +147,7 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256(header.encode())
     for name, value in sorted(tensors.items()):
         found.update(f"\n{name} {value.dtype} {list(value.shape)}\n".encode())
-        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -252,8 +252,9 @@ class _Run:
 
     def _stop_lost(self, what: str) -> None:
         """InputError; the files keep the last state that was finite."""
-        kept = self.run.output / LAST
-        kept = f"{kept} is of step {checkpoint.read_header(kept)['step']}" if kept.is_file() else "nothing was saved"
+        last, kept = self.run.output / LAST, "nothing was saved"
+        if last.is_file():
+            kept = f"{last} is of step {checkpoint.read_header(last)['step']}"
         raise InputError(
             f"{what}: an image with infinite values, or a learning rate too high (--lr {self.run.lr}); {kept}"
         )

@@ -50,7 +50,7 @@ def read_json(path: str | Path, what: str) -> Any:
     try:
         return json.loads(read_text(path, what))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{what} {path}: expected JSON, {error}") from error
+        raise InputError(f"{what} {path}: not JSON ({error})") from error
 
 
 def check_free(path: str | Path, overwrite: bool) -> Path:

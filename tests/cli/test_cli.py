@@ -155,7 +155,7 @@ def test_outputs_are_not_overwritten_by_accident(bad, model, tmp_path, capsys):
         ([], "nothing to write"),
         (["-o", "{t}/x.nii.gz", "--moving-labels", "{t}/l.nii.gz"], "--moving-labels and --moved-labels go together"),
         (["-o", "{t}/x.nii.gz", "--warp", "{t}/x.nii.gz"], "two outputs have the same path"),
-        (["-o", "{t}/x.nii.gz", "--refine", "-1"], "refine: expected 0 or more"),
+        (["-o", "{t}/x.nii.gz", "--refine", "-1"], "refine: expected a number of iterations of at least 0, got -1"),
         (["-o", "{t}/x.nii.gz", "--levels", "4x"], "levels: expected 1 to 6, or factors and iterations"),
         (["-o", "{t}/x.nii.gz", "--levels", "2", "--refine", "3"], "--levels is the pyramid without --refine"),
         (["-o", "{t}/x.mnc"], "x.mnc: expected a name that ends in"),
