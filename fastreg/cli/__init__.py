@@ -67,6 +67,7 @@ def build() -> App:
         help_epilogue="Every command has --help with an example. Exit codes: 0 done, 1 input at fault, 2 usage, "
         "70 a fault of fastreg's, 128 + n stopped by signal n.",
         config=(check_words,),
+        suppress_keyboard_interrupt=False,  # `main` has a line for it
     )
     for name, cls in COMMANDS.items():
         module = importlib.import_module(f"fastreg.cli.{name}")

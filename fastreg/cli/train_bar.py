@@ -26,7 +26,6 @@ class TrainBar(Log):
         self.mean = math.nan
 
     def __enter__(self) -> TrainBar:
-        self.bar.start()
         return self
 
     def __exit__(
@@ -43,6 +42,7 @@ class TrainBar(Log):
     def preparing(self, done: int, total: int) -> None:
         """The bar of the decoding."""
         if self.task is None:
+            self.bar.start()
             self.task = self.bar.add_task("decoding", total=total, what="")
         self.bar.update(self.task, completed=done)
 
@@ -50,6 +50,7 @@ class TrainBar(Log):
         """The bar of the training."""
         if self.task is not None:
             self.bar.remove_task(self.task)
+        self.bar.start()
         err.print(f"{subjects} subjects to train on, {validation} validation pairs, steps {first} to {last}")
         self.task = self.bar.add_task("training", total=last, completed=first, what="")
         self.began, self.first = time.perf_counter(), first
