@@ -49,7 +49,7 @@ def check_words(app: App, commands: Any, arguments: Iterable[Any]) -> None:
     """
     missing = []
     for argument in arguments:
-        if int in (argument.hint, *get_args(argument.hint)):
+        if int in _kinds(argument.hint):
             for token in argument.tokens:
                 _check_integer(argument.name, token)
         plain = argument.name.startswith("--") and argument.parse and argument.required
@@ -57,6 +57,12 @@ def check_words(app: App, commands: Any, arguments: Iterable[Any]) -> None:
             missing.append(argument.name)
     if missing:
         raise CycloptsError(msg=f"{' '.join(commands)} needs {' and '.join(missing)}")
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """What may stand in an option: int for `tuple[int, ...] | None`."""
+    inner = [arg for arg in get_args(hint) if not isinstance(arg, str)]
+    return set().union(*(_kinds(arg) for arg in inner)) if inner else {hint}
 
 
 def _check_integer(name: str, token: Any) -> None:

@@ -31,7 +31,8 @@ class TrainBar(Log):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        if self.task is not None:  # one that never started would leave an empty line
+            self.bar.stop()
 
     def config(self, config: dict[str, Any]) -> None:
         """The resolved configuration, one line."""
