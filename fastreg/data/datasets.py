@@ -245,6 +245,10 @@ def read_ahead(batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tenso
         yield from batches
     except Exception as error:
         raise _of_worker(error) from error
+    finally:  # now: an error's traceback keeps the iterator, and at the end of Python workers are slow to go
+        end = getattr(batches, "_shutdown_workers", None)
+        if end is not None:
+            end()
 
 
 def _of_worker(error: Exception) -> Exception:

@@ -90,7 +90,7 @@ def outlive_signals(_: int = 0) -> None:
     its step first. SIGTERM, by which torch ends one that hangs, ends it a while later."""
 
     def later(number: int, frame: FrameType | None) -> None:
-        signal.alarm(20)
+        signal.alarm(10)
 
     for number in SIGNALS:
         signal.signal(number, later if number == signal.SIGTERM else signal.SIG_IGN)

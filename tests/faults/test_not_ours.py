@@ -104,6 +104,7 @@ def test_training_beside_files_of_the_user(name, kind, training, tmp_path, capsy
 def test_what_a_sweep_and_a_demo_find(fastreg, training, tmp_path):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "sweep.png").write_text("precious")
+    training[training.index("s3")] = "s2,s3"
     words = ["sweep", *training[1:], "--lambdas", "1", "--steps", "1", "-o", tmp_path / "sweep"]
     refused(fastreg, tmp_path, *words, said="sweep.png exists")
     refused(fastreg, tmp_path, "demo", "-o", tmp_path / "sweep", said="expected a new or an empty folder")

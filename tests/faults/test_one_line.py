@@ -27,12 +27,11 @@ def test_a_full_disk_names_the_file(fastreg, training, scans, tmp_path):
     for option, name in (("-o", "moved.nii.gz"), ("-o", "moved.nii"), ("--warp", "w.npz"), ("--qc", "qc.png")):
         run = fastreg(*pair, option, tmp_path / name, limit=4000)
         assert run.code == 1 and f"{name}: cannot be written: File too large" in run.line, run
-    words = (*training, "--steps", "4", "--save-every", "2", "-o", tmp_path / "run")
-    assert fastreg(*words).code == 0
+    words = (*training, "--save-every", "2", "-o", tmp_path / "run")
+    assert fastreg(*words, "--steps", "4").code == 0
     before = (tmp_path / "run" / "last.safetensors").read_bytes()
     for limit, name in ((20000, "model.safetensors"), (200, "config.json")):
-        more = ("--steps", "8", "--val-every", "0", "--resume") if limit > 1000 else ("--resume",)
-        run = fastreg(*words, *more, limit=limit)
+        run = fastreg(*words, "--steps", "8", "--val-every", "0", "--resume", limit=limit)
         assert run.code == 1 and f"{name}: cannot be written: File too large" in run.line, run
         assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
     assert fastreg(*words, "--steps", "8", "--resume").code == 0
@@ -65,7 +64,7 @@ def test_damaged_cache_is_decoded_anew(fastreg, training, tmp_path):
 
     whole = train("whole")
     cached = sorted((tmp_path / "cache").iterdir())
-    assert len(cached) == 8
+    assert len(cached) == 6
     good = [path.read_bytes() for path in cached]
     flipped = bytearray(good[0])
     flipped[100] ^= 4
@@ -117,10 +116,8 @@ def test_weights_that_are_no_numbers(value, run, scans, tmp_path, capsys):
     tensors[name].view(-1)[0] = value
     save_file(tensors, old, metadata={"fastreg": header})
     code, _, err = ended(capsys, *pair, "-o", tmp_path / "y.nii.gz")
-    assert (
-        code == 1 and "expected finite weights, got NaN or infinity in" in err
+    assert code == 1 and "expected finite weights, got NaN or infinity in" in err
     assert not (tmp_path / "y.nii.gz").exists()
-    )
 
 
 def test_a_loss_that_is_lost_between_rows_is_not_saved(training, tmp_path, capsys, monkeypatch):
