@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -19,9 +20,9 @@ def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     rest = list(arguments)
     for k, word in enumerate(rest):
         if word == "--config" and k + 1 < len(rest):
-            return rest[:k] + rest[k + 2 :], Path(rest[k + 1]).expanduser()
+            return rest[:k] + rest[k + 2 :], Path(os.path.expanduser(rest[k + 1]))
         if word.startswith("--config="):
-            return rest[:k] + rest[k + 1 :], Path(word.split("=", 1)[1]).expanduser()
+            return rest[:k] + rest[k + 1 :], Path(os.path.expanduser(word.split("=", 1)[1]))
     return rest, None
 
 

@@ -60,5 +60,5 @@ def _paths(value: Any) -> Iterator[Path]:
     for item in value if isinstance(value, list | tuple) else [value]:
         if isinstance(item, Path):
             yield item
-        elif isinstance(item, str) and isinstance(value, list | tuple):
+        elif isinstance(item, str):
             yield Path(item[1:].rpartition(",")[0] if item.startswith("[") and item.endswith("]") else item)

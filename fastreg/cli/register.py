@@ -249,6 +249,7 @@ class Register:
             tuple(word.strip() for word in self.save.split(",") if word.strip()),
             self.points_space,
             self.overwrite,
+            [("--pairs", listed), ("--init", Path(self.init)), *([("--model", self.model)] if self.model else [])],
         )
         mine = len(pairs[part[0] :: part[1]])
         done = 0

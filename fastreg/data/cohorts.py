@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fastreg.data.lists import IMAGE_ENDINGS, Row, find_file, read_rows, stem
+from fastreg.data.lists import IMAGE_ENDINGS, TABLE_ENDINGS, Row, find_file, read_rows, stem
 from fastreg.utils.files import InputError, read_json, read_text
 
 
@@ -56,6 +57,7 @@ def read_cohort(
     Raises:
         InputError: nothing there, a file that is named but missing, or a form that is not understood.
     """
+    source = os.path.expanduser(source)
     path = Path(source)
     if any(sign in source for sign in "*?["):
         cohort = _from_glob(source, labels)
@@ -66,11 +68,11 @@ def read_cohort(
             cohort = _with_labels(cohort, {s.id: s for s in _from_glob(labels, None).subjects}, labels)
     elif not path.is_file():
         raise InputError(f"images {source}: no such file, folder or match")
-    elif path.suffix == ".txt":
+    elif path.suffix.lower() == ".txt":
         cohort = _from_list(path, prefix, suffix)
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() in TABLE_ENDINGS:
         cohort = _from_csv(path)
-    elif path.suffix == ".json":
+    elif path.suffix.lower() == ".json":
         cohort = _from_learn2reg(path)
     elif path.name.endswith(IMAGE_ENDINGS):
         cohort = Cohort((Subject(stem(path), path),))
@@ -134,7 +136,8 @@ _PAIR_COLUMNS = ("moving", "fixed", "moving_labels", "fixed_labels")
 
 def _from_csv(path: Path) -> Cohort:
     """A table of images, or of pairs of them."""
-    header = next(iter(read_text(path, "images").splitlines()), "").lower()
+    header = next((line for line in read_text(path, "images").splitlines() if "image" in line or "moving" in line), "")
+    header = header.lower()
     if "moving" in header and "fixed" in header:
         rows = read_rows(path, "images", _PAIR_COLUMNS, required=("moving", "fixed"))
         return _paired([(_subject(path, row, "moving"), _subject(path, row, "fixed")) for row in rows])

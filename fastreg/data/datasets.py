@@ -67,9 +67,13 @@ class Volumes:
         files |= {(file, True) for s in subjects for file in (s.label, s.mask) if file is not None}
         with ThreadPoolExecutor(max(1, threads)) as pool:
             jobs = [pool.submit(self._ensure, file, labels) for file, labels in sorted(files)]
-            for k, job in enumerate(jobs, 1):
-                job.result()
-                done(k, len(jobs))
+            try:
+                for k, job in enumerate(jobs, 1):
+                    job.result()
+                    done(k, len(jobs))
+            except BaseException:  # a bad file or Ctrl-C waits for what is begun, not for the rest
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def _read(self, file: Path, labels: bool) -> Tensor:
         path = self._name(file, labels)

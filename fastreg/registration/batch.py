@@ -56,6 +56,8 @@ class Batch:
     points_space: str = "ras"
     overwrite: bool = False
     """Register again what is there."""
+    read: Sequence[tuple[str, Path]] = ()
+    """What else is read, the list itself for one, and what the user calls it: no output may be one of these files."""
 
 
 def run(
@@ -92,10 +94,9 @@ def _run(
 ) -> list[Row]:
     mine = pairs[part[0] :: part[1]]
     _check_table(batch)
-    check_apart(
-        {f"{pair.name}/{path.name}": path for pair in mine for path in _outputs(pair, batch).paths()},
-        [(role, path) for pair in pairs for role, path in vars(pair).items() if isinstance(path, Path)],
-    )
+    outputs = {f"{pair.name}/{path.name}": path for pair in mine for path in _outputs(pair, batch).paths()}
+    given = [(role, path) for pair in pairs for role, path in vars(pair).items() if isinstance(path, Path)]
+    check_apart({TABLE: batch.folder / TABLE, **outputs}, [*batch.read, *given])
     there = {pair.name: _finished(pair, batch) for pair in mine}  # before hours of work are spent
     for pair in mine:
         if there[pair.name] is None:

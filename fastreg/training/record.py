@@ -11,7 +11,7 @@ from typing import Any
 
 from fastreg.training.config import RunConfig, TrainConfig
 from fastreg.training.options import as_json
-from fastreg.utils.files import InputError, atomic, check_free, read_json
+from fastreg.utils.files import InputError, atomic, check_apart, check_free, read_json
 
 LAST, MODEL, CONFIG = "last.safetensors", "model.safetensors", "config.json"
 
@@ -89,6 +89,10 @@ def claim(config: TrainConfig) -> None:
     run = config.run
     if (run.output / LAST).exists() and not (run.resume or run.overwrite):
         raise InputError(f"output {run.output}: a run is there; use --resume to continue it, --overwrite to replace it")
+    images = (config.data.images, config.data.val, config.data.unlabelled, config.data.pairs, config.model.load_model)
+    check_apart(
+        {name: run.output / name for name in FILES}, [("that is read,", Path(p)) for p in images if p is not None]
+    )
     if run.overwrite and not run.resume:
         for name in FILES:
             (run.output / name).unlink(missing_ok=True)

@@ -137,7 +137,8 @@ class _Run:
             self.net.compile()
         if self.process.world > 1:
             net = nn.parallel.DistributedDataParallel(self.net)
-        share = Share(self.step, config.run.steps, config.run.batch_size, self.process.rank, self.process.world)
+        steps = self.step if self._is_late() else config.run.steps  # of a run whose minutes are over, resumed: none
+        share = Share(self.step, steps, config.run.batch_size, self.process.rank, self.process.world)
         batches = loader(self.pairs, share, config.run.workers, pin=device.type == "cuda")
         with stopping_between_steps() as stop:
             for batch in self._timed(read_ahead(iter(batches))):
@@ -153,14 +154,14 @@ class _Run:
                 self._after_step(torch.stack(terms).detach(), lr)
                 if self._is_last(stop):
                     break
-        if stop.number is not None and self.step < config.run.steps:
-            self._save()
-            said = f"step {self.step} of {config.run.steps} is saved in {config.run.output}; --resume goes on from it"
-            raise Stopped(stop.number, said)
-        if self.run.val_every and self.validation and self._validated() < self.step:
-            self._validate()
-        if self.step > self.about.step or not (config.run.output / MODEL).is_file():
-            self._save()
+            if stop.number is not None and self.step < steps:
+                self._save()
+                said = f"step {self.step} of {steps} is saved in {config.run.output}; --resume goes on from it"
+                raise Stopped(stop.number, said)
+            if self.run.val_every and self.validation and self._validated() < self.step:
+                self._validate()
+            if self.step > self.about.step or not (config.run.output / MODEL).is_file():
+                self._save()
         return config.run.output / MODEL
 
     def _validated(self) -> int:
@@ -199,9 +200,12 @@ class _Run:
             group["lr"] = lr
         return lr
 
+    def _is_late(self) -> bool:
+        return self.run.minutes is not None and self.seconds >= 60 * self.run.minutes
+
     def _is_last(self, stop: Flag) -> bool:
         """Whether time is up or a signal came, to any of the processes: all of them stop at the same step."""
-        late = self.run.minutes is not None and self.seconds >= 60 * self.run.minutes
+        late = self._is_late()
         if self.process.world > 1:
             ends = torch.tensor([float(late), float(stop.number or 0)], device=self.process.device)
             dist.all_reduce(ends, op=dist.ReduceOp.MAX)

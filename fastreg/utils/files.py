@@ -42,7 +42,7 @@ def read_text(path: str | Path, what: str) -> str:
         ) from error
     if "\0" in text:
         raise InputError(f"{what} {path}: expected text, got a binary file")
-    return text
+    return text.replace("\ufeff", "").rstrip("\x1a")  # the mark of a file that was appended; the end mark of DOS
 
 
 def read_json(path: str | Path, what: str) -> Any:

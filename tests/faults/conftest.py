@@ -9,8 +9,8 @@ from fastreg.io.images import save_image
 
 @pytest.fixture
 def start(tmp_path):
-    """`start("register", ...)`: the command, under way in tmp_path; `limit`: bytes that a file of its may have."""
-    return lambda *words, limit=None: Command(words, tmp_path, limit)
+    """`start("register", ...)`: the command, under way in tmp_path, with the options of `Command`."""
+    return lambda *words, **options: Command(words, tmp_path, **options)
 
 
 @pytest.fixture

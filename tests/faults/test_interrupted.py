@@ -58,6 +58,21 @@ def test_a_run_that_is_stopped_anyhow_resumes_bit_for_bit(start, fastreg, traini
     assert outcome(folder) == whole and (folder / "last.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_signals_to_the_whole_group(start, fastreg, training, tmp_path, whole):
+    """As a terminal and Slurm send them: the processes that load data wait for the step's end."""
+    import os
+
+    folder = tmp_path / "run"
+    words = [word if word != "0" else "2" for word in training]
+    run = start(*words, *LENGTH, "-o", folder, group=True)
+    run.wait_for(lambda: lines(folder / "metrics.csv") > 3)
+    os.killpg(run.process.pid, signal.SIGTERM)
+    ended = run.end()
+    assert ended.code == 143 and "stopped by SIGTERM: step" in ended.err and "Traceback" not in ended.err
+    assert fastreg(*words, *LENGTH, "-o", folder, "--resume").code == 0 and outcome(folder) == whole
+
+
 def test_a_second_signal_ends_at_once(tmp_path):
     import os
 

@@ -101,6 +101,20 @@ def test_training_beside_files_of_the_user(name, kind, training, tmp_path, capsy
         assert (tmp_path / "mine").read_text() == "{}" and not (tmp_path / "nothing").exists()
 
 
+def test_outputs_over_what_a_command_reads_besides(fastreg, training, scans, tmp_path):
+    words = [*training, "--steps", "1", "--val-every", "0", "-o", tmp_path / "run"]
+    assert fastreg(*words).code == 0
+    model = tmp_path / "run" / "model.safetensors"
+    refused(fastreg, tmp_path, *words, "--load-model", model, "--overwrite", said="model.safetensors is the input that")
+    start = tmp_path / "out" / "p1" / "affine.mat"
+    pairs = ["register", "--pairs", scans / "pairs.csv", "--transform", "translation", "-o", tmp_path / "out"]
+    assert fastreg(*pairs, "--save", "affine").code == 0
+    again = [*pairs, "--init", start, "--save", "affine", "--overwrite"]
+    refused(fastreg, tmp_path, *again, said="output p1/affine.mat is the input --init")
+    pair = ["register", "-f", scans / "s0_t1.nii.gz", "-m", scans / "s1_t1.nii.gz"]
+    refused(fastreg, tmp_path, *pair, "--init", start, "--affine-out", start, said="--affine-out is the input --init")
+
+
 def test_what_a_sweep_and_a_demo_find(fastreg, training, tmp_path):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "sweep.png").write_text("precious")

@@ -30,11 +30,13 @@ class Ended:
 
 
 class Command:
-    """`fastreg WORDS` under way."""
+    """`fastreg WORDS` under way; `limit`: bytes that a file may have; `group`: its processes are a group of their own."""
 
-    def __init__(self, words, folder: Path, limit: int | None) -> None:
+    def __init__(self, words, folder: Path, limit: int | None = None, group: bool = False) -> None:
         self.texts = [folder / f".{name}-{time.monotonic_ns()}" for name in ("out", "err")]
-        self.process = _context.Process(target=_main, args=([str(word) for word in words], folder, self.texts, limit))
+        self.process = _context.Process(
+            target=_main, args=([str(word) for word in words], folder, self.texts, limit, group)
+        )
         self.process.start()
 
     def kill(self, number: int) -> None:
@@ -58,7 +60,7 @@ class Command:
         return Ended(self.process.exitcode, out, err)
 
 
-def _main(words, folder, texts, limit) -> None:
+def _main(words, folder, texts, limit, group) -> None:
     import torch
 
     from fastreg.cli import main
@@ -68,6 +70,8 @@ def _main(words, folder, texts, limit) -> None:
         stream = open(number, "w", closefd=False, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         setattr(sys, "stdout" if number == 1 else "stderr", stream)
     os.chdir(folder)
+    if group:
+        os.setpgid(0, 0)
     torch.set_num_threads(1)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
