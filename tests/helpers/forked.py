@@ -30,7 +30,7 @@ class Ended:
 
 
 class Command:
-    """`fastreg WORDS` under way; `limit`: bytes that a file may have; `group`: its processes are a group of their own."""
+    """`fastreg WORDS` under way; `limit`: bytes that a file may have; `group`: its processes are a group."""
 
     def __init__(self, words, folder: Path, limit: int | None = None, group: bool = False) -> None:
         self.texts = [folder / f".{name}-{time.monotonic_ns()}" for name in ("out", "err")]
