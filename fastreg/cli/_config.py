@@ -50,6 +50,8 @@ def check_words(app: App, commands: Any, arguments: Iterable[Any]) -> None:
     """
     missing = []
     for argument in arguments:
+        if any("\0" in token.value for token in argument.tokens):  # a file may say what no command line can
+            raise InputError(f"{argument.name.lstrip('-')}: expected text, got a zero byte in it")
         if int in _kinds(argument.hint):
             for token in argument.tokens:
                 _check_integer(argument.name, token)

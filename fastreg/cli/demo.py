@@ -34,7 +34,7 @@ class Demo:
     """Working resolution of the network in mm; the images have voxels of 2.75 mm."""
     model: Literal["vm1", "vm2", "vxm"] = "vm2"
     """The network: vm1, vm2 or vxm."""
-    seed: Annotated[int, Range(0)] = 0
+    seed: Annotated[int, Range(0, 2**31)] = 0
     """Random seed for the cohort and the training."""
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""

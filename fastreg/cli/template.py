@@ -30,7 +30,7 @@ class Template:
     """A quoted glob of label maps, matched to the images by what the `*` stands for."""
     labels_out: Path | None = None
     """Write the label map of the template here: the label that most subjects have at each voxel."""
-    rounds: Annotated[int, Range(1)] = 4
+    rounds: Annotated[int, Range(1, 1000)] = 4
     """How often every image is registered."""
     spacing: Annotated[float | None, Range(0, above=True, unit="mm")] = None
     """Resolution of the template in mm; that of the first image if not given."""

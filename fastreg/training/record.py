@@ -96,7 +96,7 @@ def claim(config: TrainConfig) -> None:
     if run.overwrite and not run.resume:
         for name in FILES:
             (run.output / name).unlink(missing_ok=True)
-    for name in FILES:
+    for name in () if run.overwrite else FILES:
         path = run.output / name
         if os.path.lexists(path) and not _ours(path, resumed=(run.output / LAST).is_file()):
             what = f"a link to {os.readlink(path)}" if path.is_symlink() else "not of a run"

@@ -36,7 +36,9 @@ def locked(folder: Path, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
         for path in folder.glob(".fastreg-*-of-*.lock"):
             found = _NAME.fullmatch(path.name)
             if found and int(found[2]) != part[1]:  # its part and ours have pairs in common
-                _refuse_if_alive(folder, path)
+                stale = _refuse_if_alive(folder, path)
+                if stale is not None:
+                    _remove(folder, path, stale)
         yield
 
 

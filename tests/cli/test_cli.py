@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, its exit codes, and what bad input leaves behind."""
 
 import gzip
+import hashlib
 import json
 import subprocess
 import sys
@@ -82,6 +83,8 @@ def test_register_without_a_model(capsys, blobs, tmp_path):
     figures = json.loads(out)
     assert code == 0 and {"affine_seconds", "level_4_seconds", "level_1_seconds"} <= set(figures)
     assert (tmp_path / "a.mat").is_file()
+    hashed = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.glob("*.*")}
+    assert figures["written"] == hashed and len(hashed) == 2
 
 
 def test_train_from_a_config_file_then_register(capsys, blobs, tmp_path):

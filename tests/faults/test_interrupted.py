@@ -146,6 +146,10 @@ def test_locks(tmp_path, monkeypatch):
         else:
             with pytest.raises(InputError, match="works there"), locks.locked(tmp_path):
                 pass
+    dead = tmp_path / ".fastreg-2-of-3.lock"
+    dead.write_text(json.dumps({**me, "boot": "before"}))
+    with locks.locked(tmp_path):
+        assert not dead.exists()
     lock.write_text("mine")
     with pytest.raises(InputError, match="no lock of fastreg's"), locks.locked(tmp_path):
         pass

@@ -228,7 +228,7 @@ def test_names_are_printed_as_they_are(name, capsys, tmp_path, monkeypatch):
         (["register", "--lambda", "inf"], "smoothness: expected a number of at least 0, got inf"),
         (["register", "-f", "x", "-m", "y", "--levels", "2", "--model", "general"], "--levels is the pyramid without"),
         (["register", "-f", "x", "-m", "y", "--levels", "2", "--transform", "rigid"], "not with --transform rigid"),
-        (["template", "--images", "x", "-o", "y.nii", "--rounds", "0"], "rounds: expected a number of at least 1"),
+        (["template", "--images", "x", "-o", "y.nii", "--rounds", "0"], "rounds: expected a number from 1 to 1000"),
         (["template", "--images", "x", "-o", "y.nii", "--spacing", "0"], "spacing: expected a number of mm above 0"),
         (["sweep", "--images", "x", "-o", "y", "--lambdas", "1,nan"], "lambdas: expected numbers of at least 0"),
         (["sweep", "--images", "x", "-o", "y", "--lambdas", ","], "lambdas: expected numbers of at least 0, got ,"),
