@@ -30,7 +30,7 @@ class Demo:
     """Subjects to register, each to the next."""
     steps: Annotated[int, Range(1)] = 1500
     """Training steps."""
-    spacing: Annotated[float, Range(0, above=True, unit="mm")] = 4.0
+    spacing: Annotated[float, Range(0, 1e4, above=True, unit="mm")] = 4.0
     """Working resolution of the network in mm; the images have voxels of 2.75 mm."""
     model: Literal["vm1", "vm2", "vxm"] = "vm2"
     """The network: vm1, vm2 or vxm."""

@@ -32,7 +32,7 @@ class Template:
     """Write the label map of the template here: the label that most subjects have at each voxel."""
     rounds: Annotated[int, Range(1, 1000)] = 4
     """How often every image is registered."""
-    spacing: Annotated[float | None, Range(0, above=True, unit="mm")] = None
+    spacing: Annotated[float | None, Range(0, 1e4, above=True, unit="mm")] = None
     """Resolution of the template in mm; that of the first image if not given."""
     affine: bool | None = None
     """Align every image linearly first; otherwise images lie where their headers place them. If not given, only with a

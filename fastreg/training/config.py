@@ -49,7 +49,7 @@ class DataConfig:
     """Atlas-based training: this image is always the fixed one. Without it any two subjects make a pair."""
     atlas_labels: Path | None = None
     """The atlas' label map, for validation."""
-    spacing: Annotated[float | None, Range(0, above=True, unit="mm")] = None
+    spacing: Annotated[float | None, Range(0, 1e4, above=True, unit="mm")] = None
     """Working resolution in mm; if not given, that of the atlas or the first image."""
     shape: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True), Range(1)] = None
     """Working grid in voxels, 2 or 3 numbers, centred; if not given, it follows from the spacing. With random shapes it
@@ -81,7 +81,7 @@ class ModelConfig:
     network: Annotated[Literal["vm1", "vm2", "vxm", "match"], Parameter(name=["--model"])] = "vm2"
     """The network: vm1 and vm2 (CVPR 2018), vxm (VxmDense), or match: a smaller U-Net that sees how well each place
     matches its surroundings in the other image, whatever the contrast."""
-    width: Annotated[float, Range(0, above=True)] = 1.0
+    width: Annotated[float, Range(0, 100, above=True)] = 1.0
     """Multiplies the number of features of every layer."""
     half: bool = False
     """Predict the field at half resolution and upsample it (MICCAI 2018): less than half the time."""

@@ -146,6 +146,7 @@ def test_locks(tmp_path, monkeypatch):
         else:
             with pytest.raises(InputError, match="works there"), locks.locked(tmp_path):
                 pass
+    lock.unlink()
     dead = tmp_path / ".fastreg-2-of-3.lock"
     dead.write_text(json.dumps({**me, "boot": "before"}))
     with locks.locked(tmp_path):

@@ -66,11 +66,12 @@ def test_damaged_cache_is_decoded_anew(fastreg, training, tmp_path):
     cached = sorted((tmp_path / "cache").iterdir())
     assert len(cached) == 6
     good = [path.read_bytes() for path in cached]
-    flipped = bytearray(good[0])
-    flipped[100] ^= 4
-    for path, content in zip(cached, (bytes(flipped), good[1][:-1000], b"", good[3] + b"x", b"\0" * 500), strict=False):
-        path.write_bytes(content)
-    assert train("again") == whole
+    for path, content in zip(cached, good, strict=True):
+        path.write_bytes(content[:100] + bytes([content[100] ^ 64]) + content[101:])
+    assert train("flipped") == whole
+    for path, content in zip(cached, good, strict=True):
+        path.write_bytes({0: b"", 1: content + b"x", 2: b"\0" * 500}.get(cached.index(path), content[:-1000]))
+    assert train("cut") == whole
     assert [path.read_bytes() for path in cached] == good
 
 
@@ -220,7 +221,7 @@ def test_names_are_printed_as_they_are(name, capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train", "--images", "x", "-o", "y", "--width", "0"], "width: expected a number above 0, got 0"),
+        (["train", "--images", "x", "-o", "y", "--width", "0"], "width: expected a number above 0 to 100, got 0"),
         (["train", "--images", "x", "-o", "y", "--lambda=-1"], "lambda: expected a number of at least 0, got -1"),
         (["train", "--images", "x", "-o", "y", "--minutes=-1"], "minutes: expected a number above 0, got -1"),
         (["train", "--images", "x", "-o", "y", "--lr", "nan"], "lr: expected a number of at least 0, got nan"),
@@ -249,7 +250,7 @@ def test_options_out_of_their_range(words, said, capsys, tmp_path, monkeypatch):
         ("c.json", '{"batch-size": 2.5}', "batch-size: expected an integer, got 2.5"),
         ("c.json", '{"shape": [16, 16.5, 16]}', "shape: expected an integer, got 16.5"),
         ("c.toml", "passes = []", "passes: expected a number of at least 1, got none"),
-        ("c.toml", "width = -1.0", "width: expected a number above 0, got -1"),
+        ("c.toml", "width = -1.0", "width: expected a number above 0 to 100, got -1"),
         ("c.toml", "stepz = 3", "stepz"),
         ("c.json", "[" * 100000, "c.json"),
         ("c.xml", "<a/>", "expected one of .toml, .json, .yaml, .yml, got .xml"),
