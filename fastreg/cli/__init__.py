@@ -1,6 +1,7 @@
 """The command line. A command is a file here: a dataclass (options and their help) and its `run()`.
 
-Command modules import torch and the jobs inside `run`, so that `--help` answers at once.
+Command modules import torch and the jobs inside `run`, so that `--help` answers at once. This file is light too: what
+it imports at its top is what a Ctrl-C in the first moments can still interrupt with a traceback.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
-from pathlib import Path
-from typing import Any
-
-from cyclopts import App, CycloptsError, Parameter, config
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from fastreg._version import __version__
 from fastreg.utils.files import InputError
+from fastreg.utils.stop import stopping_at_once
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 COMMANDS = {
     "demo": "Demo",
@@ -33,11 +34,15 @@ COMMANDS = {
 }
 """Command name -> its dataclass in `fastreg.cli.<name>`, in the order of the help."""
 
-_READERS: dict[str, Any] = {".toml": config.Toml, ".json": config.Json, ".yaml": config.Yaml, ".yml": config.Yaml}
 
-
-def _command(cls: type) -> Callable[..., None]:
+def _command(name: str, cls: type) -> Callable[..., None]:
     def run(options: Any) -> None:
+        from fastreg.cli._paths import check_paths, expand_home
+        from fastreg.utils.ranges import check_ranges
+
+        expand_home(options)
+        check_ranges(options)
+        check_paths(name, options)
         options.run()
 
     run.__doc__ = cls.__doc__
@@ -49,76 +54,65 @@ def _command(cls: type) -> Callable[..., None]:
 
 def build() -> App:
     """The application with all its commands."""
+    from cyclopts import App, Parameter
+
+    from fastreg.cli._config import check_words
+
     app = App(
         name="fastreg",
         default_parameter=Parameter(negative_iterable=()),
         help="Fast, exact registration of medical images.",
         version=__version__,
         help_format="markdown",
-        help_epilogue="Every command has --help with an example. Exit codes: 0 done, 1 input at fault, 2 usage.",
+        help_epilogue="Every command has --help with an example. Exit codes: 0 done, 1 input at fault, 2 usage, "
+        "70 a fault of fastreg's, 128 + n stopped by signal n.",
+        config=(check_words,),
+        suppress_keyboard_interrupt=False,  # `main` has a line for it
     )
     for name, cls in COMMANDS.items():
         module = importlib.import_module(f"fastreg.cli.{name}")
-        app.command(_command(getattr(module, cls)), name=name)
+        app.command(_command(name, getattr(module, cls)), name=name)
     return app
 
 
-def _config_file(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The arguments without `--config FILE`, and FILE."""
-    rest = list(arguments)
-    for k, word in enumerate(rest):
-        if word == "--config" and k + 1 < len(rest):
-            return rest[:k] + rest[k + 2 :], Path(rest[k + 1])
-        if word.startswith("--config="):
-            return rest[:k] + rest[k + 1 :], Path(word.split("=", 1)[1])
-    return rest, None
-
-
-def _use_config(app: App, path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"config {path}: no such file")
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"config {path}: expected one of {', '.join(_READERS)}, got {path.suffix or 'no ending'}")
-    source = reader(path, use_commands_as_keys=False, must_exist=True)
-    try:
-        _ = source.config
-    except CycloptsError as error:
-        raise InputError(f"config {path}: {' '.join(str(error).split())}") from error
-    app.config = (source,)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the `fastreg` command; ends the process with exit code 0, 1 (input at fault) or 2 (usage)."""
-    console = Console(stderr=True)
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: _complain(console, f"warning: {message}")
-        _run(console, arguments)
+    """Entry point of the `fastreg` command; ends the process with an exit code as `build` lists them."""
+    try:
+        with stopping_at_once(), warnings.catch_warnings():
+            from fastreg.cli._failures import complain
+
+            # Names may hold what a terminal's encoding lacks: better an escape than no message.
+            for stream in (sys.stdout, sys.stderr):
+                if hasattr(stream, "reconfigure"):
+                    stream.reconfigure(errors="backslashreplace")
+            warnings.showwarning = lambda message, *_: complain(f"warning: {message}")
+            _run(sys.argv[1:] if arguments is None else arguments)
+            sys.stdout.flush()  # a full disk behind it is found here, not while Python ends
+        code = 0
+    except Exception as error:
+        from fastreg.cli._failures import failed
+
+        code = failed(error)
+    except KeyboardInterrupt as error:
+        from fastreg.cli._failures import failed
+
+        code = failed(error)
+    sys.exit(code)
 
 
-def _run(console: Console, arguments: Sequence[str] | None) -> None:
-    tokens, path = _config_file(sys.argv[1:] if arguments is None else arguments)
+def _run(arguments: Sequence[str]) -> None:
+    from cyclopts import CycloptsError
+
+    from fastreg.cli._config import take_config, use_config
+
+    tokens, path = take_config(arguments)
     app = build()
     try:
         if path is not None:
-            _use_config(app, path)
+            use_config(app, path)
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        from_file = path is not None and str(path.absolute()) in str(error)
         line = " ".join(str(error).split())
-        _complain(console, f"config {path}: {line}" if from_file else f"{line} (see fastreg --help)")
-        sys.exit(1 if from_file else 2)
-    except InputError as error:
-        _complain(console, str(error))
-        sys.exit(1)
-    except OSError as error:
-        _complain(console, f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        _complain(console, "interrupted")
-        sys.exit(130)
-    sys.exit(0)
-
-
-def _complain(console: Console, line: str) -> None:
-    console.print(f"fastreg: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if path is not None and str(path.absolute()) in str(error):
+            raise InputError(f"config {path}: {line}") from error
+        raise

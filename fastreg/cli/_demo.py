@@ -17,8 +17,8 @@ from fastreg.plots.registration import registration_figure
 from fastreg.plots.training import loss_curve
 from fastreg.registration.pairwise import register
 from fastreg.training.config import TrainConfig
+from fastreg.training.record import check_folder
 from fastreg.training.trainer import fit
-from fastreg.utils.files import InputError
 
 
 def run_demo(
@@ -29,9 +29,8 @@ def run_demo(
     Returns:
         The figures of every registration, and the seconds of it all.
     """
-    if subjects < 2 or unseen < 2:
-        raise InputError(f"subjects and unseen: expected at least 2, got {subjects} and {unseen}")
     began = time.perf_counter()
+    check_folder(output)
     cohort = output / "cohort"
     err.print(f"making {subjects + unseen} subjects from the MNI152 template")
     seeds = [1000 * seed + k for k in range(subjects + unseen)]

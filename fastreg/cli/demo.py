@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+
+from fastreg.utils.ranges import Range
 
 
 @Parameter(name="*")
@@ -22,27 +24,34 @@ class Demo:
 
     output: Annotated[Path, Parameter(alias="-o")] = Path("demo")
     """Folder for the cohort, the run, the registered images, warps and figure.png."""
-    subjects: int = 12
+    subjects: Annotated[int, Range(2)] = 12
     """Subjects to train on."""
-    unseen: int = 4
+    unseen: Annotated[int, Range(2)] = 4
     """Subjects to register, each to the next."""
-    steps: int = 1500
+    steps: Annotated[int, Range(1)] = 1500
     """Training steps."""
-    spacing: float = 4.0
+    spacing: Annotated[float, Range(0, 1e4, above=True, unit="mm")] = 4.0
     """Working resolution of the network in mm; the images have voxels of 2.75 mm."""
-    model: str = "vm2"
+    model: Literal["vm1", "vm2", "vxm"] = "vm2"
     """The network: vm1, vm2 or vxm."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**31)] = 0
     """Random seed for the cohort and the training."""
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
+    overwrite: bool = False
+    """Write into a folder that is not empty, over what an earlier demo left there."""
     json: bool = False
     """Print the figures as JSON."""
 
     def run(self) -> None:
         """Makes, trains, registers, compares, draws."""
         from fastreg.cli._demo import run_demo
+        from fastreg.utils.files import InputError
 
+        if self.output.is_dir() and any(self.output.iterdir()) and not self.overwrite:
+            raise InputError(
+                f"output {self.output}: expected a new or an empty folder; use --overwrite to write into it"
+            )
         rows, seconds = run_demo(
             self.output, self.subjects, self.unseen, self.steps, self.spacing, self.model, self.seed, self.device
         )

@@ -155,21 +155,20 @@ def _plot(
 
 def _dice_of(path: Path) -> list[dict[str, float]]:
     """Dice per structure of every pair in a file that `--json` printed."""
-    import json
     import math
 
-    from fastreg.utils.files import InputError, check_exists
+    from fastreg.utils.files import InputError, read_json
 
-    try:
-        figures = json.loads(check_exists(path, "against").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"against {path}: not a JSON file ({error})") from error
+    figures = read_json(path, "against")
     pairs = figures.get("pairs", {"pair": figures}) if isinstance(figures, dict) else {}
     pairs = pairs if isinstance(pairs, dict) else {}
     found = [row["dice"] for row in pairs.values() if isinstance(row, dict) and isinstance(row.get("dice"), dict)]
     if not found:
         raise InputError(f"against {path}: expected what fastreg evaluate --json prints, with dice, got none")
-    return [{key: math.nan if value is None else float(value) for key, value in row.items()} for row in found]
+    try:
+        return [{key: math.nan if value is None else float(value) for key, value in row.items()} for row in found]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"against {path}: expected a number for each structure ({error})") from error
 
 
 def _print_pairs(scored: dict[str, dict[str, Any]]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import CycloptsError, Parameter
+
+from fastreg.utils.ranges import Range
 
 if TYPE_CHECKING:
     from fastreg.registration.files import Outputs
@@ -73,7 +76,7 @@ class Register:
     model: Path | None = None
     """A checkpoint of `fastreg train`, or general: the network that comes with fastreg and takes images of any kind and
     contrast. If not given, images are registered by optimisation."""
-    refine: int | None = None
+    refine: Annotated[int | None, Range(0, unit="iterations")] = None
     """Iterations of optimisation at full resolution; if not given, none after a model and the pyramid without."""
     levels: str | None = None
     """The pyramid of the optimisation: the number of levels (3 if not given), or factors and iterations, such as
@@ -87,7 +90,7 @@ class Register:
     """Start of the linear alignment: auto, header, mass (centres of mass), or a file with an affine."""
     metric: Literal["lncc", "mse", "mi"] = "lncc"
     """Similarity of the images: local correlation, squared differences, or mutual information between contrasts."""
-    smoothness: Annotated[float | None, Parameter(alias="--lambda")] = None
+    smoothness: Annotated[float | None, Parameter(alias="--lambda"), Range(0)] = None
     """Weight of the smoothness penalty in the optimisation; if not given, what suits the metric (LNCC: 1.5)."""
     bidir: bool = False
     """Compare the images on the moving image's grid too, by the inverse warp, so that neither image is preferred."""
@@ -107,10 +110,12 @@ class Register:
         """Registers and writes."""
         from fastreg.utils.files import InputError
 
-        if self.refine is not None and self.refine < 0:
-            raise InputError(f"refine: expected 0 or more iterations, got {self.refine}")
         if self.levels is not None and self.refine is not None:
             raise InputError("--levels is the pyramid without --refine: give one of them")
+        if self.levels is not None and self.model is not None:
+            raise InputError("--levels is the pyramid without --model; after a network give --refine, its iterations")
+        if self.levels is not None and self.transform != "deformable":
+            raise InputError(f"--levels is the pyramid of a deformation; not with --transform {self.transform}")
         if self.pairs is not None:
             self._run_pairs(self.pairs)
         elif self.fixed is None or self.moving is None:
@@ -139,7 +144,7 @@ class Register:
         from fastreg.cli.output import err, out, print_json
         from fastreg.data.pairs import PairFiles
         from fastreg.registration.files import register_files
-        from fastreg.utils.files import check_exists
+        from fastreg.utils.files import check_exists, digest
 
         self._check_outputs()
         for path, what in ((fixed, "fixed image"), (moving, "moving image")):
@@ -161,15 +166,16 @@ class Register:
         if self.qc is not None:
             _draw(found, self.qc)
         if self.json:
-            print_json({**found.log, **{k: v for k, v in figures.items() if k not in ("seconds", "suspect")}})
+            written = {str(path): digest(path) for path in self._paths()}
+            figures = {k: v for k, v in figures.items() if k not in ("seconds", "suspect")}
+            print_json({**found.log, **figures, "written": written})
             return
         if "dice" in figures:
             before, after = (_shown(figures.get(key)) for key in ("dice_before", "dice"))
             out.print(f"mean Dice {before} before, {after} after; folds {figures.get('folds', '')}")
-        written = ", ".join(map(str, self._paths()))
         if found.suspect is not None:
-            err.print(f"suspect: {found.suspect}", soft_wrap=True, markup=False)
-        out.print(f"registered in {found.seconds:.1f} s: {written}", soft_wrap=True)
+            err.print(f"suspect: {found.suspect}", soft_wrap=True)
+        out.print(f"registered in {found.seconds:.1f} s: {', '.join(map(str, self._paths()))}", soft_wrap=True)
 
     def _outputs(self) -> Outputs:
         from fastreg.registration.files import Outputs
@@ -215,8 +221,6 @@ class Register:
         if self.qc is not None:
             check_free(self.qc, self.overwrite)
             check_ending(self.qc, PICTURE_ENDINGS)
-        if len(set(self._paths())) < len(self._paths()):
-            raise InputError("two outputs have the same path")
 
     def _run_pairs(self, listed: Path) -> None:
         from fastreg.cli.output import err, print_json
@@ -245,6 +249,7 @@ class Register:
             tuple(word.strip() for word in self.save.split(",") if word.strip()),
             self.points_space,
             self.overwrite,
+            [("--pairs", listed), ("--init", Path(self.init)), *([("--model", self.model)] if self.model else [])],
         )
         mine = len(pairs[part[0] :: part[1]])
         done = 0
@@ -253,7 +258,7 @@ class Register:
             nonlocal done
             done += 1
             if not self.json:
-                err.print(f"{done}/{mine} {_row_text(row, fresh)}", soft_wrap=True, markup=False)
+                err.print(f"{done}/{mine} {_row_text(row, fresh)}", soft_wrap=True)
 
         rows = batch.run(pairs, job, part, on_progress)
         failed = [row for row in rows if row.get("error")]
@@ -265,7 +270,7 @@ class Register:
             said = f"{len(failed)} of {len(rows)} pairs failed, {failed[0]['name']} first; see {folder / batch.TABLE}"
             if launch().world == 1:
                 raise InputError(said)
-            err.print(said, soft_wrap=True, markup=False)  # torchrun stops all others where one process ends with 1
+            err.print(said, soft_wrap=True)  # torchrun stops all others where one process ends with 1
 
     def _check_pairs(self) -> Path:
         from fastreg.utils.files import InputError
@@ -280,8 +285,9 @@ class Register:
             raise InputError(f"--pairs: the list and --save say what --{given[0].replace('_', '-')} says for one pair")
         if self.moved is None:
             raise InputError("--pairs needs -o, the folder for what comes out")
-        if self.moved.exists() and not self.moved.is_dir():
-            raise InputError(f"output {self.moved} is a file, not a folder")
+        if os.path.lexists(self.moved) and not self.moved.is_dir():
+            kind = "link to nothing" if self.moved.is_symlink() else "file"
+            raise InputError(f"output {self.moved} is a {kind}, not a folder")
         return self.moved
 
 

@@ -13,6 +13,7 @@ from fastreg.training.config import TrainConfig
 if TYPE_CHECKING:
     from fastreg.training.record import Log
 
+TABLE, PICTURE = "sweep.csv", "sweep.png"
 COLUMNS = ("lambda", "dice", "dice_before", "folds_percent", "image", "step", "seconds")
 
 
@@ -40,9 +41,11 @@ class Sweep:
         """Trains, and writes the table and the picture after every run."""
         from fastreg.cli.output import err, out, print_json, print_table
         from fastreg.cli.train_bar import TrainBar
+        from fastreg.training.record import check_folder
         from fastreg.training.setup import validation_pairs
         from fastreg.training.trainer import fit
         from fastreg.utils.files import InputError
+        from fastreg.utils.locks import locked
 
         run = self.config.run
         weights = _weights(self.lambdas)
@@ -68,14 +71,16 @@ class Sweep:
                 )
             return
         rows = []
-        for weight in weights:
-            err.print(f"lambda {weight:g}")
-            folder = run.output / f"lambda_{weight:g}"
-            bar: Log
-            with TrainBar(quiet=self.json) as bar:
-                fit(config.changed(lambda_=weight, output=folder), bar)
-            rows.append(_result(folder, weight))
-            _write(rows, run.output)
+        with locked(check_folder(run.output)):
+            _check_outputs(run.output, run.overwrite)
+            for weight in weights:
+                err.print(f"lambda {weight:g}")
+                folder = run.output / f"lambda_{weight:g}"
+                bar: Log
+                with TrainBar(quiet=self.json) as bar:
+                    fit(config.changed(lambda_=weight, output=folder), bar)
+                rows.append(_result(folder, weight))
+                _write(rows, run.output)
         if self.json:
             print_json(rows)
             return
@@ -88,7 +93,18 @@ class Sweep:
                 for r in rows
             ],
         )  # fmt: skip
-        out.print(f"table {run.output / 'sweep.csv'}{_pictured(run.output)}", soft_wrap=True)
+        out.print(f"table {run.output / TABLE}{_pictured(run.output)}", soft_wrap=True)
+
+
+def _check_outputs(folder: Path, overwrite: bool) -> None:
+    """InputError where the table or the picture there is no sweep's; a picture without its table is none."""
+    from fastreg.utils.files import check_free, read_text
+
+    table = folder / TABLE
+    ours = table.is_file() and not table.is_symlink() and read_text(table, "output").startswith(",".join(COLUMNS))
+    check_free(table, overwrite or ours)
+    picture = folder / PICTURE
+    check_free(picture, overwrite or (ours and not picture.is_symlink()))
 
 
 def _weights(text: str) -> list[float]:
@@ -138,15 +154,15 @@ def _write(rows: list[dict[str, float]], folder: Path) -> None:
 
     from fastreg.utils.files import atomic
 
-    with atomic(folder / "sweep.csv") as partial, partial.open("w", newline="") as file:
+    with atomic(folder / TABLE) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
     if importlib.util.find_spec("matplotlib"):
         from fastreg.plots.training import sweep_curve
 
-        sweep_curve(rows, folder / "sweep.png")
+        sweep_curve(rows, folder / PICTURE)
 
 
 def _pictured(folder: Path) -> str:
-    return f", picture {folder / 'sweep.png'}" if (folder / "sweep.png").is_file() else ""
+    return f", picture {folder / PICTURE}" if (folder / PICTURE).is_file() else ""

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from fastreg.utils.ranges import Range
+
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
@@ -28,9 +30,9 @@ class Template:
     """A quoted glob of label maps, matched to the images by what the `*` stands for."""
     labels_out: Path | None = None
     """Write the label map of the template here: the label that most subjects have at each voxel."""
-    rounds: int = 4
+    rounds: Annotated[int, Range(1, 1000)] = 4
     """How often every image is registered."""
-    spacing: float | None = None
+    spacing: Annotated[float | None, Range(0, 1e4, above=True, unit="mm")] = None
     """Resolution of the template in mm; that of the first image if not given."""
     affine: bool | None = None
     """Align every image linearly first; otherwise images lie where their headers place them. If not given, only with a
@@ -38,11 +40,11 @@ class Template:
     model: Path | None = None
     """A checkpoint of `fastreg train` to register with, or general. If not given, images are registered by
     optimisation."""
-    refine: int | None = None
+    refine: Annotated[int | None, Range(0, unit="iterations")] = None
     """Iterations of optimisation after the network."""
     metric: Literal["lncc", "mse"] = "lncc"
     """Similarity of the images in the optimisation."""
-    smoothness: Annotated[float, Parameter(alias="--lambda")] = 1.5
+    smoothness: Annotated[float, Parameter(alias="--lambda"), Range(0)] = 1.5
     """Weight of the smoothness penalty in the optimisation."""
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
@@ -60,17 +62,22 @@ class Template:
         from fastreg.io.images import check_ending, save_image
         from fastreg.nn.checkpoint import find
         from fastreg.registration.template import build_template
-        from fastreg.utils.files import InputError, check_free
+        from fastreg.utils.files import InputError, check_apart, check_free
+        from fastreg.utils.locks import locked_file
 
         for path in (self.output, self.labels_out):
             if path is not None:
                 check_ending(check_free(path, self.overwrite))
         cohort = read_cohort(self.images, self.labels)
+        outputs = {"--output": self.output, "--labels-out": self.labels_out}
+        images = [("image", subject.image) for subject in cohort.subjects]
+        labels = [("label map", subject.label) for subject in cohort.subjects if subject.label is not None]
+        check_apart({name: path for name, path in outputs.items() if path is not None}, [*images, *labels])
         if self.labels_out is not None and any(subject.label is None for subject in cohort.subjects):
             raise InputError("labels_out: needs a label map of every image (--labels)")
         if self.model is not None:
             find(self.model)
-        with progress() as bar:
+        with locked_file(self.output), progress() as bar:
             task = bar.add_task("registering", total=self.rounds * len(cohort.subjects))
             found = build_template(
                 cohort.subjects,
@@ -84,9 +91,9 @@ class Template:
                 device=self.device,
                 on_progress=lambda done, total: bar.update(task, completed=done),
             )
-        save_image(self.output, found.image)
-        if self.labels_out is not None and found.labels is not None:
-            save_image(self.labels_out, found.labels)
+            save_image(self.output, found.image)
+            if self.labels_out is not None and found.labels is not None:
+                save_image(self.labels_out, found.labels)
         if self.json:
             print_json({"rounds": [asdict(row) for row in found.rounds], "output": str(self.output)})
             return

@@ -26,13 +26,13 @@ class TrainBar(Log):
         self.mean = math.nan
 
     def __enter__(self) -> TrainBar:
-        self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        if self.task is not None:  # one that never started would leave an empty line
+            self.bar.stop()
 
     def config(self, config: dict[str, Any]) -> None:
         """The resolved configuration, one line."""
@@ -43,6 +43,7 @@ class TrainBar(Log):
     def preparing(self, done: int, total: int) -> None:
         """The bar of the decoding."""
         if self.task is None:
+            self.bar.start()
             self.task = self.bar.add_task("decoding", total=total, what="")
         self.bar.update(self.task, completed=done)
 
@@ -50,6 +51,7 @@ class TrainBar(Log):
         """The bar of the training."""
         if self.task is not None:
             self.bar.remove_task(self.task)
+        self.bar.start()
         err.print(f"{subjects} subjects to train on, {validation} validation pairs, steps {first} to {last}")
         self.task = self.bar.add_task("training", total=last, completed=first, what="")
         self.began, self.first = time.perf_counter(), first

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import glob
-import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fastreg.data.lists import IMAGE_ENDINGS, Row, find_file, read_rows, stem
-from fastreg.utils.files import InputError, read_text
+from fastreg.data.lists import IMAGE_ENDINGS, TABLE_ENDINGS, Row, find_file, read_rows, stem
+from fastreg.utils.files import InputError, read_json, read_text
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def read_cohort(
     Raises:
         InputError: nothing there, a file that is named but missing, or a form that is not understood.
     """
+    source = os.path.expanduser(source)
     path = Path(source)
     if any(sign in source for sign in "*?["):
         cohort = _from_glob(source, labels)
@@ -67,11 +68,11 @@ def read_cohort(
             cohort = _with_labels(cohort, {s.id: s for s in _from_glob(labels, None).subjects}, labels)
     elif not path.is_file():
         raise InputError(f"images {source}: no such file, folder or match")
-    elif path.suffix == ".txt":
+    elif path.suffix.lower() == ".txt":
         cohort = _from_list(path, prefix, suffix)
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() in TABLE_ENDINGS:
         cohort = _from_csv(path)
-    elif path.suffix == ".json":
+    elif path.suffix.lower() == ".json":
         cohort = _from_learn2reg(path)
     elif path.name.endswith(IMAGE_ENDINGS):
         cohort = Cohort((Subject(stem(path), path),))
@@ -135,7 +136,8 @@ _PAIR_COLUMNS = ("moving", "fixed", "moving_labels", "fixed_labels")
 
 def _from_csv(path: Path) -> Cohort:
     """A table of images, or of pairs of them."""
-    header = next(iter(read_text(path, "images").splitlines()), "").lower()
+    header = next((line for line in read_text(path, "images").splitlines() if "image" in line or "moving" in line), "")
+    header = header.lower()
     if "moving" in header and "fixed" in header:
         rows = read_rows(path, "images", _PAIR_COLUMNS, required=("moving", "fixed"))
         return _paired([(_subject(path, row, "moving"), _subject(path, row, "fixed")) for row in rows])
@@ -161,19 +163,16 @@ def _paired(pairs: list[tuple[Subject, Subject]]) -> Cohort:
 
 def _from_learn2reg(path: Path) -> Cohort:
     """A Learn2Reg *_dataset.json: its training images, with their labels where the file names them."""
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"images {path}: not JSON ({error})") from error
+    content = read_json(path, "images")
     entries = content.get("training") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise InputError(f"images {path}: expected a Learn2Reg dataset with a list 'training'")
     subjects = []
     for entry in entries:
-        if not isinstance(entry, dict) or "image" not in entry:
-            raise InputError(f"images {path}: an entry of 'training' has no 'image': {entry}")
+        label = entry.get("label") or entry.get("seg") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not isinstance(label, str | None):
+            raise InputError(f"images {path}: an entry of 'training' has no 'image' that is a name of a file: {entry}")
         image = find_file(path, entry["image"])
-        label = entry.get("label") or entry.get("seg")
         subjects.append(Subject(stem(image), image, find_file(path, label) if label else None))
     return Cohort(tuple(subjects))
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +27,7 @@ from fastreg.geometry.image import Image
 from fastreg.io.images import load_image, load_labels
 from fastreg.io.labels import structure_codes
 from fastreg.utils.files import InputError, atomic
+from fastreg.utils.stop import outlive_signals
 
 
 class Volumes:
@@ -63,23 +67,37 @@ class Volumes:
         files |= {(file, True) for s in subjects for file in (s.label, s.mask) if file is not None}
         with ThreadPoolExecutor(max(1, threads)) as pool:
             jobs = [pool.submit(self._ensure, file, labels) for file, labels in sorted(files)]
-            for k, job in enumerate(jobs, 1):
-                job.result()
-                done(k, len(jobs))
+            try:
+                for k, job in enumerate(jobs, 1):
+                    job.result()
+                    done(k, len(jobs))
+            except BaseException:  # a bad file or Ctrl-C waits for what is begun, not for the rest
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def _read(self, file: Path, labels: bool) -> Tensor:
-        return torch.from_numpy(np.load(self._ensure(file, labels)))[None]
+        path = self._name(file, labels)
+        dtype = np.dtype(np.int32 if labels else np.float32)
+        data = _load(path, self.grid.shape, dtype)
+        if data is None:  # not there, cut short, or damaged: the image itself says it again
+            data = self._decode(file, labels)
+            _save(path, data)
+        return torch.from_numpy(data)[None]
 
-    def _ensure(self, file: Path, labels: bool) -> Path:
-        stat = file.stat()
+    def _ensure(self, file: Path, labels: bool) -> None:
+        path = self._name(file, labels)
+        wanted = _length(self.grid.shape)
+        if not (path.is_file() and path.stat().st_size == wanted):
+            _save(path, self._decode(file, labels))
+
+    def _name(self, file: Path, labels: bool) -> Path:
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise InputError(f"image {file}: {error.strerror}") from error
         recipe = [str(file.resolve()), stat.st_size, stat.st_mtime_ns, self.grid.shape, self.grid.affine.tolist()]
         recipe += [labels, self.normalise if not labels else "", 1]
-        path = self.folder / f"{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]}.npy"
-        if not path.is_file():
-            data = self._decode(file, labels)
-            with atomic(path) as partial:
-                np.save(partial, data)
-        return path
+        return self.folder / f"{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]}.volume"
 
     def _decode(self, file: Path, labels: bool) -> np.ndarray:
         image = load_labels(file) if labels else load_image(file)
@@ -87,7 +105,31 @@ class Volumes:
             raise InputError(f"image {file}: expected {len(self.grid.shape)}-D like the others, got {image.ndim}-D")
         if labels:
             return np.ascontiguousarray(on_grid(image, self.grid, "nearest")).astype(np.int32)
-        return on_grid(Image(normalised(image.data, self.normalise), image.affine, image.path), self.grid)
+        scaled = Image(normalised(image.data, self.normalise), image.affine, image.path)
+        return np.ascontiguousarray(on_grid(scaled, self.grid), dtype=np.float32)
+
+
+def _length(shape: Sequence[int]) -> int:
+    """Bytes of a decoded volume's file: 4 a voxel, and a checksum."""
+    return 4 * math.prod(shape) + 4
+
+
+def _save(path: Path, data: np.ndarray) -> None:
+    """A volume as it lies in memory, then its CRC-32: damage is found at every reading, and costs little."""
+    with atomic(path) as partial, partial.open("wb") as file:
+        file.write(data.data)
+        file.write(zlib.crc32(data.data).to_bytes(4, "little"))
+
+
+def _load(path: Path, shape: Sequence[int], dtype: np.dtype) -> np.ndarray | None:
+    """What `_save` wrote; None if it is not there or not whole."""
+    try:
+        content = bytearray(path.read_bytes())
+    except OSError:
+        return None
+    if len(content) != _length(shape) or zlib.crc32(memoryview(content)[:-4]).to_bytes(4, "little") != content[-4:]:
+        return None
+    return np.frombuffer(content, dtype, math.prod(shape)).reshape(shape)
 
 
 class LabelMaps:
@@ -192,4 +234,39 @@ def loader(pairs: Dataset[dict[str, Tensor]], share: Share, workers: int, pin: b
         pin_memory=pin,
         prefetch_factor=2 if workers else None,
         persistent_workers=False,
+        worker_init_fn=outlive_signals,
+        generator=torch.Generator(),  # torch's own stays as a checkpoint has it, however often a run is resumed
     )
+
+
+def read_ahead(batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The batches of a `loader`; what went wrong in a process that loads is said as it would be here.
+
+    Raises:
+        InputError: a file that cannot be used, or a process that loads was killed.
+    """
+    try:
+        yield from batches
+    except Exception as error:
+        raise _of_worker(error) from error
+    finally:  # now: an error's traceback keeps the iterator, and at the end of Python workers are slow to go
+        end = getattr(batches, "_shutdown_workers", None)
+        if end is not None:
+            end()
+
+
+def _of_worker(error: Exception) -> Exception:
+    """torch hands on a worker's error as text, its traceback first, and a dead worker as a RuntimeError."""
+    text = str(error)
+    if re.match(r"DataLoader worker \(pid\(?s?\)? .*\) (is killed|exited)", text):
+        said = " ".join(text.split())
+        return InputError(f"workers: {said.rstrip('. ')}; often for want of memory: fewer --workers need less")
+    if not text.startswith("Caught "):
+        return error
+    last = text.strip().splitlines()[-1]
+    kind, _, said = last.partition(": ")
+    if kind.endswith("InputError"):
+        return InputError(said)
+    if kind.endswith(("OSError", "MemoryError")) or isinstance(error, OSError | MemoryError):
+        return type(error)(said or last)
+    return error

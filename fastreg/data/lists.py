@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 from fastreg.utils.files import InputError, read_text
 
 IMAGE_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh", ".npz", ".npy", ".png")
+TABLE_ENDINGS = (".csv", ".tsv")
 _SYNONYMS = {
     "moving_label": "moving_labels",
     "fixed_label": "fixed_labels",
@@ -58,7 +61,7 @@ def read_rows(
         InputError: no such file, no text, no rows, a column or a line that is not understood.
     """
     text = read_text(path, what)
-    if path.suffix.lower() != ".csv":
+    if path.suffix.lower() not in TABLE_ENDINGS:
         if not positional:
             raise InputError(f"{what} {path}: expected a .csv file with a header of {', '.join(columns)}")
         rows = [_positional(path, what, line, words, columns, positional) for line, words in _lines(path, what, text)]
@@ -99,6 +102,9 @@ def _table(
 ) -> list[Row]:
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t", key=first.count)
+    told = re.match(r"\s*\"?sep=(.)\"?[ \t]*(?=[\r\n])", text)  # a first line that some spreadsheets write for others
+    if told:
+        delimiter, text = told[1], text[told.end() :]
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader if any(map(str.strip, line))]
@@ -106,6 +112,8 @@ def _table(
         raise InputError(f"{what} {path}: not a CSV file ({error})") from error
     if not lines:
         return []
+    wide = len(_cut(lines[0][1], 0))
+    lines = [(number, _cut(line, wide)) for number, line in lines]  # empty columns at the end are a spreadsheet's
     header = [_column(word, columns) for word in lines[0][1]]
     if headless and not set(header) & set(columns):
         return [_positional(path, what, number, words, columns, headless) for number, words in lines]
@@ -128,6 +136,13 @@ def _table(
     return rows
 
 
+def _cut(line: list[str], wide: int) -> list[str]:
+    """Without the empty cells beyond `wide`."""
+    while len(line) > wide and not line[-1]:
+        line = line[:-1]
+    return line
+
+
 def _column(word: str, columns: Sequence[str]) -> str:
     name = word.strip().lower().replace("-", "_")
     return name if name in columns else _SYNONYMS.get(name, name)
@@ -135,7 +150,7 @@ def _column(word: str, columns: Sequence[str]) -> str:
 
 def find_file(listing: Path, word: str) -> Path:
     """The file that a word in a list means: relative to the list's folder, or to the current one; ~ is the home."""
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))
     beside = listing.parent / path
     return path if path.is_absolute() or (path.exists() and not beside.exists()) else beside
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +103,12 @@ class TrainedModel(NamedTuple):
 
 
 def save(path: Path, net: RegistrationNet, about: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Writes weights (to resume from: with the optimizer and the random state), whole or not at all."""
+    """Writes weights (to resume from: with the optimizer and the random state), whole or not at all.
+
+    Raises:
+        InputError: weights that are not finite; what was in the file stays.
+        OSError: the file cannot be written.
+    """
     tensors: dict[str, Tensor] = {_WEIGHTS + name: value for name, value in net.state_dict().items()}
     header: dict[str, Any] = {"format": FORMAT, "fastreg": __version__, "torch": torch.__version__, **about.to_json()}
     if optimizer is not None:
@@ -109,8 +119,36 @@ def save(path: Path, net: RegistrationNet, about: Checkpoint, optimizer: torch.o
         header["optimizer"] = state["param_groups"]
         tensors[_RNG_STATE] = torch.get_rng_state()
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    lost = _not_finite(tensors)
+    if lost is not None:
+        raise InputError(f"model {path}: not saved, its weights {lost} are not finite")
+    text = json.dumps(header)
     with atomic(path) as partial:
-        save_file(tensors, partial, metadata={"fastreg": json.dumps(header)})
+        try:
+            save_file(tensors, partial, metadata={"fastreg": text, "sha256": _digest(text, tensors)})
+        except SafetensorError as error:
+            raise OSError(*_system_error(error)) from error
+
+
+def _system_error(error: SafetensorError) -> tuple[int, str]:
+    """Number and words of what the operating system said to safetensors: "... (os error 28)"."""
+    found = re.search(r"os error (\d+)", str(error))
+    return (int(found[1]), os.strerror(int(found[1]))) if found else (errno.EIO, str(error))
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of weights with NaN or infinity in them. Adam's squares may overflow, harmlessly."""
+    weights = {n: v for n, v in tensors.items() if n.startswith(_WEIGHTS) and v.is_floating_point()}
+    return next((n.removeprefix(_WEIGHTS) for n, v in weights.items() if not bool(v.isfinite().all())), None)
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the header and of every tensor's name, type, shape and bytes."""
+    found = hashlib.sha256(header.encode())
+    for name, value in sorted(tensors.items()):
+        found.update(f"\n{name} {value.dtype} {list(value.shape)}\n".encode())
+        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def find(path: str | Path) -> Path:
@@ -122,35 +160,69 @@ def find(path: str | Path) -> Path:
 
 def read_header(path: str | Path) -> dict[str, Any]:
     """The JSON part alone; InputError if the file is none of ours."""
-    path = find(path)
+    return _header(find(path), _open(find(path), tensors=False)[0])
+
+
+def _open(path: Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"model {path}: expected a safetensors file, {error}") from error
+            names = list(file.keys()) if tensors else []
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"model {path}: expected a safetensors file, {' '.join(str(error).split())}") from error
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if "fastreg" not in metadata:
         raise InputError(f"model {path}: a safetensors file, but not written by fastreg")
-    header: dict[str, Any] = json.loads(metadata["fastreg"])
-    if header["format"] > FORMAT:
+    try:
+        header: dict[str, Any] = json.loads(metadata["fastreg"])
+        newer = header["format"] > FORMAT
+        Checkpoint.from_json(header)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"model {path}: its header is damaged ({type(error).__name__}: {error})") from error
+    if newer:
         raise InputError(f"model {path}: format {header['format']} is newer than this fastreg's {FORMAT}; upgrade")
     return header
 
 
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors, checked: nothing changed since they were written, and all of it finite.
+
+    Files of before there was a checksum have none.
+    """
+    metadata, tensors = _open(path)
+    header = _header(path, metadata)
+    if "sha256" in metadata and metadata["sha256"] != _digest(metadata["fastreg"], tensors):
+        raise InputError(f"model {path}: damaged, its SHA-256 is not the one that was written with it")
+    lost = _not_finite(tensors)
+    if lost is not None:
+        raise InputError(f"model {path}: expected finite weights, got NaN or infinity in {lost}")
+    return header, tensors
+
+
 def load(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
     """The network of a file with its weights, on `device`."""
-    header = read_header(path)
+    path = find(path)
+    header, tensors = _read(path)
     about = Checkpoint.from_json(header)
-    net = RegistrationNet(**about.network)
-    load_weights(path, net)
+    try:
+        net = RegistrationNet(**about.network)
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(f"model {path}: no network of this fastreg ({' '.join(str(error).split())})") from error
+    _put_weights(path, tensors, net)
     return TrainedModel(net.to(device), about)
 
 
 def load_weights(path: str | Path, net: RegistrationNet) -> None:
     """Puts a checkpoint's weights into `net`; InputError if they are those of another network."""
     path = find(path)
-    read_header(path)
-    with safe_open(path, framework="pt") as file:
-        weights = {n[len(_WEIGHTS) :]: file.get_tensor(n) for n in file.keys() if n.startswith(_WEIGHTS)}  # noqa: SIM118
+    _put_weights(path, _read(path)[1], net)
+
+
+def _put_weights(path: Path, tensors: Mapping[str, Tensor], net: RegistrationNet) -> None:
+    weights = {name[len(_WEIGHTS) :]: value for name, value in tensors.items() if name.startswith(_WEIGHTS)}
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
@@ -160,18 +232,19 @@ def load_weights(path: str | Path, net: RegistrationNet) -> None:
 
 def resume(path: Path, net: RegistrationNet, optimizer: torch.optim.Optimizer) -> Checkpoint:
     """Puts weights, optimizer and random state back as they were; returns what else the file says."""
-    header = read_header(path)
-    load_weights(path, net)
-    with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-        slots = {n: file.get_tensor(n) for n in names if n.startswith(_OPTIMIZER)}
-        if "optimizer" not in header or _RNG_STATE not in names:
-            raise InputError(f"model {path}: holds weights alone; a run can only be resumed from its last.safetensors")
-        rng_state = file.get_tensor(_RNG_STATE)
+    header, tensors = _read(path)
+    _put_weights(path, tensors, net)
+    if "optimizer" not in header or _RNG_STATE not in tensors:
+        raise InputError(f"model {path}: holds weights alone; a run can only be resumed from its last.safetensors")
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in slots.items():
-        index, slot = name[len(_OPTIMIZER) :].split(".", 1)
-        state.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({"state": state, "param_groups": header["optimizer"]})
-    torch.set_rng_state(rng_state)
+    try:
+        for name, value in tensors.items():
+            if name.startswith(_OPTIMIZER):
+                index, slot = name[len(_OPTIMIZER) :].split(".", 1)
+                state.setdefault(int(index), {})[slot] = value
+        optimizer.load_state_dict({"state": state, "param_groups": header["optimizer"]})
+        torch.set_rng_state(tensors[_RNG_STATE])
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        detail = " ".join(str(error).split())
+        raise InputError(f"model {path}: its optimizer's state does not fit this run: {detail}") from error
     return Checkpoint.from_json(header)

@@ -49,7 +49,7 @@ class DataConfig:
     """Atlas-based training: this image is always the fixed one. Without it any two subjects make a pair."""
     atlas_labels: Path | None = None
     """The atlas' label map, for validation."""
-    spacing: Annotated[float | None, Range(0, above=True, unit="mm")] = None
+    spacing: Annotated[float | None, Range(0, 1e4, above=True, unit="mm")] = None
     """Working resolution in mm; if not given, that of the atlas or the first image."""
     shape: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True), Range(1)] = None
     """Working grid in voxels, 2 or 3 numbers, centred; if not given, it follows from the spacing. With random shapes it
@@ -81,7 +81,7 @@ class ModelConfig:
     network: Annotated[Literal["vm1", "vm2", "vxm", "match"], Parameter(name=["--model"])] = "vm2"
     """The network: vm1 and vm2 (CVPR 2018), vxm (VxmDense), or match: a smaller U-Net that sees how well each place
     matches its surroundings in the other image, whatever the contrast."""
-    width: Annotated[float, Range(0, above=True)] = 1.0
+    width: Annotated[float, Range(0, 100, above=True)] = 1.0
     """Multiplies the number of features of every layer."""
     half: bool = False
     """Predict the field at half resolution and upsample it (MICCAI 2018): less than half the time."""
@@ -143,7 +143,7 @@ class RunConfig:
 
     output: Annotated[Path, Parameter(alias=["--model-dir", "-o"])]
     """Folder for checkpoints, metrics.csv, config.json and the cache of decoded volumes."""
-    steps: Annotated[int, Range(1)] = 10000
+    steps: Annotated[int, Range(1, 2**31)] = 10000
     """Training steps."""
     minutes: Annotated[float | None, Range(0, above=True)] = None
     """Stop after this many minutes if the steps are not done by then; the schedule follows what is nearer its end."""
@@ -159,7 +159,7 @@ class RunConfig:
     """Processes that load data; 0: load in the main process."""
     threads: Annotated[int | None, Range(1)] = None
     """CPU threads; if not given, one per core."""
-    seed: Annotated[int, Range(0)] = 0
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Random seed for weights, pairs and augmentation."""
     val_every: Annotated[int, Range(0)] = 500
     """Steps between validations; 0: none."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from fastreg.training.config import RunConfig, TrainConfig
 from fastreg.training.options import as_json
-from fastreg.utils.files import InputError
+from fastreg.utils.files import InputError, atomic, check_apart, check_free, read_json
 
-LAST, MODEL = "last.safetensors", "model.safetensors"
+LAST, MODEL, CONFIG = "last.safetensors", "model.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Validation:
     """Voxels whose Jacobian determinant (central differences) is not positive."""
 
 
+TABLES: dict[str, type] = {"metrics.csv": Step, "validation.csv": Validation}
+FILES = (LAST, MODEL, CONFIG, "curve.png", *TABLES)
+"""What a run writes, apart from the cache and TensorBoard's files, whose names are nobody else's."""
+
+
 class Log:
     """What a run tells while it runs; the command line draws it. Does nothing by itself."""
 
@@ -69,19 +75,52 @@ class Log:
         """A validation."""
 
 
+def check_folder(folder: Path) -> Path:
+    """`folder`, which can be written, and is made if it is not there; InputError otherwise."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InputError(f"output {folder}: expected a folder, got a {'link' if folder.is_symlink() else 'file'}")
+    check_free(folder / LAST, overwrite=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def claim(config: TrainConfig) -> None:
-    """Makes the output folder this run's; InputError if another run is there."""
+    """Makes the output folder this run's; InputError if another run, or a file that is no run's, is there."""
     run = config.run
-    taken = run.output / LAST
-    if run.output.exists() and not run.output.is_dir():
-        raise InputError(f"output {run.output}: expected a folder, got a file")
-    if taken.exists() and not (run.resume or run.overwrite):
+    if (run.output / LAST).exists() and not (run.resume or run.overwrite):
         raise InputError(f"output {run.output}: a run is there; use --resume to continue it, --overwrite to replace it")
+    images = (config.data.images, config.data.val, config.data.unlabelled, config.data.pairs, config.model.load_model)
+    check_apart(
+        {name: run.output / name for name in FILES}, [("that is read,", Path(p)) for p in images if p is not None]
+    )
     if run.overwrite and not run.resume:
-        for name in (LAST, MODEL, "metrics.csv", "validation.csv"):
+        for name in FILES:
             (run.output / name).unlink(missing_ok=True)
-    run.output.mkdir(parents=True, exist_ok=True)
-    (run.output / "config.json").write_text(json.dumps(as_json(config), indent=2) + "\n")
+    for name in () if run.overwrite else FILES:
+        path = run.output / name
+        if os.path.lexists(path) and not _ours(path, resumed=(run.output / LAST).is_file()):
+            what = f"a link to {os.readlink(path)}" if path.is_symlink() else "not of a run"
+            raise InputError(f"output {path} is there and {what}; use --overwrite to replace it")
+    with atomic(run.output / CONFIG) as partial:
+        partial.write_text(json.dumps(as_json(config), indent=2) + "\n", encoding="utf-8")
+
+
+def _ours(path: Path, resumed: bool) -> bool:
+    """Whether a file was left by a run in this folder: one that is resumed, or one that ended before it was saved."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    if path.name in TABLES:
+        return path.read_bytes().startswith(_header(TABLES[path.name]))
+    if path.name == CONFIG:
+        try:
+            return {"output", "steps", "lr", "seed", "log_every"} <= set(read_json(path, "config"))
+        except (InputError, TypeError):
+            return False
+    return resumed
+
+
+def _header(row: type) -> bytes:
+    return ",".join(f.name for f in fields(row)).encode()
 
 
 class Table:
@@ -91,18 +130,30 @@ class Table:
         names = [f.name for f in fields(row)]
         kept = []
         if path.is_file() and step > 0:
-            with path.open(newline="") as file:
-                kept = [line for line in csv.DictReader(file) if int(line["step"]) <= step]
-        self.file = path.open("w", newline="", buffering=1)
+            try:
+                with path.open(newline="", encoding="utf-8") as file:
+                    kept = [line for line in csv.DictReader(file) if int(line["step"]) <= step]
+            except (ValueError, TypeError, KeyError, csv.Error) as error:
+                raise InputError(f"table {path}: expected a row of figures for each step, got others") from error
+        self.last = int(kept[-1]["step"]) if kept else 0
+        """Step of the last row; 0: none."""
+        with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names, restval="", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(kept)
+        self.path = path
+        self.file = path.open("a", newline="", buffering=1, encoding="utf-8")
         self.writer = csv.DictWriter(self.file, names)
-        self.writer.writeheader()
-        self.writer.writerows(kept)
 
     def add(self, row: Step | Validation) -> None:
         """One more row."""
-        self.writer.writerow(
-            {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in asdict(row).items()}
-        )
+        self.last = row.step
+        try:
+            self.writer.writerow(
+                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in asdict(row).items()}
+            )
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
 def open_board(run: RunConfig) -> Any:

@@ -5,6 +5,7 @@ Runs as it is under torchrun: every process takes its share of the pairs, and th
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -18,37 +19,42 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastreg.data.cohorts import Subject
-from fastreg.data.datasets import Share, Volumes, loader
+from fastreg.data.datasets import Share, Volumes, loader, read_ahead
 from fastreg.nn import checkpoint
 from fastreg.nn.checkpoint import Checkpoint, WorkingSpace
 from fastreg.nn.registration_net import RegistrationNet
 from fastreg.training.config import SYNTHETIC, TrainConfig
 from fastreg.training.objective import Objective
 from fastreg.training.options import as_json, resolved
-from fastreg.training.record import LAST, MODEL, Log, Step, Table, Validation, claim, open_board
+from fastreg.training.record import LAST, MODEL, Log, Step, Table, Validation, check_folder, claim, open_board
 from fastreg.training.setup import build_pairs, find_cohorts, network_options, pick_grid, validation_subjects
 from fastreg.training.validation import validate
 from fastreg.utils.distributed import Process, join
 from fastreg.utils.files import InputError
+from fastreg.utils.locks import locked
+from fastreg.utils.stop import Flag, Stopped, stopping_between_steps
 
 
 def fit(config: TrainConfig, log: Log | None = None) -> Path:
     """Trains a network as `config` says; returns the path of its weights.
 
     Raises:
-        InputError: a cohort, image, option or existing output that cannot be used; the message is one line.
+        InputError: a cohort, image, option or existing output that cannot be used, another run in the output folder, or
+            a loss that is not finite; the message is one line.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP; the run is saved as it was between two steps.
     """
     log = log or Log()
+    config = resolved(config)
     process = join(config.run.device, config.run.threads)
     try:
-        return _fit(config, log if process.first else Log(), process)
+        with locked(check_folder(config.run.output)) if process.first else contextlib.nullcontext():
+            return _fit(config, log if process.first else Log(), process)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 def _fit(config: TrainConfig, log: Log, process: Process) -> Path:
-    config = resolved(config)
     torch.manual_seed(config.run.seed)
     training, validation, atlas = find_cohorts(config.data)
     if process.first:
@@ -114,6 +120,8 @@ class _Run:
         self.volumes, self.pairs, self.validation = volumes, pairs, validation
         self.objective = Objective(config.loss)
         self.step = about.step
+        self.lost = torch.zeros((), dtype=torch.long, device=process.device)
+        """First step whose loss was not finite; 0: none. On the device, for asking at every step would wait for it."""
         self.seconds = float(about.progress.get("seconds", 0.0))
         self.data_seconds = float(about.progress.get("data_seconds", 0.0))
         if process.first:
@@ -129,9 +137,11 @@ class _Run:
             self.net.compile()
         if self.process.world > 1:
             net = nn.parallel.DistributedDataParallel(self.net)
-        share = Share(self.step, config.run.steps, config.run.batch_size, self.process.rank, self.process.world)
-        try:
-            for batch in self._timed(iter(loader(self.pairs, share, config.run.workers, pin=device.type == "cuda"))):
+        steps = self.step if self._is_late() else config.run.steps  # of a run whose minutes are over, resumed: none
+        share = Share(self.step, steps, config.run.batch_size, self.process.rank, self.process.world)
+        batches = loader(self.pairs, share, config.run.workers, pin=device.type == "cuda")
+        with stopping_between_steps() as stop:
+            for batch in self._timed(read_ahead(iter(batches))):
                 lr = self._set_lr()
                 batch = {name: volume.to(device, non_blocking=True) for name, volume in batch.items()}
                 if config.model.uncertainty:  # every step and process its own noise, the same after a resume
@@ -142,15 +152,21 @@ class _Run:
                 self.optimizer.step()
                 self.step += 1
                 self._after_step(torch.stack(terms).detach(), lr)
-                if self._out_of_time():
+                if self._is_last(stop):
                     break
-        except KeyboardInterrupt:
-            self._save()
-            raise
-        if self.run.val_every and self.validation and self.step % self.run.val_every:
-            self._validate()
-        self._save()
+            if stop.number is not None and self.step < steps:
+                self._save()
+                said = f"step {self.step} of {steps} is saved in {config.run.output}; --resume goes on from it"
+                raise Stopped(stop.number, said)
+            if self.run.val_every and self.validation and self._validated() < self.step:
+                self._validate()
+            if self.step > self.about.step or not (config.run.output / MODEL).is_file():
+                self._save()
         return config.run.output / MODEL
+
+    def _validated(self) -> int:
+        """The step of the last validation; this one in the processes that do not validate."""
+        return self.validations.last if self.process.first else self.step
 
     def _rng(self) -> int:
         """The seed of this step's noise in this process."""
@@ -184,27 +200,30 @@ class _Run:
             group["lr"] = lr
         return lr
 
-    def _out_of_time(self) -> bool:
-        if self.run.minutes is None:
-            return False
-        late = torch.tensor(float(self.seconds >= 60 * self.run.minutes))
-        if self.process.world > 1:  # all processes stop at the same step
-            late = late.to(self.process.device)
-            dist.all_reduce(late, op=dist.ReduceOp.MAX)
-        return bool(late)
+    def _is_late(self) -> bool:
+        return self.run.minutes is not None and self.seconds >= 60 * self.run.minutes
+
+    def _is_last(self, stop: Flag) -> bool:
+        """Whether time is up or a signal came, to any of the processes: all of them stop at the same step."""
+        late = self._is_late()
+        if self.process.world > 1:
+            ends = torch.tensor([float(late), float(stop.number or 0)], device=self.process.device)
+            dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+            late, number = bool(ends[0]), int(ends[1])
+            stop.number = number or stop.number
+        return late or stop.number is not None
 
     def _after_step(self, losses: Tensor, lr: float) -> None:
         config = self.config
+        first_lost = (self.lost == 0) & ~losses.isfinite().all()
+        self.lost = torch.where(first_lost, self.step, self.lost)
         if self.step % config.run.log_every == 0:
             if self.process.world > 1:
                 dist.all_reduce(losses)
                 losses /= self.process.world
             total, image, rough, overlap, distance, region = losses.tolist()
             if not math.isfinite(total):
-                raise InputError(
-                    f"loss is {total} at step {self.step}: an image with infinite values, or a learning rate too high "
-                    f"(--lr {config.run.lr})"
-                )
+                self._stop_lost(f"loss is {total} at step {self.step}")
             if self.process.first:
                 row = Step(
                     self.step, total, image, rough, overlap, distance, region, lr, self.seconds, self.data_seconds
@@ -227,20 +246,39 @@ class _Run:
         self.log.validated(figures)
         self._to_board(figures)
         score = figures.image if math.isnan(figures.dice) else -figures.dice
+        if not math.isfinite(score):
+            self._stop_lost(f"validation loss is {score} at step {self.step}")
         best = self.about.progress.get("best")
         if best is None or score <= best:
             self.about.progress["best"] = score
             self.about.figures = asdict(figures)
-            checkpoint.save(self.run.output / MODEL, self.net, replace(self.about, step=self.step))
+            self._write(MODEL, replace(self.about, step=self.step))
+
+    def _stop_lost(self, what: str) -> None:
+        """InputError; the files keep the last state that was finite."""
+        last, kept = self.run.output / LAST, "nothing was saved"
+        if last.is_file():
+            kept = f"{last} is of step {checkpoint.read_header(last)['step']}"
+        raise InputError(
+            f"{what}: an image with infinite values, or a learning rate too high (--lr {self.run.lr}); {kept}"
+        )
+
+    def _write(self, name: str, about: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:
+        if self.lost.item():
+            self._stop_lost(f"loss is not finite at step {int(self.lost)}")
+        try:
+            checkpoint.save(self.run.output / name, self.net, about, optimizer)
+        except InputError as error:
+            self._stop_lost(f"step {self.step}: {error}")
 
     def _save(self) -> None:
         if not self.process.first:
             return
         progress = {**self.about.progress, "seconds": self.seconds, "data_seconds": self.data_seconds}
         about = replace(self.about, step=self.step, progress=progress)
-        checkpoint.save(self.run.output / LAST, self.net, about, self.optimizer)
         if "best" not in progress:  # without a validation the last weights are the ones to use
-            checkpoint.save(self.run.output / MODEL, self.net, about)
+            self._write(MODEL, about)
+        self._write(LAST, about, self.optimizer)  # after the model: a run that is cut off between them does both again
 
     def _to_board(self, row: Step | Validation) -> None:
         if self.board is not None:

@@ -11,7 +11,7 @@ from fastreg.utils.files import InputError
 
 @dataclass(frozen=True)
 class Range:
-    """What an option may be; None, and what is no number, always may. Of several numbers each is checked."""
+    """What an option may be; None, and what is no number, always may. Of several, at least one, each is checked."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -22,7 +22,7 @@ class Range:
 
     def __contains__(self, value: Any) -> bool:
         if isinstance(value, tuple | list):
-            return all(item in self for item in value)
+            return len(value) > 0 and all(item in self for item in value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return True
         fits = self.low < value if self.above else self.low <= value
@@ -47,5 +47,5 @@ def check_ranges(options: Any) -> None:
             continue
         for mark in getattr(hints[field.name], "__metadata__", ()):
             if isinstance(mark, Range) and value not in mark:
-                got = " ".join(map(str, value)) if isinstance(value, tuple | list) else value
+                got = (" ".join(map(str, value)) or "none") if isinstance(value, tuple | list) else value
                 raise InputError(f"{field.name.rstrip('_')}: expected {mark}, got {got}")

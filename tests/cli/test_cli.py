@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, its exit codes, and what bad input leaves behind."""
 
 import gzip
+import hashlib
 import json
 import subprocess
 import sys
@@ -82,6 +83,8 @@ def test_register_without_a_model(capsys, blobs, tmp_path):
     figures = json.loads(out)
     assert code == 0 and {"affine_seconds", "level_4_seconds", "level_1_seconds"} <= set(figures)
     assert (tmp_path / "a.mat").is_file()
+    hashed = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.glob("*.*")}
+    assert figures["written"] == hashed and len(hashed) == 2
 
 
 def test_train_from_a_config_file_then_register(capsys, blobs, tmp_path):
@@ -155,7 +158,7 @@ def test_outputs_are_not_overwritten_by_accident(bad, model, tmp_path, capsys):
         ([], "nothing to write"),
         (["-o", "{t}/x.nii.gz", "--moving-labels", "{t}/l.nii.gz"], "--moving-labels and --moved-labels go together"),
         (["-o", "{t}/x.nii.gz", "--warp", "{t}/x.nii.gz"], "two outputs have the same path"),
-        (["-o", "{t}/x.nii.gz", "--refine", "-1"], "refine: expected 0 or more"),
+        (["-o", "{t}/x.nii.gz", "--refine", "-1"], "refine: expected a number of iterations of at least 0, got -1"),
         (["-o", "{t}/x.nii.gz", "--levels", "4x"], "levels: expected 1 to 6, or factors and iterations"),
         (["-o", "{t}/x.nii.gz", "--levels", "2", "--refine", "3"], "--levels is the pyramid without --refine"),
         (["-o", "{t}/x.mnc"], "x.mnc: expected a name that ends in"),

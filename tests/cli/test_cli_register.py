@@ -137,7 +137,9 @@ def test_many_pairs_restart_and_stay(cohort, capsys):
     np.testing.assert_array_equal(alone.flow, among.flow)
 
     stamps = {name: (out / name / "warp.nii.gz").stat().st_mtime_ns for name in NAMES}
-    (out / NAMES[2] / "pair.json").unlink()  # as if it had been stopped there
+    record = json.loads((out / NAMES[2] / "pair.json").read_text())  # as if it had been killed there
+    record |= {"row": None, "written": dict.fromkeys(record["written"])}
+    (out / NAMES[2] / "pair.json").write_text(json.dumps(record))
     (out / NAMES[2] / ".partial-xyz.nii.gz").write_text("half of a file")
     (out / "results.csv").unlink()
     code, _, err = fastreg(capsys, *words)

@@ -77,3 +77,27 @@ def test_files_are_beside_the_list_or_here_or_at_home(tmp_path, monkeypatch):
     assert find_file(listing, "nowhere.nii") == Path("lists/nowhere.nii")
     assert find_file(listing, "~/x.nii") == tmp_path / "home" / "x.nii"
     assert find_file(listing, "/x.nii") == Path("/x.nii")
+
+
+def test_what_spreadsheets_and_editors_leave(tmp_path):
+    wanted = [{"moving": "a.nii", "fixed": "b.nii"}]
+    options = {"required": ("moving", "fixed")}
+    assert read(tmp_path / "l.csv", "sep=;\r\nmoving;fixed\r\na.nii;b.nii\r\n", **options) == wanted
+    assert read(tmp_path / "l.csv", "moving,fixed,,\na.nii,b.nii,,\n,,,\n", **options) == wanted
+    assert read(tmp_path / "l.tsv", "moving\tfixed\na.nii\tb.nii\n", **options) == wanted
+    assert read(tmp_path / "l.CSV", "\ufeff\ufeffmoving,fixed\na.nii,b.nii\n\x1a", **options) == wanted
+    assert read(tmp_path / "l.csv", '"moving","fixed"\n"a.nii","b.nii"\n', **options) == wanted
+    with pytest.raises(InputError, match="line 3: expected 2 cells"):
+        read(tmp_path / "l.csv", "sep=;\nmoving;fixed\na.nii\n", **options)
+    with pytest.raises(InputError, match="line 2: expected 2 cells"):
+        read(tmp_path / "l.csv", "moving,fixed,\na.nii,b.nii,c.nii\n", **options)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-32", "utf-16-le", "mac-roman"])
+def test_other_encodings_are_refused_by_name(tmp_path, encoding):
+    with pytest.raises(InputError, match=r"pairs .*l\.csv: expected text"):
+        read(tmp_path / "l.csv", "moving,fixed\nä.nii,b.nii\n", encoding)
+
+
+def test_a_home_that_nobody_has(tmp_path):
+    assert find_file(tmp_path / "l.txt", "~nobody-of-this-name/a.nii") == tmp_path / "~nobody-of-this-name" / "a.nii"
