@@ -74,7 +74,8 @@ def _image_figures(path: Path) -> dict[str, Any]:
     import numpy as np
 
     from fastreg.geometry.image import orientation
-    from fastreg.io.images import forms_distance_mm, load_image, open_nibabel
+    from fastreg.io.images import load_image
+    from fastreg.io.volumes import forms_distance_mm, open_nibabel, unit
 
     image = load_image(path, integers=True)
     header = None if path.suffix.lower() in (".npz", ".npy", ".png") else open_nibabel(path, "image")
@@ -90,6 +91,7 @@ def _image_figures(path: Path) -> dict[str, Any]:
         "maximum": finite.max().item() if finite.size else None,
         "not_finite_voxels": int(image.data.size - finite.size),
         "different_values": None if labels is None else len(labels),
+        "stored_unit": None if header is None else unit(header),
         "q_and_s_form_differ_by_mm": forms_distance_mm(header),
         "affine": image.affine.tolist(),
     }

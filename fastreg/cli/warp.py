@@ -83,7 +83,7 @@ class Warp:
             if self.compose:
                 save_warp(self.compose, warp, format=self.convert_to)
             if self.output and moved is not None:
-                save_image(self.output, moved, affine)
+                save_image(self.output, moved, affine, dtype=moved.dtype if moved.dtype.kind == "f" else None)
             if self.jacobian and jacobian is not None:
                 save_image(self.jacobian, jacobian, affine)
         if lines is not None and self.points_output:

@@ -13,7 +13,9 @@ from fastreg.geometry.image import Image, check_affine, spacing_mm
 from fastreg.geometry.transforms import LPS, Transform, Warp, decode, encode
 from fastreg.io import freesurfer
 from fastreg.io.affines import AFFINE_ENDINGS, load_affine
-from fastreg.io.images import open_nibabel, open_numpy, read_nibabel, save_nifti
+from fastreg.io.arrays import open_numpy
+from fastreg.io.images import save_nifti
+from fastreg.io.volumes import affine_mm, open_nibabel, read_nibabel
 from fastreg.utils.files import InputError, atomic, check_exists
 
 FORMATS = ("itk", "freesurfer", "fsl", "learn2reg", "npz")
@@ -148,7 +150,7 @@ def _load_nifti(path: Path, moving: Image | None, format: str) -> Warp:
     if data.ndim == 4 and data.shape[2:] == (1, 2):
         data = data[:, :, 0]
     ndim = _check_vectors(path, data.shape)
-    affine, moving_affine, shape = check_affine(image.affine, f"warp {path}"), None, None
+    affine, moving_affine, shape = check_affine(affine_mm(image), f"warp {path}"), None, None
     fixed_shape = data.shape[:-1]
     if format == "freesurfer":
         data, moving_affine, shape = freesurfer.unpack(path, image, data, affine)

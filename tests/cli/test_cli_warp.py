@@ -18,6 +18,7 @@ from fastreg.io.warps import load_warp, save_warp
 from fastreg.nn import checkpoint
 
 FIXED = np.array([[-1.2, 0.1, 0, 9], [0.1, 1.1, 0.2, -8], [0, -0.2, 1.5, -10], [0, 0, 0, 1.0]])
+FIXED[:3, :3] = np.linalg.qr(FIXED[:3, :3])[0] * [1.2, -1.1, 1.5]  # no shear, which ITK does not open
 MOVING = np.array([[0, 0, 1.1, -9], [1.3, 0, 0, -10], [0, -1.2, 0, 8], [0, 0, 0, 1.0]])
 SHAPE, MOVING_SHAPE = (14, 15, 13), (16, 13, 17)
 
@@ -85,6 +86,17 @@ def test_labels_stay_the_labels_they_were(folder, mode):
     assert fastreg("warp", *words) == 0
     assert set(np.unique(load_labels(folder / "out.nii.gz").data)) == {0, 5, 2**24 + 1}
     assert nibabel.load(folder / "out.nii.gz").get_data_dtype().kind == "i"
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.float64])
+@pytest.mark.parametrize("mode", ["nearest", "genericlabel"])
+def test_ids_beyond_float32_are_kept_in_any_dtype(folder, mode, dtype):
+    ids = np.random.default_rng(0).choice([0, 614454277, 576073733, 16777217], size=MOVING_SHAPE).astype(dtype)
+    nibabel.save(nibabel.Nifti1Image(ids, MOVING, dtype=ids.dtype), folder / "ids.nii.gz")
+    words = ("-i", folder / "ids.nii.gz", "-t", folder / "warp.nii.gz", "-o", folder / "out.nii.gz", "-n", mode)
+    assert fastreg("warp", *words) == 0
+    out = np.asarray(nibabel.load(folder / "out.nii.gz").dataobj)
+    assert set(np.unique(out).astype(np.int64)) == set(np.unique(ids).astype(np.int64))
 
 
 @pytest.mark.parametrize("space", ["ras", "lps", "voxel"])

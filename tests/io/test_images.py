@@ -1,5 +1,6 @@
 import gzip
 import itertools
+import struct
 import warnings
 
 import nibabel
@@ -225,15 +226,61 @@ def test_forms_that_disagree_warn(tmp_path):
 
 
 def test_what_we_write_never_warns(tmp_path):
-    sheared = OBLIQUE @ np.array([[1, 0.4, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    square = np.eye(4)
+    square[:3, :3] = np.linalg.qr(OBLIQUE[:3, :3])[0] * [1.2, 0.8, 3]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for affine in (OBLIQUE, sheared, np.diag([-1, 1, 3, 1])):
+        for affine in (square, np.diag([-1, 1, 3, 1])):
             save_image(tmp_path / "a.nii.gz", some(), affine)
             np.testing.assert_allclose(load_image(tmp_path / "a.nii.gz").affine, affine, atol=1e-5)
     header = nibabel.load(tmp_path / "a.nii.gz").header
     assert header["qform_code"] == header["sform_code"] == 1
     assert header.get_xyzt_units()[0] == "mm"
+
+
+def test_a_sheared_grid_is_read_with_a_word(tmp_path):
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.01
+    save_image(tmp_path / "a.nii.gz", some(), sheared)
+    with pytest.warns(UserWarning, match="axes are sheared: ITK, ANTs and Slicer cannot open it") as said:
+        np.testing.assert_allclose(load_image(tmp_path / "a.nii.gz").affine, sheared, atol=1e-7)
+    assert len([w for w in said if "shear" in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1)])
+@pytest.mark.parametrize("codes", [(1, 1), (0, 1), (1, 0)])
+def test_the_header_s_unit_is_applied_as_itk_does(tmp_path, unit, factor, codes):
+    affine = np.diag([25.0, 30, 35, 1])
+    affine[:3, 3] = [100, -200, 300]
+    image = nibabel.Nifti1Image(some(), affine)
+    image.set_sform(affine, codes[0])
+    image.set_qform(affine, codes[1])
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    loaded, theirs = load_image(tmp_path / "a.nii.gz"), sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    np.testing.assert_allclose(loaded.spacing_mm, theirs.GetSpacing(), rtol=1e-6)
+    np.testing.assert_allclose(loaded.affine[:3, 3] * [-1, -1, 1], theirs.GetOrigin(), rtol=1e-6)
+    np.testing.assert_allclose(load_image(nibabel.load(tmp_path / "a.nii.gz")).affine, loaded.affine)
+    np.testing.assert_allclose(loaded.affine[:3, 3], factor * affine[:3, 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.float64])
+def test_nearest_keeps_what_float32_cannot_hold(tmp_path, dtype):
+    labels = np.array([[[0, 614454277, 576073733], [16777217, 5, 0]]]).astype(dtype)
+    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4), dtype=labels.dtype), tmp_path / "a.nii.gz")
+    loaded = load_image(tmp_path / "a.nii.gz", integers=True)
+    np.testing.assert_array_equal(sample(loaded, torch.zeros(1, 3, *labels.shape), "nearest"), labels)
+    np.testing.assert_array_equal(load_labels(tmp_path / "a.nii.gz").data, labels)
+
+
+def test_scaled_integers_are_labels_exactly(tmp_path):
+    image = nibabel.Nifti1Image(np.array([[[0, 3, 8388609]]], np.int32), np.eye(4))
+    image.to_filename(tmp_path / "a.nii.gz")
+    content = bytearray(gzip.decompress((tmp_path / "a.nii.gz").read_bytes()))
+    content[112:120] = struct.pack("<2f", 2.0, 1.0)  # slope and intercept
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content))
+    for loaded in (load_image(tmp_path / "a.nii.gz", integers=True), load_labels(tmp_path / "a.nii.gz")):
+        np.testing.assert_array_equal(loaded.data, [[[1, 7, 16777219]]])
 
 
 def test_a_bad_ending_writes_nothing(tmp_path):
