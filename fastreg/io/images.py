@@ -141,7 +141,10 @@ def check_ending(path: str | Path, endings: tuple[str, ...] = (".nii", ".nii.gz"
 def save_nifti(
     path: str | Path, data: np.ndarray, affine: np.ndarray, *, intent: int = 0, extension: bytes | None = None
 ) -> None:
-    """Write `data` as it is to .nii or .nii.gz (NIfTI-2 where an axis needs it), in mm, q-form and s-form set; `extension` is FreeSurfer's."""
+    """Write `data` as it is to .nii or .nii.gz, in mm, q-form and s-form set; NIfTI-2 where an axis needs it.
+
+    `extension` is FreeSurfer's.
+    """
     check_ending(path, (".nii", ".nii.gz"))
     kind = nibabel.Nifti1Image if max(data.shape) <= _NIFTI1_AXIS else nibabel.Nifti2Image
     image = kind(data, affine, dtype=data.dtype)

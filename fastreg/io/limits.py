@@ -1,11 +1,11 @@
-"""What a file may claim: sizes are compared before memory is taken, so that a damaged header cannot ask for all of it."""
+"""What a file may claim: sizes are compared before memory is taken, for a damaged header asks for all of it."""
 
 from __future__ import annotations
 
 import gzip
 import math
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Any
 
 from fastreg.utils.files import InputError
 
@@ -46,7 +46,7 @@ def check_size(
     return size
 
 
-def read_to_end(stream: IO[bytes], name: str) -> None:
+def read_to_end(stream: Any, name: str) -> None:
     """Reads what is left of a gzip stream, whose checksum and length stand at its end.
 
     Raises:
@@ -65,7 +65,7 @@ def is_gzip(head: bytes) -> bool:
     return head[:2] == b"\x1f\x8b"
 
 
-def unpacked(stream: IO[bytes]) -> IO[bytes]:
+def unpacked(stream: IO[bytes]) -> Any:
     """The file's content: unpacked if it is gzip, whatever its name says."""
     head = stream.read(2)
     stream.seek(0)

@@ -89,11 +89,12 @@ def read_nibabel(image: Any, name: str) -> np.ndarray:
     try:
         data = np.asanyarray(image.dataobj)
         holder = (getattr(image, "file_map", None) or {}).get("image")
-        if isinstance(getattr(holder, "fileobj", None), gzip.GzipFile):
-            read_to_end(holder.fileobj, name)
+        stream = getattr(holder, "fileobj", None)
+        if isinstance(stream, gzip.GzipFile):
+            read_to_end(stream, name)
         elif holder is not None and holder.filename is not None and str(holder.filename).lower().endswith("gz"):
-            with gzip.open(holder.filename) as stream:
-                read_to_end(stream, name)
+            with gzip.open(holder.filename) as pair:
+                read_to_end(pair, name)
     except InputError:
         raise
     except Exception as error:  # as above
