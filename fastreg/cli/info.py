@@ -75,10 +75,11 @@ def _image_figures(path: Path) -> dict[str, Any]:
 
     from fastreg.geometry.image import orientation
     from fastreg.io.images import load_image
-    from fastreg.io.volumes import forms_distance_mm, open_nibabel, unit
+    from fastreg.io.volumes import close, forms_distance_mm, open_nibabel, unit
 
     image = load_image(path, integers=True)
     header = None if path.suffix.lower() in (".npz", ".npy", ".png") else open_nibabel(path, "image")
+    close(header)
     finite = image.data[np.isfinite(image.data)]
     labels = np.unique(image.data) if image.is_labels else None
     return {

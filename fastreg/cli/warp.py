@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -38,6 +39,9 @@ class Warp:
     """Write the moved image here."""
     interpolation: Annotated[Literal["linear", "nearest", "genericlabel"], Parameter(alias="-n")] = "linear"
     """For label maps: nearest, or genericlabel (the label with the largest linear weight)."""
+    background: float | None = None
+    """Value of what lies outside the moving image; if not given, 0, or the moving image's minimum where that is below
+    0: the air of a CT. The outermost voxels reach half a voxel outward, as in antsApplyTransforms."""
     points: Path | None = None
     """CSV of points of the fixed image (columns x, y, z), to be mapped into the moving image. For the other direction
     give the inverse warp."""
@@ -59,7 +63,7 @@ class Warp:
 
     def run(self) -> None:
         """Reads everything, computes everything, then writes."""
-        from fastreg.geometry.resample import sample
+        from fastreg.geometry.resample import background_of, sample_filled
         from fastreg.geometry.transforms import compose
         from fastreg.io.images import load_image, save_image
         from fastreg.io.points import load_points, save_text
@@ -78,7 +82,12 @@ class Warp:
                 raise InputError(f"moving image {self.moving}: {moving.ndim}-D, but the fixed grid is {len(shape)}-D")
             into = (affine, None) if moving is None else (moving.affine, moving.shape)
             warp = compose(transforms, affine, shape, *into)
-            moved = None if moving is None else sample(moving, warp.tensor(), self.interpolation)
+            moved = None
+            if moving is not None:
+                outside = self.background
+                if outside is None and self.interpolation != "genericlabel":
+                    outside = background_of(moving)
+                moved = sample_filled(moving, warp.tensor(), self.interpolation, outside)
             jacobian = warp.jacobian() if self.jacobian else None
             if self.compose:
                 save_warp(self.compose, warp, format=self.convert_to)
@@ -98,6 +107,8 @@ class Warp:
 
         if not (self.output or self.points or self.jacobian or self.compose):
             raise InputError("nothing to do: give --output, --points, --jacobian or --compose")
+        if self.background is not None and not math.isfinite(self.background):
+            raise InputError(f"--background: expected a finite number, got {self.background}")
         for wanted, given, why in (
             (self.output, self.moving, "--output needs --moving, the image to move"),
             (self.convert_to, self.compose, "--convert-to needs --compose, the file to write"),

@@ -15,7 +15,7 @@ import torch
 
 from fastreg.geometry import fields
 from fastreg.geometry.image import Image, affine_field, to_flow
-from fastreg.geometry.resample import sample
+from fastreg.geometry.resample import sample_filled
 from fastreg.ops.warp import warp as warp_op
 from fastreg.utils.files import InputError
 
@@ -156,7 +156,7 @@ def apply(
     shape: Sequence[int],
     *,
     mode: str = "linear",
-    padding: str = "zeros",
+    background: float | None = None,
 ) -> Image:
     """The moving image on the fixed grid of `affine` and `shape`, interpolated once.
 
@@ -166,9 +166,9 @@ def apply(
         affine: [4, 4], voxel -> RAS mm.
         shape: Of the fixed grid.
         mode: One of `fastreg.geometry.resample.INTERPOLATIONS`.
-        padding: What lies outside the moving image, as in `fastreg.warp`.
+        background: What lies outside the moving image, as in `fastreg.geometry.resample.sample_filled`.
     """
     if moving.ndim != len(shape):
         raise InputError(f"moving image: {moving.ndim}-D, but the fixed grid is {len(shape)}-D")
     warp = compose(transforms, affine, shape, moving.affine, moving.shape)
-    return Image(sample(moving, warp.tensor(), mode, padding), affine)
+    return Image(sample_filled(moving, warp.tensor(), mode, background), affine)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Sequence
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 from fastreg.utils.files import InputError
 
@@ -65,8 +66,8 @@ def is_gzip(head: bytes) -> bool:
     return head[:2] == b"\x1f\x8b"
 
 
-def unpacked(stream: IO[bytes]) -> Any:
-    """The file's content: unpacked if it is gzip, whatever its name says."""
-    head = stream.read(2)
-    stream.seek(0)
-    return gzip.GzipFile(fileobj=stream, mode="rb") if is_gzip(head) else stream
+def open_unpacked(path: Path) -> Any:
+    """The file's content as a stream: unpacked if it is gzip, whatever its name says."""
+    with path.open("rb") as file:
+        packed = is_gzip(file.read(2))
+    return gzip.open(path, "rb") if packed else path.open("rb")

@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from fastreg.geometry.image import spacing_mm
 from fastreg.io.foreign import foreign_image
-from fastreg.io.limits import check_size, is_gzip, read_to_end, unpacked
+from fastreg.io.limits import check_size, is_gzip, open_unpacked, read_to_end
 from fastreg.utils.files import InputError
 
 _UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
@@ -55,7 +55,7 @@ def open_nibabel(path: Path, what: str) -> Any:
 
 def _open(path: Path) -> Any:
     """By its first bytes, whatever its ending says; by nibabel's own loader where the voxels lie in a second file."""
-    stream = unpacked(path.open("rb"))
+    stream = open_unpacked(path)
     head = stream.read(540)
     stream.seek(0)
     kind = next((cls for cls, magic, at in _SINGLE_FILES if head[at : at + 4] == magic), None)
@@ -69,7 +69,13 @@ def _open(path: Path) -> Any:
         stream.close()
         return nibabel.load(path)
     holder = FileHolder(filename=str(path), fileobj=stream)
-    return kind.from_file_map({"image": holder, "header": holder}, mmap=False)
+    try:
+        image = kind.from_file_map({"image": holder, "header": holder}, mmap=False)
+    except BaseException:
+        stream.close()
+        raise
+    image._fastreg = True
+    return image
 
 
 def _check_claim(name: str, path: Path, shape: tuple[int, ...], itemsize: int, offset: int) -> None:
@@ -99,7 +105,16 @@ def read_nibabel(image: Any, name: str) -> np.ndarray:
         raise
     except Exception as error:  # as above
         raise unreadable(name, error) from error
+    finally:
+        close(image)
     return data
+
+
+def close(image: Any) -> None:
+    """Closes the file of an image that `open_nibabel` opened; its header stays."""
+    stream = getattr((getattr(image, "file_map", None) or {}).get("image"), "fileobj", None)
+    if stream is not None and getattr(image, "_fastreg", False):
+        stream.close()
 
 
 def unreadable(name: str, error: Exception) -> InputError:

@@ -51,6 +51,7 @@ def register(
     device: str | torch.device | None = None,
     inverse: bool = False,
     bidir: bool = False,
+    background: float | None = None,
     on_progress: Callable[[str, float], None] = lambda what, seconds: None,
 ) -> RegistrationResult:
     """Registers `moving` to `fixed`: linear alignment, then a network, an optimisation, or one after the other.
@@ -77,6 +78,8 @@ def register(
         device: Where it is computed; a GPU if there is one.
         inverse: Also find the inverse warp.
         bidir: The optimisation compares the images on both grids, by the warp and by its inverse, which is kept.
+        background: What lies outside the moving image in the moved one; None: 0, or the moving image's minimum where
+            that is below 0, as the air of a CT is.
         on_progress: Called with what was done and its seconds after each stage.
 
     Raises:
@@ -88,6 +91,8 @@ def register(
         raise InputError(f"metric: expected one of {', '.join(METRICS)}, got {metric}")
     if smoothness is not None and not 0 <= smoothness < math.inf:
         raise InputError(f"smoothness: expected a number of at least 0, got {smoothness}")
+    if background is not None and not math.isfinite(background):
+        raise InputError(f"background: expected a finite number, got {background}")
     inverse = inverse or (bidir and transform == "deformable")
     clock = _Clock(on_progress)
     device = pick_device(device)
@@ -151,7 +156,7 @@ def register(
     clock.lap("judge")
     log |= {"suspect": verdict.suspect, "measure": verdict.measure, "measure_before": round(verdict.before, 4)}
     log |= {"measure_after": round(verdict.after, 4), "overlap": round(verdict.overlap, 4)}
-    result = RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, verdict.suspect)
+    result = RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, verdict.suspect, background)
     result.log = {**log, **clock.laps}
     return result
 

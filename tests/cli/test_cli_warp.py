@@ -10,7 +10,7 @@ import torch
 from fastreg import RegistrationNet
 from fastreg.cli import main
 from fastreg.geometry.image import Image, affine_field
-from fastreg.geometry.resample import affine_flow, sample
+from fastreg.geometry.resample import affine_flow, sample_filled
 from fastreg.geometry.transforms import Affine, Warp, apply, compose, map_places
 from fastreg.io.affines import save_affine
 from fastreg.io.images import load_image, load_labels, save_image
@@ -76,8 +76,26 @@ def test_without_a_transform_the_headers_decide(folder):
     words = ("-i", folder / "moving.nii.gz", "-r", folder / "fixed.nii.gz", "-o", folder / "out.nii.gz")
     assert fastreg("warp", *words) == 0
     moving = load_image(folder / "moving.nii.gz")
-    expected = sample(moving, affine_flow(FIXED, SHAPE, MOVING))
+    expected = sample_filled(moving, affine_flow(FIXED, SHAPE, MOVING))
     np.testing.assert_allclose(load_image(folder / "out.nii.gz").data, expected, atol=1e-5)
+
+
+def test_outside_a_ct_lies_air_or_what_is_asked_for(folder):
+    hu = np.full((6, 6, 6), -1000, np.int16)
+    hu[1:5, 1:5, 1:5] = 40
+    save_image(folder / "ct.nii.gz", hu, np.diag([1.0, 1, 1, 1]))
+    save_image(folder / "grid.nii.gz", np.zeros((14, 6, 6), np.float32), np.eye(4))
+    words = ("-i", folder / "ct.nii.gz", "-r", folder / "grid.nii.gz", "-o", folder / "out.nii.gz", "--overwrite")
+    for extra, outside in (
+        ((), -1000),
+        (("-n", "nearest"), -1000),
+        (("-n", "genericlabel"), 0),
+        (("--background", -2048), -2048),
+        (("--background=7", "-n", "nearest"), 7),
+    ):
+        assert fastreg("warp", *words, *extra) == 0
+        out = np.asarray(nibabel.load(folder / "out.nii.gz").dataobj)
+        assert (out[6:] == outside).all() and (out[:6] == hu).all()
 
 
 @pytest.mark.parametrize("mode", ["nearest", "genericlabel"])
