@@ -58,6 +58,9 @@ class Warp:
     """Format of --compose; if not given, npz for .npz and itk for .nii.gz."""
     warp_format: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
     """Format of the warps that are read, where their headers do not tell."""
+    matrix: Literal["ras", "flirt"] | None = None
+    """What a transform that is a plain 4x4 matrix of numbers maps: ras, fixed RAS mm to moving RAS mm (NiftyReg); or
+    flirt, as FSL's flirt -omat writes it with --moving as -in and --reference as -ref."""
     overwrite: bool = False
     """Replace outputs that exist."""
 
@@ -74,7 +77,7 @@ class Warp:
         moving = None if self.moving is None else self._load_moving(self.moving)
         reference = None if self.reference is None else load_image(self.reference, what="reference image")
         table = None if self.points is None else load_points(self.points)
-        transforms = [self._load(name, moving) for name in self.transform]
+        transforms = [self._load(name, moving, reference) for name in self.transform]
         lines = None if table is None else self._moved_points(table, transforms, moving, reference)
         if self.output or self.jacobian or self.compose:
             affine, shape = _grid(transforms, reference)
@@ -131,7 +134,7 @@ class Warp:
             return load_labels(path, what="moving image")
         return load_image(path, what="moving image", integers=self.interpolation == "nearest")
 
-    def _load(self, name: str, moving: Image | None) -> Transform:
+    def _load(self, name: str, moving: Image | None, reference: Image | None) -> Transform:
         """A transform's file, or [FILE,1]."""
         from fastreg.geometry.transforms import Affine
         from fastreg.io.warps import load_transform
@@ -142,7 +145,7 @@ class Warp:
         )
         if inverted.strip() not in ("0", "1"):
             raise InputError(f"transform {name}: expected FILE or [FILE,1]")
-        transform = load_transform(path, moving=moving, format=self.warp_format)
+        transform = load_transform(path, fixed=reference, moving=moving, format=self.warp_format, matrix=self.matrix)
         if inverted.strip() == "0":
             return transform
         if not isinstance(transform, Affine):

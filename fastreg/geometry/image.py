@@ -79,6 +79,14 @@ def spacing_mm(affine: np.ndarray) -> tuple[float, ...]:
     return tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0))
 
 
+def fsl_frame(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """[4, 4], voxel -> FSL's coordinates: mm along the voxel axes, x from the other end where the determinant is > 0."""
+    frame = np.diag([*spacing_mm(affine), 1.0])
+    if np.linalg.det(affine[:3, :3]) > 0:
+        frame[0] = [-frame[0, 0], 0, 0, frame[0, 0] * (shape[0] - 1)]
+    return frame
+
+
 def orientation(affine: np.ndarray) -> str:
     """Where the axes point, to the nearest: "RAS", "LPI", ..."""
     return "".join(orientations.aff2axcodes(affine))

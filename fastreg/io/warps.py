@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from nibabel import Nifti1Header
 
-from fastreg.geometry.image import Image, check_affine, spacing_mm
+from fastreg.geometry.image import Image, check_affine, fsl_frame
 from fastreg.geometry.transforms import LPS, Transform, Warp, decode, encode
 from fastreg.io import freesurfer
 from fastreg.io.affines import AFFINE_ENDINGS, load_affine
 from fastreg.io.arrays import open_numpy
+from fastreg.io.foreign import foreign_transform
 from fastreg.io.images import save_nifti
 from fastreg.io.volumes import affine_mm, open_nibabel, read_nibabel
 from fastreg.utils.files import InputError, atomic, check_exists
@@ -31,10 +32,7 @@ def _frame(format: str, affine: np.ndarray, shape: Sequence[int] | None) -> np.n
         return affine
     if format == "fsl":
         assert shape is not None
-        frame = np.diag([*spacing_mm(affine), 1.0])
-        if np.linalg.det(affine[:3, :3]) > 0:  # FSL counts x from the other end
-            frame[0] = [-frame[0, 0], 0, 0, frame[0, 0] * (shape[0] - 1)]
-        return frame
+        return fsl_frame(affine, shape)
     return np.eye(4)
 
 
@@ -171,10 +169,20 @@ def _check_vectors(path: Path, shape: tuple[int, ...]) -> int:
     return shape[-1]
 
 
-def load_transform(path: str | Path, *, moving: Image | None = None, format: str | None = None) -> Transform:
+def load_transform(
+    path: str | Path,
+    *,
+    fixed: Image | None = None,
+    moving: Image | None = None,
+    format: str | None = None,
+    matrix: str | None = None,
+) -> Transform:
     """An affine for .mat, .tfm and .txt, a warp otherwise; see `load_affine` and `load_warp`."""
-    if str(path).endswith(AFFINE_ENDINGS):
-        return load_affine(path)
-    if str(path).endswith((".h5", ".xfm", ".lta")):
-        raise InputError(f"transform {path}: expected one of .nii, .nii.gz, .npz, {', '.join(AFFINE_ENDINGS)}")
+    path = Path(path)
+    if path.name.lower().endswith(AFFINE_ENDINGS):
+        return load_affine(path, matrix=matrix, fixed=fixed, moving=moving)
+    known = foreign_transform(path)
+    if known is not None:
+        endings = f".nii, .nii.gz, .npz, {', '.join(AFFINE_ENDINGS)}"
+        raise InputError(f"transform {path}: expected one of {endings}; this {known}")
     return load_warp(path, moving=moving, format=format)

@@ -32,7 +32,7 @@ class RegistrationResult:
     suspect: str | None = None
     """Why the result may be no better than its start, by a measure that was not optimised; None if nothing says so."""
     background: float | None = None
-    """What lies outside an image that is moved; None: 0, or its minimum where that is below 0. Outside labels lies 0."""
+    """What lies outside an image that is moved; None: 0, or its minimum where that is below 0. Of labels 0."""
     log: dict[str, Any] = field(default_factory=dict)
     """Seconds of every stage, and what was used."""
 
