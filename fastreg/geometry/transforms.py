@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fastreg.geometry import fields
-from fastreg.geometry.image import Image, affine_field, to_flow
+from fastreg.geometry.image import Image, affine_field, check_same_plane, to_flow
 from fastreg.geometry.resample import sample_filled
 from fastreg.ops.warp import warp as warp_op
 from fastreg.utils.files import InputError
@@ -137,6 +137,8 @@ def compose(
     moving_shape: Sequence[int] | None = None,
 ) -> Warp:
     """All `transforms` as one warp on the grid of `affine` and `shape`."""
+    if len(shape) == 2:
+        check_same_plane(affine, moving_affine)
     rest = list(transforms)
     places = affine_field(affine[:3], shape)
     if rest and isinstance(rest[0], Warp) and rest[0].fixed_shape == tuple(shape):

@@ -131,12 +131,13 @@ def _itk_text(path: Path, text: str) -> list[_Step]:
     if any(set(step) != {"Transform", "Parameters", "FixedParameters"} for step in steps):
         raise InputError(f"affine {path}: expected the lines Parameters and FixedParameters of every transform")
     try:
-        return [
-            (s["Transform"], *(np.array(s[key].split(), np.float64) for key in ("Parameters", "FixedParameters")))
-            for s in steps
-        ]
+        return [(s["Transform"], _numbers(s["Parameters"]), _numbers(s["FixedParameters"])) for s in steps]
     except ValueError as error:
         raise InputError(f"affine {path}: expected numbers as parameters ({error})") from error
+
+
+def _numbers(text: str) -> np.ndarray:
+    return np.array(text.split(), np.float64)
 
 
 def _matlab_vector(name: str, values: np.ndarray) -> bytes:
@@ -166,5 +167,7 @@ def _itk_matlab(path: Path, content: bytes) -> list[_Step]:
     if len(vectors) != 2 or vectors[1][0] != "fixed":
         raise InputError(f"affine {path}: expected one transform, got {[name for name, _ in vectors][:4]}")
     if vectors[0][0].startswith("CompositeTransform"):
-        raise InputError(f"affine {path}: ITK's .mat loses a composite's kinds; write it as .tfm")
+        raise InputError(
+            f"affine {path}: expected a single transform, for ITK's .mat loses a composite's kinds; write it as .tfm"
+        )
     return [(vectors[0][0], vectors[0][1], vectors[1][1])]

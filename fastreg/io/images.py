@@ -139,7 +139,13 @@ def check_ending(path: str | Path, endings: tuple[str, ...] = (".nii", ".nii.gz"
 
 
 def save_nifti(
-    path: str | Path, data: np.ndarray, affine: np.ndarray, *, intent: int = 0, extension: bytes | None = None
+    path: str | Path,
+    data: np.ndarray,
+    affine: np.ndarray,
+    *,
+    intent: int = 0,
+    extension: bytes | None = None,
+    description: str = "",
 ) -> None:
     """Write `data` as it is to .nii or .nii.gz, in mm, q-form and s-form set; NIfTI-2 where an axis needs it.
 
@@ -154,6 +160,7 @@ def save_nifti(
         image.set_qform(None, code=0)  # a q-form cannot say shear
     image.header.set_xyzt_units("mm")
     image.header["intent_code"] = intent
+    image.header["descrip"] = description
     if extension is not None:
         image.header.extensions.append(nibabel.nifti1.Nifti1Extension(14, extension))
     with atomic(path) as partial:

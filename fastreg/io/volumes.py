@@ -98,7 +98,7 @@ def read_nibabel(image: Any, name: str) -> np.ndarray:
         stream = getattr(holder, "fileobj", None)
         if isinstance(stream, gzip.GzipFile):
             read_to_end(stream, name)
-        elif holder is not None and holder.filename is not None and str(holder.filename).lower().endswith("gz"):
+        elif stream is None and holder is not None and str(holder.filename or "").lower().endswith("gz"):
             with gzip.open(holder.filename) as pair:
                 read_to_end(pair, name)
     except InputError:

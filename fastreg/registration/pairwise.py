@@ -16,7 +16,7 @@ from torch import Tensor
 from fastreg.data.intensity import normalised
 from fastreg.geometry import fields
 from fastreg.geometry.grid import Grid, on_grid, spacing_of, working_grid
-from fastreg.geometry.image import Image
+from fastreg.geometry.image import Image, check_same_plane
 from fastreg.geometry.resample import reorient
 from fastreg.geometry.transforms import Affine
 from fastreg.io.images import load_image
@@ -109,6 +109,8 @@ def register(
         if image.ndim != (ndim or fixed_image.ndim):
             wanted = f"the network is {ndim}-D" if ndim else f"the fixed image is {fixed_image.ndim}-D"
             raise InputError(f"{name} image: {wanted}, the image is {image.ndim}-D")
+    if fixed_image.ndim == 2:
+        check_same_plane(fixed_image.affine, moving_image.affine)
     for image, what in ((fixed_image, "fixed image"), (moving_image, "moving image")):
         _check_structure(image, what)
     for mask, image, what in zip(masks, (fixed_image, moving_image), ("fixed", "moving"), strict=True):

@@ -358,7 +358,7 @@ def test_flirt_s_matrix_maps_the_moving_to_the_fixed_image_in_fsl_s_coordinates(
         np.testing.assert_allclose((flirt @ [*into_moving(q), 1])[:3], into_fixed(np.array(p)), atol=1e-6)
     with pytest.raises(InputError, match="needs both images"):
         load_affine(tmp_path / "flirt.mat", matrix="flirt", moving=moving)
-    with pytest.raises(InputError, match="give --matrix ras .* or --matrix flirt"):
+    with pytest.raises(InputError, match=r"give --matrix ras .* or --matrix flirt"):
         load_affine(tmp_path / "flirt.mat")
     np.testing.assert_array_equal(load_affine(tmp_path / "flirt.mat", matrix="ras").matrix, flirt)
 
