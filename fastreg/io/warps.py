@@ -14,7 +14,18 @@ from fastreg.io.affines import AFFINE_ENDINGS, load_affine
 from fastreg.io.arrays import open_numpy
 from fastreg.io.foreign import foreign_transform
 from fastreg.io.images import save_nifti
-from fastreg.io.volumes import affine_mm, open_nibabel, read_nibabel
+from fastreg.io.volumes import affine_mm, open_nibabel, read_nibabel, unit_mm
+from fastreg.io.warp_kinds import (
+    FORMATS,
+    INTENTS,
+    MARK,
+    MARK_PLANE,
+    MARK_VOXELS,
+    detect_format,
+    differences,
+    frame,
+    header_text,
+)
 from fastreg.utils.files import InputError, atomic, check_exists
 
 

@@ -10,7 +10,8 @@ from fastreg.geometry.image import Image, affine_field
 from fastreg.geometry.transforms import Affine, Warp, apply, compose, map_places
 from fastreg.io.affines import load_affine, save_affine
 from fastreg.io.images import save_image
-from fastreg.io.warps import detect_format, load_transform, load_warp, save_warp
+from fastreg.io.warp_kinds import detect_format
+from fastreg.io.warps import load_transform, load_warp, save_warp
 from fastreg.utils.files import InputError
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
