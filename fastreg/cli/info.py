@@ -19,8 +19,8 @@ class Info:
     """
 
     file: Path
-    """The file: .nii, .nii.gz, .mgz, .npz, .npy, .png; .mat, .tfm, .txt; .safetensors; or general, the model that comes with
-    fastreg."""
+    """The file: .nii, .nii.gz, .mgz, .npz, .npy, .png; .mat, .tfm, .txt; .safetensors; or general, the model that
+    comes with fastreg."""
     moving: Annotated[Path | None, Parameter(alias="-i")] = field(default=None, kw_only=True)
     """The moving image of an FSL or Learn2Reg warp, without which its length in mm is not known."""
     json: bool = field(default=False, kw_only=True)

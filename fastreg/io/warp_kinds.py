@@ -57,6 +57,8 @@ def _format_of(image: Any, path: Path) -> str | None:
         raise InputError(f"warp {path}: FSL coefficients, expected a field: run fnirtfileutils --out first")
     if intent and header_text(image, "intent_name").startswith("NREG"):
         raise InputError(f"warp {path}: NiftyReg's warps are not read here; expected {', '.join(FORMATS)}")
+    if nifti and header_text(image, "descrip") == MARK_VOXELS:
+        return "learn2reg"
     if not _is_field(shape):
         return None
     if not nifti:
@@ -66,7 +68,7 @@ def _format_of(image: Any, path: Path) -> str | None:
         return named
     if len(shape) == 5:
         raise InputError(f"warp {path}: its header does not say the format; name it, one of {', '.join(FORMATS[:-1])}")
-    if header_text(image, "descrip") == MARK_VOXELS or re.match(r"disp_\d+_\d+\.nii", path.name):
+    if re.match(r"disp_\d+_\d+\.nii", path.name):
         return named
     return named if _can_be_voxels(image, path) else None
 
