@@ -38,7 +38,7 @@ def open_nibabel(path: Path, what: str) -> Any:
     if known is not None:
         raise InputError(f"{name}: {known}")
     try:
-        image = _open(path)
+        image = _open(path, name)
     except InputError:
         raise
     except Exception as error:  # what nibabel raises on a damaged header is of any kind
@@ -53,7 +53,7 @@ def open_nibabel(path: Path, what: str) -> Any:
     return image
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, name: str) -> Any:
     """By its first bytes, whatever its ending says; by nibabel's own loader where the voxels lie in a second file."""
     stream = open_unpacked(path)
     head = stream.read(540)
@@ -62,7 +62,7 @@ def _open(path: Path) -> Any:
     if kind is not None:
         header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)
         # Before nibabel reads all the header extensions that the offset leaves room for.
-        _check_claim("image", path, (int(header["vox_offset"]),), 1, 0)
+        _check_claim(name, path, (int(header["vox_offset"]),), 1, 0)
     elif path.name.lower().endswith((".mgh", ".mgz")):
         kind = nibabel.MGHImage
     if kind is None:
