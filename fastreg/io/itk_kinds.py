@@ -21,17 +21,18 @@ def itk_matrix(path: Path, kind: str, figures: np.ndarray, fixed: np.ndarray) ->
         InputError: a kind that is not linear or not known, another number of parameters than it has, figures that are
             not finite.
     """
+    said = repr(kind[:60])
     found = re.fullmatch(r"(\w+?)Transform(?:Base)?_(?:double|float)_([23])_\2", kind)
     name, n = (found[1], int(found[2])) if found else (kind, 3)
     known = _KINDS.get((name, n))
     if known is None:
         kinds = ", ".join(dict.fromkeys(name for name, _ in _KINDS))
-        raise InputError(f"affine {path}: expected a linear transform ({kinds}, or a composite of them), got {kind}")
+        raise InputError(f"affine {path}: expected a linear transform ({kinds}, or a composite of them), got {said}")
     count, parts = known
     if len(figures) != count:
-        raise InputError(f"affine {path}: expected {count} parameters of {kind}, got {len(figures)}")
+        raise InputError(f"affine {path}: expected {count} parameters of {said}, got {len(figures)}")
     if not (np.isfinite(figures).all() and np.isfinite(fixed).all()):
-        raise InputError(f"affine {path}: expected finite parameters of {kind}")
+        raise InputError(f"affine {path}: expected finite parameters of {said}")
     if name == "Euler3D":
         linear, translation, centre = _euler_3d(figures, zyx=bool(fixed[3:].any()))
     else:

@@ -52,7 +52,7 @@ def _chunks(content: bytes) -> tuple[bytes, bytes]:
         kind, data = content[position + 4 : position + 8], content[position + 8 : position + 8 + length]
         (checksum,) = struct.unpack_from(">I", content, position + 8 + length)
         if zlib.crc32(kind + data) != checksum:
-            raise ValueError(f"damaged chunk {kind.decode('ascii', 'replace')}")
+            raise ValueError(f"damaged chunk {kind!r}")
         if kind == b"IHDR":
             header = data
         elif kind == b"IDAT":

@@ -142,8 +142,11 @@ def unit_mm(image: Any) -> float:
 
 def affine_mm(image: Any) -> Any:
     """[4, 4], voxel -> RAS mm, of a nibabel image, whatever its header's unit."""
-    scale = np.diag([unit_mm(image)] * 3 + [1.0])
-    return image.affine if image.affine is None else scale @ np.asarray(image.affine, np.float64)
+    if image.affine is None:
+        return None
+    affine = np.array(image.affine, np.float64)
+    affine[:3] *= unit_mm(image)
+    return affine
 
 
 def forms_distance_mm(image: Any) -> float | None:

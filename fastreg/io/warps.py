@@ -89,7 +89,8 @@ def load_warp(path: str | Path, *, moving: Image | None = None, format: str | No
             f"warp {path}: expected a displacement field [X, Y, Z, 1, 3] or [X, Y, Z, 3], got an image or a series; "
             "--warp-format names what its header does not say"
         )
-    warp = _load_npz(path, moving) if format == "npz" else _load_nifti(path, moving, format, known)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is counted below
+        warp = _load_npz(path, moving) if format == "npz" else _load_nifti(path, moving, format, known)
     bad = int((~np.isfinite(warp.flow)).any(-1).sum())
     if bad:
         raise InputError(f"warp {path}: expected finite displacements, got {bad} voxels with NaN or infinity")
@@ -118,7 +119,10 @@ def _load_npz(path: Path, moving: Image | None) -> Warp:
 def _load_nifti(path: Path, moving: Image | None, format: str, known: bool) -> Warp:
     """`known`: the user named the format."""
     image = open_nibabel(path, "warp")
-    data = np.asarray(read_nibabel(image, f"warp {path}"), np.float64)
+    data = read_nibabel(image, f"warp {path}")
+    if data.dtype.kind not in "iuf":
+        raise InputError(f"warp {path}: expected displacements, real numbers, got {data.dtype}")
+    data = data.astype(np.float64)
     affine = check_affine(affine_mm(image), f"warp {path}")
     mark = header_text(image, "descrip")
     if data.ndim == 5 and data.shape[3] == 1:

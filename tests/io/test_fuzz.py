@@ -16,7 +16,7 @@ import pytest
 
 from fastreg.geometry.transforms import Affine, Warp
 from fastreg.io.affines import load_affine, save_affine
-from fastreg.io.images import load_image, load_labels, save_image
+from fastreg.io.images import load_image, load_labels
 from fastreg.io.labels import read_structures
 from fastreg.io.points import load_points
 from fastreg.io.warp_kinds import detect_format
