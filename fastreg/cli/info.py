@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,8 +19,8 @@ class Info:
     """
 
     file: Path
-    """The file: .nii, .nii.gz, .mgz, .npz, .npy; .mat, .tfm, .txt; .safetensors; or general, the model that comes with
-    fastreg."""
+    """The file: .nii, .nii.gz, .mgz, .npz, .npy, .png; .mat, .tfm, .txt; .safetensors; or general, the model that
+    comes with fastreg."""
     moving: Annotated[Path | None, Parameter(alias="-i")] = field(default=None, kw_only=True)
     """The moving image of an FSL or Learn2Reg warp, without which its length in mm is not known."""
     json: bool = field(default=False, kw_only=True)
@@ -37,7 +38,7 @@ class Info:
 
     def _figures(self) -> dict[str, Any]:
         from fastreg.io.affines import AFFINE_ENDINGS
-        from fastreg.io.warps import detect_format
+        from fastreg.io.warp_kinds import detect_format
         from fastreg.nn.checkpoint import MODELS, read_header
         from fastreg.utils.files import check_exists
 
@@ -73,11 +74,25 @@ def _affine_figures(path: Path) -> dict[str, Any]:
 def _image_figures(path: Path) -> dict[str, Any]:
     import numpy as np
 
-    from fastreg.geometry.image import orientation
-    from fastreg.io.images import forms_distance_mm, load_image, open_nibabel
+    from fastreg.geometry.image import check_affine, orientation, spacing_mm
+    from fastreg.io.images import load_image
+    from fastreg.io.volumes import affine_mm, close, forms_distance_mm, open_nibabel, unit
 
-    image = load_image(path, integers=True)
     header = None if path.suffix.lower() in (".npz", ".npy", ".png") else open_nibabel(path, "image")
+    close(header)
+    if header is not None and len(header.shape) > 3 and math.prod(header.shape[3:]) > 1:
+        volumes = math.prod(header.shape[3:])
+        affine = check_affine(affine_mm(header), f"image {path}")
+        return {
+            "kind": f"series of {volumes} volumes: commands take one volume, or the mean of all",
+            "shape": list(header.shape),
+            "volumes": volumes,
+            "spacing_mm": list(spacing_mm(affine)),
+            "orientation": orientation(affine),
+            "stored_as": str(header.get_data_dtype()),
+            "affine": affine.tolist(),
+        }
+    image = load_image(path, integers=True)
     finite = image.data[np.isfinite(image.data)]
     labels = np.unique(image.data) if image.is_labels else None
     return {
@@ -90,6 +105,7 @@ def _image_figures(path: Path) -> dict[str, Any]:
         "maximum": finite.max().item() if finite.size else None,
         "not_finite_voxels": int(image.data.size - finite.size),
         "different_values": None if labels is None else len(labels),
+        "stored_unit": None if header is None else unit(header),
         "q_and_s_form_differ_by_mm": forms_distance_mm(header),
         "affine": image.affine.tolist(),
     }

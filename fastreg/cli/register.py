@@ -94,6 +94,9 @@ class Register:
     """Weight of the smoothness penalty in the optimisation; if not given, what suits the metric (LNCC: 1.5)."""
     bidir: bool = False
     """Compare the images on the moving image's grid too, by the inverse warp, so that neither image is preferred."""
+    background: float | None = None
+    """Value of the moved image where the moving one does not reach; if not given, 0, or the moving image's minimum
+    where that is below 0: the air of a CT."""
     mask_fixed: Path | None = None
     """Mask of the fixed image: only what is above 0 counts."""
     mask_moving: Path | None = None
@@ -137,6 +140,7 @@ class Register:
             "metric": self.metric,
             "smoothness": self.smoothness,
             "bidir": self.bidir,
+            "background": self.background,
         }
         return options if self.levels is None else {**options, "stages": read_stages(self.levels)}
 

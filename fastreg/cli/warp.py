@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -38,6 +39,9 @@ class Warp:
     """Write the moved image here."""
     interpolation: Annotated[Literal["linear", "nearest", "genericlabel"], Parameter(alias="-n")] = "linear"
     """For label maps: nearest, or genericlabel (the label with the largest linear weight)."""
+    background: float | None = None
+    """Value of what lies outside the moving image; if not given, 0, or the moving image's minimum where that is below
+    0: the air of a CT. The outermost voxels reach half a voxel outward, as in antsApplyTransforms."""
     points: Path | None = None
     """CSV of points of the fixed image (columns x, y, z), to be mapped into the moving image. For the other direction
     give the inverse warp."""
@@ -54,12 +58,15 @@ class Warp:
     """Format of --compose; if not given, npz for .npz and itk for .nii.gz."""
     warp_format: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
     """Format of the warps that are read, where their headers do not tell."""
+    matrix: Literal["ras", "flirt"] | None = None
+    """What a transform that is a plain 4x4 matrix of numbers maps: ras, fixed RAS mm to moving RAS mm (NiftyReg); or
+    flirt, as FSL's flirt -omat writes it with --moving as -in and --reference as -ref."""
     overwrite: bool = False
     """Replace outputs that exist."""
 
     def run(self) -> None:
         """Reads everything, computes everything, then writes."""
-        from fastreg.geometry.resample import sample
+        from fastreg.geometry.resample import background_of, sample_filled
         from fastreg.geometry.transforms import compose
         from fastreg.io.images import load_image, save_image
         from fastreg.io.points import load_points, save_text
@@ -70,7 +77,7 @@ class Warp:
         moving = None if self.moving is None else self._load_moving(self.moving)
         reference = None if self.reference is None else load_image(self.reference, what="reference image")
         table = None if self.points is None else load_points(self.points)
-        transforms = [self._load(name, moving) for name in self.transform]
+        transforms = [self._load(name, moving, reference) for name in self.transform]
         lines = None if table is None else self._moved_points(table, transforms, moving, reference)
         if self.output or self.jacobian or self.compose:
             affine, shape = _grid(transforms, reference)
@@ -78,12 +85,17 @@ class Warp:
                 raise InputError(f"moving image {self.moving}: {moving.ndim}-D, but the fixed grid is {len(shape)}-D")
             into = (affine, None) if moving is None else (moving.affine, moving.shape)
             warp = compose(transforms, affine, shape, *into)
-            moved = None if moving is None else sample(moving, warp.tensor(), self.interpolation)
+            moved = None
+            if moving is not None:
+                outside = self.background
+                if outside is None and self.interpolation != "genericlabel":
+                    outside = background_of(moving)
+                moved = sample_filled(moving, warp.tensor(), self.interpolation, outside)
             jacobian = warp.jacobian() if self.jacobian else None
             if self.compose:
                 save_warp(self.compose, warp, format=self.convert_to)
             if self.output and moved is not None:
-                save_image(self.output, moved, affine)
+                save_image(self.output, moved, affine, dtype=moved.dtype if moved.dtype.kind == "f" else None)
             if self.jacobian and jacobian is not None:
                 save_image(self.jacobian, jacobian, affine)
         if lines is not None and self.points_output:
@@ -98,6 +110,8 @@ class Warp:
 
         if not (self.output or self.points or self.jacobian or self.compose):
             raise InputError("nothing to do: give --output, --points, --jacobian or --compose")
+        if self.background is not None and not math.isfinite(self.background):
+            raise InputError(f"--background: expected a finite number, got {self.background}")
         for wanted, given, why in (
             (self.output, self.moving, "--output needs --moving, the image to move"),
             (self.convert_to, self.compose, "--convert-to needs --compose, the file to write"),
@@ -120,7 +134,7 @@ class Warp:
             return load_labels(path, what="moving image")
         return load_image(path, what="moving image", integers=self.interpolation == "nearest")
 
-    def _load(self, name: str, moving: Image | None) -> Transform:
+    def _load(self, name: str, moving: Image | None, reference: Image | None) -> Transform:
         """A transform's file, or [FILE,1]."""
         from fastreg.geometry.transforms import Affine
         from fastreg.io.warps import load_transform
@@ -131,7 +145,7 @@ class Warp:
         )
         if inverted.strip() not in ("0", "1"):
             raise InputError(f"transform {name}: expected FILE or [FILE,1]")
-        transform = load_transform(path, moving=moving, format=self.warp_format)
+        transform = load_transform(path, fixed=reference, moving=moving, format=self.warp_format, matrix=self.matrix)
         if inverted.strip() == "0":
             return transform
         if not isinstance(transform, Affine):

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastreg.evaluation import metrics
 from fastreg.geometry.image import Image
-from fastreg.geometry.resample import resample_to_grid, sample
+from fastreg.geometry.resample import resample_to_grid, sample_filled
 from fastreg.geometry.transforms import Warp
 from fastreg.io.images import load_image, load_labels
 from fastreg.io.points import from_ras, load_points, to_ras
@@ -137,7 +137,7 @@ def _moved_labels(given: Pair, fixed: Image, moving: Image | None, warp: Warp | 
     if moving.ndim != warp.ndim:
         raise InputError(f"moving labels: {moving.ndim}-D, but the warp is {warp.ndim}-D")
     onto = warp.onto(moving.affine, moving.shape)
-    return Image(sample(moving, onto.tensor(), "nearest"), fixed.affine)
+    return Image(sample_filled(moving, onto.tensor(), "nearest"), fixed.affine)
 
 
 def _in_place(moving: Image, fixed: Image) -> Image:

@@ -79,6 +79,14 @@ def spacing_mm(affine: np.ndarray) -> tuple[float, ...]:
     return tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0))
 
 
+def fsl_frame(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """[4, 4], voxel -> FSL's coordinates: mm along the voxel axes, x from the other end if the determinant is > 0."""
+    frame = np.diag([*spacing_mm(affine), 1.0])
+    if np.linalg.det(affine[:3, :3]) > 0:
+        frame[0] = [-frame[0, 0], 0, 0, frame[0, 0] * (shape[0] - 1)]
+    return frame
+
+
 def orientation(affine: np.ndarray) -> str:
     """Where the axes point, to the nearest: "RAS", "LPI", ..."""
     return "".join(orientations.aff2axcodes(affine))
@@ -92,6 +100,22 @@ def affine_field(matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         ends[axis] = length
         field = field + np.outer(np.arange(length), matrix[:, axis]).reshape(*ends, len(matrix))
     return field
+
+
+def in_plane(affine: np.ndarray) -> bool:
+    """Whether the axes i and j of a grid stay in the world's x-y plane, so that a 2-D world holds its displacements."""
+    return bool(np.abs(affine[2, :2]).max() < 1e-6 * np.linalg.norm(affine[:3, :2]))
+
+
+def check_same_plane(fixed: np.ndarray, moving: np.ndarray) -> None:
+    """InputError where two 2-D grids lie in planes of different directions, such as a coronal and an axial one."""
+    across = np.linalg.inv(moving)[2] @ fixed  # how far along the moving image's third axis the fixed ones lead
+    tilt = np.abs(across[:2]) * np.linalg.norm(moving[:3, 2]) / np.linalg.norm(fixed[:3, :2], axis=0)
+    if tilt.max() > 0.05:
+        raise InputError(
+            f"2-D images: expected planes of one direction, got {orientation(fixed)} and {orientation(moving)} "
+            f"(the fixed and the moving image), {np.degrees(np.arcsin(min(1.0, tilt.max()))):.0f} degrees apart"
+        )
 
 
 def to_flow(field: np.ndarray) -> torch.Tensor:

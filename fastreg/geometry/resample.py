@@ -102,11 +102,62 @@ def smooth(image: Image, sigma_voxels: Sequence[float] | np.ndarray) -> Image:
     return replace(image, data=np.ascontiguousarray(data.numpy()))
 
 
+def background_of(image: Image) -> float:
+    """What lies outside intensities: 0, or their minimum where that is below 0, which in a CT is air."""
+    finite = image.data if image.is_labels else image.data[np.isfinite(image.data)]
+    return float(min(finite.min(), 0)) if finite.size else 0.0
+
+
+def sample_filled(
+    image: Image, flow: torch.Tensor, mode: str = "linear", background: float | None = None
+) -> np.ndarray:
+    """``image(p + flow(p))`` by ITK's rules, those of files: as `sample`, but for what lies outside and half-way.
+
+    The outermost voxels reach half a voxel outward, and `background` lies beyond; "nearest" takes the upper of two
+    voxels that are equally near.
+
+    Args:
+        image: Intensities or labels.
+        flow: [1, ndim, *grid], in voxels of the image.
+        mode: One of `INTERPOLATIONS`.
+        background: A value; None is 0 for label maps and `background_of` for intensities.
+
+    Raises:
+        InputError: a background that is no whole number where the voxels are integers.
+    """
+    if background is None:
+        background = 0.0 if image.is_labels or mode == "genericlabel" else background_of(image)
+    inside = np.ones(flow.shape[2:], bool)
+    flat = np.zeros(flow.shape[2:], np.int64)
+    for axis, length in enumerate(image.shape):
+        ends = [1] * image.ndim
+        ends[axis] = -1
+        place = flow[0, axis].numpy() + np.arange(flow.shape[2 + axis], dtype=np.float64).reshape(ends)
+        inside &= (place >= -0.5) & (place < length - 0.5)
+        if mode == "nearest":
+            np.clip(np.floor(place + 0.5, out=place), 0, length - 1, out=place)
+            flat = flat * length + np.nan_to_num(place).astype(np.int64)
+    values = image.data.reshape(-1)[flat] if mode == "nearest" else sample(image, flow, mode, "border")
+    return _replaced(values, ~inside, background)
+
+
+def _replaced(values: np.ndarray, where: np.ndarray, background: float) -> np.ndarray:
+    """The values, `background` where it is wanted; integers stay integers, in a wider type if it needs one."""
+    if values.dtype.kind != "f":
+        if not float(background).is_integer():
+            raise InputError(f"background: expected a whole number for an image of integers, got {background:g}")
+        if values.dtype.kind == "b" or not np.iinfo(values.dtype).min <= background <= np.iinfo(values.dtype).max:
+            values = values.astype(np.int64)
+    values[where] = background
+    return values
+
+
 def sample(image: Image, flow: torch.Tensor, mode: str = "linear", padding: str = "zeros") -> np.ndarray:
     """``image(p + flow(p))`` for every voxel p of the flow [1, ndim, *grid].
 
     "linear" gives float32; "nearest" and "genericlabel" (the label with the largest linear weight; ties to the smaller
-    label) keep the dtype, and integers exactly.
+    label) keep the dtype, and integers exactly. What lies outside is as in `fastreg.warp`; `sample_filled` has the rule
+    for files.
     """
     if mode not in INTERPOLATIONS:
         raise InputError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}, got {mode}")

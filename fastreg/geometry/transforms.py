@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from fastreg.geometry import fields
-from fastreg.geometry.image import Image, affine_field, to_flow
-from fastreg.geometry.resample import sample
+from fastreg.geometry.image import Image, affine_field, check_same_plane, to_flow
+from fastreg.geometry.resample import sample_filled
 from fastreg.ops.warp import warp as warp_op
 from fastreg.utils.files import InputError
 
@@ -137,6 +137,8 @@ def compose(
     moving_shape: Sequence[int] | None = None,
 ) -> Warp:
     """All `transforms` as one warp on the grid of `affine` and `shape`."""
+    if len(shape) == 2:
+        check_same_plane(affine, moving_affine)
     rest = list(transforms)
     places = affine_field(affine[:3], shape)
     if rest and isinstance(rest[0], Warp) and rest[0].fixed_shape == tuple(shape):
@@ -156,7 +158,7 @@ def apply(
     shape: Sequence[int],
     *,
     mode: str = "linear",
-    padding: str = "zeros",
+    background: float | None = None,
 ) -> Image:
     """The moving image on the fixed grid of `affine` and `shape`, interpolated once.
 
@@ -166,9 +168,9 @@ def apply(
         affine: [4, 4], voxel -> RAS mm.
         shape: Of the fixed grid.
         mode: One of `fastreg.geometry.resample.INTERPOLATIONS`.
-        padding: What lies outside the moving image, as in `fastreg.warp`.
+        background: What lies outside the moving image, as in `fastreg.geometry.resample.sample_filled`.
     """
     if moving.ndim != len(shape):
         raise InputError(f"moving image: {moving.ndim}-D, but the fixed grid is {len(shape)}-D")
     warp = compose(transforms, affine, shape, moving.affine, moving.shape)
-    return Image(sample(moving, warp.tensor(), mode, padding), affine)
+    return Image(sample_filled(moving, warp.tensor(), mode, background), affine)

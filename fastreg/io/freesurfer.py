@@ -90,5 +90,7 @@ def _tags(content: bytes) -> dict[int, bytes]:
     while at + 12 <= len(content):
         tag, length = struct.unpack_from(">iq", content, at)
         tags[tag] = content[at + 12 : at + 12 + length]
-        at += 12 + max(0, length)
+        if length < 0:
+            break
+        at += 12 + length
     return tags

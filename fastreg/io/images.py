@@ -1,29 +1,23 @@
-"""Images in and out, and their geometry: orientation, resampling, padding.
+"""Images and label maps from files and other sources, and to files.
 
 Axes are those on disk (i, j, k). Affines are 4x4, voxel -> RAS mm, in float64; a 2-D image lies in its slice k = 0.
 """
 
 from __future__ import annotations
 
-import itertools
-import warnings
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import SpatialImage
 
 from fastreg.geometry.image import Image, check_affine, named, owned, spacing_mm
+from fastreg.io.arrays import read_image_array
+from fastreg.io.foreign import foreign_image
 from fastreg.io.png import read_png
+from fastreg.io.volumes import affine_mm, forms_distance_mm, open_nibabel, read_nibabel, warn_of_header
 from fastreg.utils.files import InputError, atomic, check_exists
-
-ARRAY_KEYS = ("vol", "seg", "vol_data", "data", "image", "labels", "arr_0")
-"""Where an .npz file keeps its array, in the order tried; the first three are VoxelMorph's."""
-_NOT_READABLE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError)
 
 
 def load_image(source: Any, *, what: str = "image", ndim: int | None = None, integers: bool = False) -> Image:
@@ -34,15 +28,20 @@ def load_image(source: Any, *, what: str = "image", ndim: int | None = None, int
             (identity affine) or an `Image`.
         what: What the image is to the user, for messages: "fixed image".
         ndim: 2 takes [X, Y, 1] as [X, Y]; 3 takes [X, Y] as [X, Y, 1]; None leaves it as it is.
-        integers: Voxels that are integers on disk, and not scaled, stay so.
+        integers: Voxels that float32 may not hold, integers and float64, stay what they are on disk: for `nearest`.
 
     Raises:
-        InputError: no file, not an image or broken, more than 3 axes, colours, no voxels, a singular affine.
+        InputError: no file, not an image or broken, more than 3 axes, colours,
+            more than the file can hold or than 16 GiB, no voxels, a singular affine.
     """
     data, affine, path = _read(source, what, ndim)
     if integers and data.dtype.kind in "iub":
         return Image(owned(data), affine, path)
-    return Image(np.array(data, np.float32, order="C"), affine, path)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        single = np.array(data, np.float32, order="C")
+    if integers and data.dtype.itemsize > 4 and not np.array_equal(single, data, equal_nan=True):
+        return Image(np.array(data, np.float64, order="C"), affine, path)
+    return Image(single, affine, path)
 
 
 def load_labels(source: Any, *, what: str = "label map", ndim: int | None = None) -> Image:
@@ -62,7 +61,7 @@ def load_labels(source: Any, *, what: str = "label map", ndim: int | None = None
 
 def _read(source: Any, what: str, ndim: int | None) -> tuple[np.ndarray, np.ndarray, Path | None]:
     """Data (scaled), affine, path."""
-    data, affine, path = _open(source, what)
+    data, affine, path, image = _open(source, what)
     name = named(what, path)
     if data.dtype.names is not None or data.dtype.kind not in "iufb":
         kind = "colours (RGB)" if data.dtype.names else f"{data.dtype} voxels"
@@ -78,86 +77,30 @@ def _read(source: Any, what: str, ndim: int | None) -> tuple[np.ndarray, np.ndar
         raise InputError(f"{name}: expected {ndim or '2-D or 3'}-D, got {len(shape)}-D of shape {shape}")
     if data.size == 0:
         raise InputError(f"{name}: expected voxels, got an empty image of shape {shape}")
-    return data, check_affine(affine, name), path
+    affine = check_affine(affine, name)
+    if image is not None:
+        warn_of_header(image, affine, name)
+    return data, affine, path
 
 
-def _open(source: Any, what: str) -> tuple[np.ndarray, Any, Path | None]:
+def _open(source: Any, what: str) -> tuple[np.ndarray, Any, Path | None, SpatialImage | None]:
+    """Data, affine, path, and the nibabel image whose header says more."""
     path = None
     if isinstance(source, str | Path):
-        path = check_exists(source, what)
-        if path.suffix in (".npz", ".npy"):
-            return (*_read_numpy(path, what), path)
+        path = Path(source)
+        if path.is_dir():
+            raise InputError(f"{what} {path}: {foreign_image(path)}")
+        check_exists(path, what)
+        if path.suffix.lower() in (".npz", ".npy"):
+            return (*read_image_array(path, what), path, None)
         if path.suffix.lower() == ".png":
-            return read_png(path, what), np.eye(4), path
+            return read_png(path, what), np.eye(4), path, None
         source = open_nibabel(path, what)
     elif isinstance(source, Image):
-        return source.data, source.affine, source.path
+        return source.data, source.affine, source.path, None
     elif not isinstance(source, SpatialImage):
-        return np.asarray(source), np.eye(4), None
-    _warn_if_forms_disagree(source, named(what, path))
-    return read_nibabel(source, named(what, path)), source.affine, path
-
-
-def open_nibabel(path: Path, what: str) -> Any:
-    """The file as a nibabel image, its voxels not read yet; InputError if it is none."""
-    try:
-        image = nibabel.load(path)
-    except _NOT_READABLE as error:
-        raise _unreadable(f"{what} {path}", error) from error
-    if not isinstance(image, SpatialImage):
-        raise InputError(f"{what} {path}: expected an image, got {type(image).__name__}")
-    return image
-
-
-def read_nibabel(image: Any, name: str) -> np.ndarray:
-    """The voxels of a nibabel image, scaled; InputError if the file is cut short or broken."""
-    try:
-        return np.asanyarray(image.dataobj)
-    except _NOT_READABLE as error:
-        raise _unreadable(name, error) from error
-
-
-def _unreadable(name: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{name}: not an image that can be read, or cut short ({reason})")
-
-
-def _read_numpy(path: Path, what: str) -> tuple[np.ndarray, np.ndarray]:
-    archive = open_numpy(path, what)
-    key = next((key for key in ARRAY_KEYS if key in archive), None)
-    if key is None:
-        raise InputError(f"{what} {path}: expected an array named {' or '.join(ARRAY_KEYS[:3])}, got {list(archive)}")
-    return archive[key], archive.get("affine", np.eye(4))
-
-
-def open_numpy(path: Path, what: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name; an .npy file is one array, "arr_0"."""
-    try:
-        content = np.load(path, allow_pickle=False)
-        return {"arr_0": content} if isinstance(content, np.ndarray) else dict(content)
-    except (*_NOT_READABLE, zipfile.BadZipFile) as error:
-        raise _unreadable(f"{what} {path}", error) from error
-
-
-def forms_distance_mm(image: Any) -> float | None:
-    """How far q-form and s-form put a corner of the grid apart; None unless the header has both."""
-    header = getattr(image, "header", None)
-    if not isinstance(header, nibabel.Nifti1Header) or not (header["qform_code"] > 0 and header["sform_code"] > 0):
-        return None
-    try:
-        difference = header.get_qform() - header.get_sform()
-    except (HeaderDataError, ValueError):
-        return float("inf")
-    ends = [(0, length - 1) for length in (*image.shape, 1, 1)[:3]]
-    corners = np.array([(*corner, 1) for corner in itertools.product(*ends)])
-    return float(np.linalg.norm(corners @ difference[:3].T, axis=1).max())
-
-
-def _warn_if_forms_disagree(image: Any, name: str) -> None:
-    distance = forms_distance_mm(image)
-    if distance is not None and distance > 0.05 * min(spacing_mm(image.affine)):
-        text = f"{name}: its q-form and s-form disagree by up to {distance:.3g} mm; the s-form is used"
-        warnings.warn(text, UserWarning, stacklevel=5)
+        return np.asarray(source), np.eye(4), None, None
+    return read_nibabel(source, named(what, path)), affine_mm(source), path, source
 
 
 def save_image(
@@ -178,9 +121,10 @@ def save_image(
         data = data.data
     check_ending(path)
     affine = check_affine(affine, f"output {path}")
-    data = _smallest(data) if data.dtype.kind in "iub" else data.astype(np.float32, copy=False)
     if dtype is not None:
-        data = data.astype(dtype)
+        data = data.astype(dtype, copy=False)
+    else:
+        data = _smallest(data) if data.dtype.kind in "iub" else data.astype(np.float32, copy=False)
     if Path(path).suffix == ".npz":
         with atomic(path) as partial:
             np.savez_compressed(partial, vol=data, affine=affine)
@@ -195,21 +139,36 @@ def check_ending(path: str | Path, endings: tuple[str, ...] = (".nii", ".nii.gz"
 
 
 def save_nifti(
-    path: str | Path, data: np.ndarray, affine: np.ndarray, *, intent: int = 0, extension: bytes | None = None
+    path: str | Path,
+    data: np.ndarray,
+    affine: np.ndarray,
+    *,
+    intent: int = 0,
+    extension: bytes | None = None,
+    description: str = "",
 ) -> None:
-    """Write `data` as it is to .nii or .nii.gz, in mm, q-form and s-form set; `extension` is FreeSurfer's."""
+    """Write `data` as it is to .nii or .nii.gz, in mm, q-form and s-form set; NIfTI-2 where an axis needs it.
+
+    `extension` is FreeSurfer's.
+    """
     check_ending(path, (".nii", ".nii.gz"))
-    image = nibabel.Nifti1Image(data, affine, dtype=data.dtype)
+    kind = nibabel.Nifti1Image if max(data.shape) <= _NIFTI1_AXIS else nibabel.Nifti2Image
+    image = kind(data, affine, dtype=data.dtype)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     if (forms_distance_mm(image) or 0) > 1e-3 * min(spacing_mm(affine)):
         image.set_qform(None, code=0)  # a q-form cannot say shear
     image.header.set_xyzt_units("mm")
     image.header["intent_code"] = intent
+    image.header["descrip"] = description
     if extension is not None:
         image.header.extensions.append(nibabel.nifti1.Nifti1Extension(14, extension))
     with atomic(path) as partial:
         nibabel.save(image, partial)
+
+
+_NIFTI1_AXIS = 32767
+"""The longest axis that NIfTI-1 can say, in 16 bits; beyond it files are NIfTI-2."""
 
 
 def _smallest(labels: np.ndarray) -> np.ndarray:

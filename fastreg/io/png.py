@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastreg.io.limits import check_size
 from fastreg.utils.files import InputError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -32,7 +33,11 @@ def read_png(path: str | Path, what: str = "image") -> np.ndarray:
             raise InputError(f"{name}: expected greyscale, got {kind}; convert it first")
         if interlaced:
             raise InputError(f"{name}: expected a PNG that is not interlaced")
-        return _pixels(zlib.decompress(body), height, width, bits)
+        if bits not in (1, 2, 4, 8, 16) or width < 1 or height < 1:
+            raise ValueError(f"{width} x {height} pixels of {bits} bits")
+        stride = (width * bits + 7) // 8 + 1
+        size = check_size(name, (height, stride), 1, held=len(body), packed=True)
+        return _pixels(_unpacked(body, size), height, width, bits)
     except (struct.error, zlib.error, ValueError, IndexError) as error:
         if isinstance(error, InputError):
             raise
@@ -47,7 +52,7 @@ def _chunks(content: bytes) -> tuple[bytes, bytes]:
         kind, data = content[position + 4 : position + 8], content[position + 8 : position + 8 + length]
         (checksum,) = struct.unpack_from(">I", content, position + 8 + length)
         if zlib.crc32(kind + data) != checksum:
-            raise ValueError(f"damaged chunk {kind.decode('ascii', 'replace')}")
+            raise ValueError(f"damaged chunk {kind!r}")
         if kind == b"IHDR":
             header = data
         elif kind == b"IDAT":
@@ -56,6 +61,17 @@ def _chunks(content: bytes) -> tuple[bytes, bytes]:
             return header, body
         position += 12 + length
     raise ValueError("no end")
+
+
+def _unpacked(body: bytes, size: int) -> bytes:
+    """Not more than `size` bytes, whatever the stream holds; its checksum stands behind them."""
+    stream = zlib.decompressobj()
+    raw = stream.decompress(body, size)
+    if len(raw) == size and not stream.eof:
+        stream.decompress(stream.unconsumed_tail, 1)
+    if not stream.eof:
+        raise ValueError(f"expected {size} bytes of pixels, got {'more' if len(raw) == size else len(raw)}")
+    return raw
 
 
 def _pixels(raw: bytes, height: int, width: int, bits: int) -> np.ndarray:

@@ -33,9 +33,11 @@ def inverse_on_image_grid(flow: Flow, grid: Grid, onto: Image, other: Image, wor
 
 
 def _millimetres(flow: Flow, grid: Grid, affine: np.ndarray, shape: tuple[int, ...]) -> Flow:
-    """The working grid's displacement in RAS mm at the voxels of another grid."""
-    ndim = len(shape)
-    displacement = torch.einsum("rc,bc...->br...", flow.new_tensor(grid.affine[:ndim, :ndim]), flow)
+    """The working grid's displacement [1, 3, ...] in RAS mm at the voxels of another grid.
+
+    Three components in 2-D too: the plane may be any of the world.
+    """
+    displacement = torch.einsum("rc,bc...->br...", flow.new_tensor(grid.affine[:3, : len(shape)]), flow)
     if shape == grid.shape and np.allclose(affine, grid.affine, atol=1e-4):
         return displacement
     return warp_op(displacement, affine_flow(affine, shape, grid.affine), padding="border")
@@ -43,7 +45,7 @@ def _millimetres(flow: Flow, grid: Grid, affine: np.ndarray, shape: tuple[int, .
 
 def _warp_from(start: Flow, displacement: Flow, back: np.ndarray, onto: Image, other: Image) -> Warp:
     ndim = onto.ndim
-    total = start + torch.einsum("rc,bc...->br...", displacement.new_tensor(back[:ndim, :ndim]), displacement)
+    total = start + torch.einsum("rc,bc...->br...", displacement.new_tensor(back[:ndim, :3]), displacement)
     return Warp(np.moveaxis(total[0].numpy(), 0, -1), onto.affine, other.affine, other.shape)
 
 

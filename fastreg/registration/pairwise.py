@@ -17,7 +17,7 @@ from fastreg.data.intensity import normalised
 from fastreg.geometry import fields
 from fastreg.geometry.fill import filled
 from fastreg.geometry.grid import Grid, on_grid, spacing_of, working_grid
-from fastreg.geometry.image import Image
+from fastreg.geometry.image import Image, check_same_plane
 from fastreg.geometry.masks import inside
 from fastreg.geometry.resample import reorient
 from fastreg.geometry.transforms import Affine
@@ -53,6 +53,7 @@ def register(
     device: str | torch.device | None = None,
     inverse: bool = False,
     bidir: bool = False,
+    background: float | None = None,
     on_progress: Callable[[str, float], None] = lambda what, seconds: None,
 ) -> RegistrationResult:
     """Registers `moving` to `fixed`: linear alignment, then a network, an optimisation, or one after the other.
@@ -79,6 +80,8 @@ def register(
         device: Where it is computed; a GPU if there is one.
         inverse: Also find the inverse warp.
         bidir: The optimisation compares the images on both grids, by the warp and by its inverse, which is kept.
+        background: What lies outside the moving image in the moved one; None: 0, or the moving image's minimum where
+            that is below 0, as the air of a CT is.
         on_progress: Called with what was done and its seconds after each stage.
 
     Raises:
@@ -90,6 +93,8 @@ def register(
         raise InputError(f"metric: expected one of {', '.join(METRICS)}, got {metric}")
     if smoothness is not None and not 0 <= smoothness < math.inf:
         raise InputError(f"smoothness: expected a number of at least 0, got {smoothness}")
+    if background is not None and not math.isfinite(background):
+        raise InputError(f"background: expected a finite number, got {background}")
     inverse = inverse or (bidir and transform == "deformable")
     clock = _Clock(on_progress)
     device = pick_device(device)
@@ -106,6 +111,8 @@ def register(
         if image.ndim != (ndim or fixed_image.ndim):
             wanted = f"the network is {ndim}-D" if ndim else f"the fixed image is {fixed_image.ndim}-D"
             raise InputError(f"{name} image: {wanted}, the image is {image.ndim}-D")
+    if fixed_image.ndim == 2:
+        check_same_plane(fixed_image.affine, moving_image.affine)
     for image, what in ((fixed_image, "fixed image"), (moving_image, "moving image")):
         _check_structure(image, what)
     for mask, image, what in zip(masks, (fixed_image, moving_image), ("fixed", "moving"), strict=True):
@@ -153,7 +160,7 @@ def register(
     clock.lap("judge")
     log |= {"suspect": verdict.suspect, "measure": verdict.measure, "measure_before": round(verdict.before, 4)}
     log |= {"measure_after": round(verdict.after, 4), "overlap": round(verdict.overlap, 4)}
-    result = RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, verdict.suspect)
+    result = RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, verdict.suspect, background)
     result.log = {**log, **clock.laps}
     return result
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fastreg.geometry.image import Image
-from fastreg.geometry.resample import sample
+from fastreg.geometry.resample import sample_filled
 from fastreg.geometry.transforms import Affine, Warp
 from fastreg.io.images import save_image
 from fastreg.io.points import Table, from_ras, to_ras
@@ -31,6 +31,8 @@ class RegistrationResult:
     """The linear part, fixed RAS mm -> moving RAS mm; `warp` contains it."""
     suspect: str | None = None
     """Why the result may be no better than its start, by a measure that was not optimised; None if nothing says so."""
+    background: float | None = None
+    """What lies outside an image that is moved; None: 0, or its minimum where that is below 0. Of labels 0."""
     log: dict[str, Any] = field(default_factory=dict)
     """Seconds of every stage, and what was used."""
 
@@ -62,7 +64,8 @@ class RegistrationResult:
             mode: "linear", "nearest" or "genericlabel"; linear for intensities and nearest for labels if None.
         """
         warp = self.warp.onto(image.affine, image.shape)
-        data = sample(image, warp.tensor(), mode or ("nearest" if image.is_labels else "linear"))
+        mode = mode or ("nearest" if image.is_labels else "linear")
+        data = sample_filled(image, warp.tensor(), mode, None if image.is_labels else self.background)
         return Image(data, self.fixed.affine)
 
     def map_points(self, table: Table, space: str = "ras", *, back: bool = False) -> str:

@@ -111,7 +111,7 @@ def build_template(
         back = fields.invert(displacement)
         moved_mean = torch.from_numpy(mean.astype(np.float32))[None, None]
         new = Image(warp(moved_mean, back, padding="border")[0, 0].numpy(), template.affine)
-        axes = torch.from_numpy(template.affine[: len(shape), : len(shape)]).float()
+        axes = torch.from_numpy(template.affine[:3, : len(shape)]).float()
         length = torch.einsum("rc,bc...->br...", axes, displacement).norm(dim=1)
         drift = length[moved_mean[:, 0] > FOREGROUND].mean()
         change = np.sqrt(np.mean((new.data - template.data) ** 2))

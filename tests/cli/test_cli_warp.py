@@ -10,7 +10,7 @@ import torch
 from fastreg import RegistrationNet
 from fastreg.cli import main
 from fastreg.geometry.image import Image, affine_field
-from fastreg.geometry.resample import affine_flow, sample
+from fastreg.geometry.resample import affine_flow, sample_filled
 from fastreg.geometry.transforms import Affine, Warp, apply, compose, map_places
 from fastreg.io.affines import save_affine
 from fastreg.io.images import load_image, load_labels, save_image
@@ -18,6 +18,7 @@ from fastreg.io.warps import load_warp, save_warp
 from fastreg.nn import checkpoint
 
 FIXED = np.array([[-1.2, 0.1, 0, 9], [0.1, 1.1, 0.2, -8], [0, -0.2, 1.5, -10], [0, 0, 0, 1.0]])
+FIXED[:3, :3] = np.linalg.qr(FIXED[:3, :3])[0] * [1.2, -1.1, 1.5]  # no shear, which ITK does not open
 MOVING = np.array([[0, 0, 1.1, -9], [1.3, 0, 0, -10], [0, -1.2, 0, 8], [0, 0, 0, 1.0]])
 SHAPE, MOVING_SHAPE = (14, 15, 13), (16, 13, 17)
 
@@ -75,8 +76,26 @@ def test_without_a_transform_the_headers_decide(folder):
     words = ("-i", folder / "moving.nii.gz", "-r", folder / "fixed.nii.gz", "-o", folder / "out.nii.gz")
     assert fastreg("warp", *words) == 0
     moving = load_image(folder / "moving.nii.gz")
-    expected = sample(moving, affine_flow(FIXED, SHAPE, MOVING))
+    expected = sample_filled(moving, affine_flow(FIXED, SHAPE, MOVING))
     np.testing.assert_allclose(load_image(folder / "out.nii.gz").data, expected, atol=1e-5)
+
+
+def test_outside_a_ct_lies_air_or_what_is_asked_for(folder):
+    hu = np.full((6, 6, 6), -1000, np.int16)
+    hu[1:5, 1:5, 1:5] = 40
+    save_image(folder / "ct.nii.gz", hu, np.diag([1.0, 1, 1, 1]))
+    save_image(folder / "grid.nii.gz", np.zeros((14, 6, 6), np.float32), np.eye(4))
+    words = ("-i", folder / "ct.nii.gz", "-r", folder / "grid.nii.gz", "-o", folder / "out.nii.gz", "--overwrite")
+    for extra, outside in (
+        ((), -1000),
+        (("-n", "nearest"), -1000),
+        (("-n", "genericlabel"), 0),
+        (("--background", -2048), -2048),
+        (("--background=7", "-n", "nearest"), 7),
+    ):
+        assert fastreg("warp", *words, *extra) == 0
+        out = np.asarray(nibabel.load(folder / "out.nii.gz").dataobj)
+        assert (out[6:] == outside).all() and (out[:6] == hu).all()
 
 
 @pytest.mark.parametrize("mode", ["nearest", "genericlabel"])
@@ -85,6 +104,17 @@ def test_labels_stay_the_labels_they_were(folder, mode):
     assert fastreg("warp", *words) == 0
     assert set(np.unique(load_labels(folder / "out.nii.gz").data)) == {0, 5, 2**24 + 1}
     assert nibabel.load(folder / "out.nii.gz").get_data_dtype().kind == "i"
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.float64])
+@pytest.mark.parametrize("mode", ["nearest", "genericlabel"])
+def test_ids_beyond_float32_are_kept_in_any_dtype(folder, mode, dtype):
+    ids = np.random.default_rng(0).choice([0, 614454277, 576073733, 16777217], size=MOVING_SHAPE).astype(dtype)
+    nibabel.save(nibabel.Nifti1Image(ids, MOVING, dtype=ids.dtype), folder / "ids.nii.gz")
+    words = ("-i", folder / "ids.nii.gz", "-t", folder / "warp.nii.gz", "-o", folder / "out.nii.gz", "-n", mode)
+    assert fastreg("warp", *words) == 0
+    out = np.asarray(nibabel.load(folder / "out.nii.gz").dataobj)
+    assert set(np.unique(out).astype(np.int64)) == set(np.unique(ids).astype(np.int64))
 
 
 @pytest.mark.parametrize("space", ["ras", "lps", "voxel"])

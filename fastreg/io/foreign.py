@@ -1,0 +1,98 @@
+"""Files of other formats, told by their first bytes or their ending, and what converts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+READABLE = ".nii, .nii.gz, .mgz, .npz, .npy or greyscale .png"
+"""Image formats that are read here, as messages name them."""
+
+_ITK = "SimpleITK (sitk.WriteImage(sitk.ReadImage(...), 'x.nii.gz')) or 3D Slicer"
+_PICTURE = "ImageMagick (magick IN -colorspace gray OUT.png)"
+_MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"NRRD", "NRRD", _ITK),
+    (0, b"ObjectType", "MetaImage", _ITK),
+    (0, b"NDims", "MetaImage", _ITK),
+    (128, b"DICM", "DICOM", "dcm2niix"),
+    (0, b"II*\0", "TIFF", _PICTURE),
+    (0, b"MM\0*", "TIFF", _PICTURE),
+    (0, b"II+\0", "TIFF", _PICTURE),
+    (0, b"\xff\xd8\xff", "JPEG", _PICTURE),
+    (0, b"GIF8", "GIF", _PICTURE),
+    (0, b"BM", "BMP", _PICTURE),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000", _PICTURE),
+    (0, b"CDF\1", "MINC", "mnc2nii"),
+    (0, b"\x89HDF\r\n\x1a\n", "HDF5", "h5py (save the array as .npz)"),
+    (0, b"PK\3\4", "a zip archive", "unpacking it"),
+    (0, b"7z\xbc\xaf", "a 7z archive", "unpacking it"),
+    (0, b"BZh", "bzip2", "bunzip2"),
+    (0, b"\xfd7zXZ", "xz", "unxz"),
+    (0, b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (0, b"%PDF", "PDF", _PICTURE),
+    (0, b"solid ", "a surface (STL)", "a tool that makes images of surfaces"),
+    (0, b"# vtk", "VTK", _ITK),
+    (0, b"Interfile", "Interfile", _ITK),
+)
+_ENDINGS: dict[str, tuple[str, str]] = {
+    ".nrrd": ("NRRD", _ITK),
+    ".nhdr": ("NRRD", _ITK),
+    ".mha": ("MetaImage", _ITK),
+    ".mhd": ("MetaImage", _ITK),
+    ".dcm": ("DICOM", "dcm2niix"),
+    ".ima": ("DICOM", "dcm2niix"),
+    ".tif": ("TIFF", _PICTURE),
+    ".tiff": ("TIFF", _PICTURE),
+    ".jpg": ("JPEG", _PICTURE),
+    ".jpeg": ("JPEG", _PICTURE),
+    ".bmp": ("BMP", _PICTURE),
+    ".gif": ("GIF", _PICTURE),
+    ".webp": ("WebP", _PICTURE),
+    ".vtk": ("VTK", _ITK),
+    ".gipl": ("GIPL", _ITK),
+    ".par": ("Philips PAR/REC", "dcm2niix"),
+    ".rec": ("Philips PAR/REC", "dcm2niix"),
+    ".head": ("AFNI", "3dAFNItoNIFTI"),
+    ".brik": ("AFNI", "3dAFNItoNIFTI"),
+    ".mif": ("MRtrix", "mrconvert IN OUT.nii.gz"),
+    ".mih": ("MRtrix", "mrconvert IN OUT.nii.gz"),
+    ".mnc": ("MINC", "mnc2nii"),
+    ".v": ("ECAT", "a PET converter"),
+    ".czi": ("Zeiss CZI", "Fiji"),
+    ".nd2": ("Nikon ND2", "Fiji"),
+    ".lif": ("Leica LIF", "Fiji"),
+    ".svs": ("a whole-slide image", "Fiji or QuPath"),
+    ".zarr": ("Zarr", "zarr (save the array as .npz)"),
+    ".pt": ("a PyTorch file", "torch (save the array as .npz)"),
+    ".pth": ("a PyTorch file", "torch (save the array as .npz)"),
+    ".pkl": ("a pickle", "Python (save the array as .npz)"),
+}
+_TRANSFORMS: dict[str, tuple[str, str]] = {
+    ".h5": ("an HDF5 transform", "ANTs' CompositeTransformUtil --disassemble"),
+    ".hdf5": ("an HDF5 transform", "ANTs' CompositeTransformUtil --disassemble"),
+    ".xfm": ("a MINC transform", "FreeSurfer's lta_convert --inmni x.xfm --outitk x.txt"),
+    ".lta": ("a FreeSurfer transform", "FreeSurfer's lta_convert --inlta x.lta --outitk x.txt"),
+    ".dat": ("a FreeSurfer transform", "FreeSurfer's lta_convert --inreg x.dat --outitk x.txt"),
+    ".m3z": ("a FreeSurfer warp", "FreeSurfer's mri_warp_convert --inm3z x.m3z --outitk x.nii.gz"),
+    ".x5": ("an X5 transform", "nitransforms"),
+    ".aff12": ("an AFNI matrix", "c3d_affine_tool or nitransforms"),
+    ".1d": ("an AFNI matrix", "c3d_affine_tool or nitransforms"),
+}
+
+
+def foreign_image(path: Path) -> str | None:
+    """What an image of another format is and what converts it: "is NRRD: expected ..., convert it with ..."."""
+    if path.is_dir():
+        return f"is a folder, not a file: expected {READABLE}; dcm2niix makes .nii.gz of a folder of DICOM files"
+    with path.open("rb") as file:
+        head = file.read(256)
+    known = next(
+        ((kind, tool) for at, magic, kind, tool in _MAGIC if head[at : at + len(magic)] == magic),
+        _ENDINGS.get(path.suffix.lower()),
+    )
+    return None if known is None else f"is {known[0]}: expected {READABLE}; convert it with {known[1]}"
+
+
+def foreign_transform(path: Path) -> str | None:
+    """Likewise of transforms."""
+    known = _TRANSFORMS.get(path.suffix.lower())
+    return None if known is None else f"is {known[0]}; convert it with {known[1]}"

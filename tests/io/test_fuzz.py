@@ -1,0 +1,172 @@
+"""Every reader on damaged files: each ends in success or in one line of InputError, soon, and in little memory.
+
+Bounded to about two seconds a reader; FASTREG_FUZZ_SECONDS=600 gives each that long, FASTREG_FUZZ_SEED=7 other damage.
+"""
+
+import gzip
+import os
+import struct
+import time
+import warnings
+import zlib
+
+import nibabel
+import numpy as np
+import pytest
+
+from fastreg.geometry.transforms import Affine, Warp
+from fastreg.io.affines import load_affine, save_affine
+from fastreg.io.images import load_image, load_labels
+from fastreg.io.labels import read_structures
+from fastreg.io.points import load_points
+from fastreg.io.warp_kinds import detect_format
+from fastreg.io.warps import load_warp, save_warp
+from fastreg.utils.files import InputError
+
+SECONDS = float(os.environ.get("FASTREG_FUZZ_SECONDS", "1.5"))
+SEED = int(os.environ.get("FASTREG_FUZZ_SEED", "0"))
+SHAPE = (6, 5, 4)
+SLOWEST = 5.0
+"""Seconds; no file here has more than a few kilobytes."""
+
+
+def some(dtype=np.float32):
+    return np.random.default_rng(0).integers(0, 9, SHAPE).astype(dtype)
+
+
+def warp_of(folder, format):
+    flow = np.random.default_rng(1).uniform(-1, 1, (*SHAPE, 3)).astype(np.float32)
+    path = folder / ("good.npz" if format == "npz" else "good.nii.gz")
+    save_warp(path, Warp(flow, np.diag([2.0, 2, 2, 1]), np.eye(4), SHAPE), format=format)
+    return path
+
+
+def nifti(kind, dtype=np.float32):
+    def make(folder):
+        nibabel.save(kind(some(dtype), np.diag([2.0, 2, 2, 1])), folder / "good.nii")
+        return folder / "good.nii"
+
+    return make
+
+
+def mgz(folder):
+    nibabel.save(nibabel.MGHImage(some(), np.eye(4)), folder / "good.mgz")
+    return folder / "good.mgz"
+
+
+def numpy_file(ending):
+    def make(folder):
+        path = folder / f"good{ending}"
+        np.save(path, some()) if ending == ".npy" else np.savez(path, vol=some(), affine=np.eye(4))
+        return path
+
+    return make
+
+
+def png(folder):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    raw = np.random.default_rng(0).integers(0, 256, (9, 8), dtype=np.uint8)
+    raw[:, 0] = np.arange(9) % 5
+    parts = chunk(b"IHDR", struct.pack(">IIBBBBB", 7, 9, 8, 0, 0, 0, 0)), chunk(b"IDAT", zlib.compress(raw.tobytes()))
+    (folder / "good.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join((*parts, chunk(b"IEND", b""))))
+    return folder / "good.png"
+
+
+def affine(ending):
+    def make(folder):
+        save_affine(folder / f"good{ending}", Affine(np.diag([1.1, 0.9, 1.2, 1])))
+        return folder / f"good{ending}"
+
+    return make
+
+
+def text(name, content):
+    def make(folder):
+        (folder / name).write_text(content)
+        return folder / name
+
+    return make
+
+
+def moved(path):
+    from fastreg.geometry.image import Image
+
+    load_warp(path, moving=Image(some(), np.eye(4)))
+
+
+CASES = {
+    "nifti 1": (nifti(nibabel.Nifti1Image), load_image),
+    "nifti 2": (nifti(nibabel.Nifti2Image), load_image),
+    "labels": (nifti(nibabel.Nifti1Image, np.int16), load_labels),
+    "mgz": (mgz, load_image),
+    "npy": (numpy_file(".npy"), load_image),
+    "npz": (numpy_file(".npz"), load_image),
+    "png": (png, load_image),
+    "itk warp": (lambda folder: warp_of(folder, "itk"), load_warp),
+    "freesurfer warp": (lambda folder: warp_of(folder, "freesurfer"), load_warp),
+    "fsl warp": (lambda folder: warp_of(folder, "fsl"), moved),
+    "learn2reg warp": (lambda folder: warp_of(folder, "learn2reg"), load_warp),
+    "npz warp": (lambda folder: warp_of(folder, "npz"), load_warp),
+    "kind of warp": (lambda folder: warp_of(folder, "itk"), detect_format),
+    "mat": (affine(".mat"), load_affine),
+    "tfm": (affine(".tfm"), load_affine),
+    "txt": (affine(".txt"), load_affine),
+    "points": (text("good.csv", "name,x,y,z\na,1,2,3\nb,-1.5,2e3,0\n"), load_points),
+    "structures": (text("good.json", '{"left": [1, 2], "right": 3}'), lambda path: read_structures(str(path))),
+}
+
+
+def damaged(content, rng):
+    """Flipped bytes, a cut, extremes in place of numbers, or pieces moved."""
+    out = bytearray(content)
+    kind = rng.integers(5)
+    if kind == 0:
+        for at in rng.integers(0, len(out), rng.integers(1, 9)):
+            out[at] = rng.integers(256)
+    elif kind == 1:
+        out = out[: rng.integers(len(out))]
+    elif kind == 2:  # a field of the header, at one of its boundaries
+        size = int(rng.choice([1, 2, 4, 8]))
+        at = int(rng.integers(0, max(1, min(len(out), 600) - size))) // min(size, 4) * min(size, 4)
+        extreme = [b"\xff" * size, b"\0" * size, b"\x7f" + b"\xff" * (size - 1), b"\xff" * (size - 1) + b"\x7f"]
+        floats = [np.float32(x).tobytes() for x in (np.nan, np.inf, -1e38, 1e-38, -1)]
+        choice = [*extreme, *(floats if size == 4 else [])]
+        out[at : at + size] = choice[rng.integers(len(choice))]
+    elif kind == 3:
+        start, stop = sorted(rng.integers(0, len(out), 2))
+        at = rng.integers(len(out))
+        out[at:at] = out[start:stop]
+    else:
+        at = rng.integers(len(out))
+        out[at : at + 1] = rng.choice(np.frombuffer(b"\0-9e,;[]{}\"'\n \xff", np.uint8), rng.integers(1, 5)).tobytes()
+    return bytes(out)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_no_damage_ends_in_anything_but_a_line(tmp_path, name):
+    make, read = CASES[name]
+    good = make(tmp_path)
+    read(good)
+    whole = good.read_bytes()
+    packed = whole[:2] == b"\x1f\x8b"
+    inner = gzip.decompress(whole) if packed else whole
+    rng = np.random.default_rng(SEED)
+    path = tmp_path / f"bad{''.join(good.suffixes)}"
+    end, count = time.monotonic() + SECONDS, 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        while count < 20 or time.monotonic() < end:
+            count += 1
+            # Inside gzip half of the time, so that headers and not only checksums are met.
+            content = gzip.compress(damaged(inner, rng), 1) if packed and rng.random() < 0.7 else damaged(whole, rng)
+            path.write_bytes(content)
+            began = time.monotonic()
+            try:
+                read(path)
+            except InputError as error:
+                assert "\n" not in str(error) and len(str(error)) < 1000
+            except Exception as error:
+                raise AssertionError(f"{name}, damage {count} of seed {SEED}: {error!r}") from error
+            assert time.monotonic() - began < SLOWEST, f"{name}, damage {count} of seed {SEED}"
