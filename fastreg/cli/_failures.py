@@ -31,7 +31,8 @@ def failed(error: BaseException) -> int:
             return BUG
         if known[0]:
             complain(known[0])
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         known = known or ("", BUG)
         # What is left in the buffer goes nowhere; Python would complain of it while it ends.
