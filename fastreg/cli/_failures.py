@@ -15,7 +15,20 @@ from fastreg.utils.files import InputError
 from fastreg.utils.stop import Stopped
 
 INPUT, USAGE, BUG, PIPE = 1, 2, 70, 141
-_FILES = ("json", "zipfile", "zlib", "gzip", "safetensors_rust", "nibabel", "h5py", "tomllib", "tomli", "yaml", "csv")
+_FILES = (
+    "json",
+    "zipfile",
+    "zlib",
+    "gzip",
+    "safetensors_rust",
+    "nibabel",
+    "h5py",
+    "tomllib",
+    "tomli",
+    "yaml",
+    "_csv",
+    "_lzma",
+)
 """Modules whose errors mean a file that is not what its name says."""
 
 
