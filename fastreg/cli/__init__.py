@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     stream.reconfigure(errors="backslashreplace")
             warnings.showwarning = lambda message, *_: complain(f"warning: {message}")
             _run(sys.argv[1:] if arguments is None else arguments)
-            sys.stdout.flush()  # a full disk behind it is found here, not while Python ends
+            if sys.stdout is not None:  # closed by `>&-`
+                sys.stdout.flush()  # a full disk behind it is found here, not while Python ends
         code = 0
     except Exception as error:
         from fastreg.cli._failures import failed

@@ -15,7 +15,20 @@ from fastreg.utils.files import InputError
 from fastreg.utils.stop import Stopped
 
 INPUT, USAGE, BUG, PIPE = 1, 2, 70, 141
-_FILES = ("json", "zipfile", "zlib", "gzip", "safetensors_rust", "nibabel", "h5py", "tomllib", "tomli", "yaml", "csv")
+_FILES = (
+    "json",
+    "zipfile",
+    "zlib",
+    "gzip",
+    "safetensors_rust",
+    "nibabel",
+    "h5py",
+    "tomllib",
+    "tomli",
+    "yaml",
+    "_csv",
+    "_lzma",
+)
 """Modules whose errors mean a file that is not what its name says."""
 
 
@@ -31,7 +44,8 @@ def failed(error: BaseException) -> int:
             return BUG
         if known[0]:
             complain(known[0])
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         known = known or ("", BUG)
         # What is left in the buffer goes nowhere; Python would complain of it while it ends.

@@ -163,6 +163,7 @@ class Register:
             points_space=self.points_space,
             landmarks=False,  # the two lists of points are carried each its own way
             scored=self.fixed_labels is not None,
+            overwrite=self.overwrite,
             device=self.device,
             on_progress=lambda what, seconds: None if self.json else err.print(f"{what:10} {seconds:6.2f} s"),
             **self._options(),

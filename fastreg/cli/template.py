@@ -91,6 +91,7 @@ class Template:
                 device=self.device,
                 on_progress=lambda done, total: bar.update(task, completed=done),
             )
+            check_free(self.output, self.overwrite)  # again: hours may have passed
             save_image(self.output, found.image)
             if self.labels_out is not None and found.labels is not None:
                 save_image(self.labels_out, found.labels)

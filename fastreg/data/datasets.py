@@ -261,6 +261,8 @@ def _of_worker(error: Exception) -> Exception:
     if re.match(r"DataLoader worker \(pid\(?s?\)? .*\) (is killed|exited)", text):
         said = " ".join(text.split())
         return InputError(f"workers: {said.rstrip('. ')}; often for want of memory: fewer --workers need less")
+    if isinstance(error, RuntimeError) and ("shared memory" in text or "</torch_" in text):
+        return InputError(f"workers: {text.strip().splitlines()[-1]}; fewer --workers need less shared memory, 0 none")
     if not text.startswith("Caught "):
         return error
     last = text.strip().splitlines()[-1]

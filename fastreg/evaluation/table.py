@@ -38,7 +38,7 @@ def save_csv(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
     table = [{"name": name, **flat(figures)} for name, figures in rows.items()]
     single = [name for figures in rows.values() for name, value in figures.items() if not isinstance(value, Mapping)]
     columns = list(dict.fromkeys(["name", *single, *(column for row in table for column in row)]))
-    with atomic(path) as partial, partial.open("w", newline="") as file:
+    with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in table)

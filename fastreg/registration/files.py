@@ -58,6 +58,7 @@ def register_files(
     points_space: str = "ras",
     landmarks: bool = True,
     scored: bool = True,
+    overwrite: bool = True,
     **options: Any,
 ) -> tuple[RegistrationResult, Figures]:
     """Registers a pair of files and writes what is wanted. Nothing is written unless everything could be read.
@@ -68,6 +69,7 @@ def register_files(
         points_space: Of all points: "ras", "lps" or "voxel".
         landmarks: The pair's points of both images are the same places: their distance is scored.
         scored: Compute the figures.
+        overwrite: False: refuse outputs that exist, also those that came while the work was done.
         options: Arguments of `fastreg.register`.
 
     Returns:
@@ -91,6 +93,7 @@ def register_files(
         **options,
     )
     figures = score(found, pair, points_space, landmarks) if scored else {}
+    outputs.check(overwrite)
     if outputs.moved is not None:
         found.save_moved(outputs.moved)
     if outputs.warp is not None:

@@ -143,7 +143,7 @@ class RunConfig:
 
     output: Annotated[Path, Parameter(alias=["--model-dir", "-o"])]
     """Folder for checkpoints, metrics.csv, config.json and the cache of decoded volumes."""
-    steps: Annotated[int, Range(1, 2**31)] = 10000
+    steps: Annotated[int, Range(1)] = 10000
     """Training steps."""
     minutes: Annotated[float | None, Range(0, above=True)] = None
     """Stop after this many minutes if the steps are not done by then; the schedule follows what is nearer its end."""
@@ -155,9 +155,9 @@ class RunConfig:
     """Learning rate over the run: constant, or cosine decay to zero."""
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
-    workers: Annotated[int, Range(0)] = 2
+    workers: Annotated[int, Range(0, 1024)] = 2
     """Processes that load data; 0: load in the main process."""
-    threads: Annotated[int | None, Range(1)] = None
+    threads: Annotated[int | None, Range(1, 4096)] = None
     """CPU threads; if not given, one per core."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Random seed for weights, pairs and augmentation."""

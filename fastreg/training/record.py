@@ -101,6 +101,8 @@ def claim(config: TrainConfig) -> None:
         if os.path.lexists(path) and not _ours(path, resumed=(run.output / LAST).is_file()):
             what = f"a link to {os.readlink(path)}" if path.is_symlink() else "not of a run"
             raise InputError(f"output {path} is there and {what}; use --overwrite to replace it")
+    for rest in run.output.glob(".partial-*"):  # of a process that was killed: the folder is ours alone
+        rest.unlink(missing_ok=True)
     with atomic(run.output / CONFIG) as partial:
         partial.write_text(json.dumps(as_json(config), indent=2) + "\n", encoding="utf-8")
 

@@ -61,6 +61,8 @@ def check_free(path: str | Path, overwrite: bool) -> Path:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"output {path} is a folder, not a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"output {path} is a device or a pipe, not a file: it would be replaced, not written to")
     if path.is_symlink() and not overwrite:
         raise InputError(f"output {path} is a link to {os.readlink(path)}; use --overwrite to replace the link")
     if path.exists() and not overwrite:
@@ -128,6 +130,8 @@ def _partial(path: Path) -> tuple[Path, int]:
         before = path.lstat().st_mode
     except OSError:
         before = 0
+    if before and not (stat.S_ISREG(before) or stat.S_ISLNK(before) or stat.S_ISDIR(before)):
+        raise OSError(errno.EEXIST, "a device or a pipe is there, which would be replaced")
     kept = stat.S_IMODE(before) if stat.S_ISREG(before) else None
     ending = path.name if len(os.fsencode(path.name)) < 200 else "".join(path.suffixes[-2:])
     while True:

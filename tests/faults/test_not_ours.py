@@ -190,6 +190,37 @@ def test_modes_are_kept_and_the_umask_is_not_touched(tmp_path, monkeypatch):
     assert write("a" * 240 + ".nii.gz")  # as long as names may be
 
 
+def test_pipes_and_devices_are_no_files(fastreg, scans, tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "out.csv").symlink_to("/dev/null")
+    (tmp_path / "p.csv").write_text("x,y,z\n1,2,3\n")
+    for name in ("pipe.csv", "out.csv"):
+        words = ["warp", "-r", scans / "s0_t1.nii.gz", "--points", "p.csv", "--points-output", name, "--overwrite"]
+        ended = fastreg(*words)
+        assert ended.code == 1 and "is a device or a pipe" in ended.line, ended
+    with pytest.raises(OSError, match=r"pipe\.csv"), atomic(tmp_path / "pipe.csv"):
+        pass
+    assert stat.S_ISFIFO((tmp_path / "pipe.csv").stat().st_mode)
+
+
+def test_an_output_that_comes_while_the_work_is_done(scans, tmp_path, monkeypatch, capsys):
+    from fastreg.cli import main
+    from fastreg.registration import files
+
+    plain = files.register
+
+    def register(*args, **options):
+        (tmp_path / "x.nii.gz").write_text("precious")
+        return plain(*args, **options)
+
+    monkeypatch.setattr(files, "register", register)
+    words = ["register", "-f", scans / "s0_t1.nii.gz", "-m", scans / "s1_t1.nii.gz", "--transform", "translation"]
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in (*words, "-o", tmp_path / "x.nii.gz", "--affine-out", tmp_path / "a.mat")])
+    assert end.value.code == 1 and "x.nii.gz exists" in capsys.readouterr().err
+    assert (tmp_path / "x.nii.gz").read_text() == "precious" and not (tmp_path / "a.mat").exists()
+
+
 def test_paths_apart(tmp_path):
     (tmp_path / "real").write_text("")
     (tmp_path / "link").symlink_to("real")
