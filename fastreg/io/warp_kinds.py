@@ -61,8 +61,8 @@ def _format_of(image: Any, path: Path) -> str | None:
         return "learn2reg"
     if not _is_field(shape):
         return None
-    if not nifti:
-        raise InputError(f"warp {path}: expected .nii, .nii.gz or .npz; FreeSurfer's tools save warps as .nii.gz too")
+    if not nifti:  # several volumes
+        return None
     named = next((name for name, code in INTENTS.items() if code == intent), None)
     if named != "learn2reg":
         return named
