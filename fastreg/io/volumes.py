@@ -37,7 +37,8 @@ def open_nibabel(path: Path, what: str) -> Any:
     """The file as a nibabel image, its voxels not read yet; InputError if it is none, or claims more than it holds."""
     name = f"{what} {path}"
     try:
-        image = _open(path, name)
+        with np.errstate(over="ignore", invalid="ignore"):  # an affine that is not finite is refused by name
+            image = _open(path, name)
     except InputError:
         raise
     except Exception as error:  # what nibabel raises on a damaged header is of any kind
@@ -97,7 +98,8 @@ def _data_path(image: Any, path: Path) -> Path:
 def read_nibabel(image: Any, name: str) -> np.ndarray:
     """The voxels of a nibabel image, scaled; InputError if the file is cut short or damaged."""
     try:
-        data = np.asanyarray(image.dataobj)
+        with np.errstate(over="ignore", invalid="ignore"):  # so far as a header scales voxels out of all range
+            data = np.asanyarray(image.dataobj)
         holder = (getattr(image, "file_map", None) or {}).get("image")
         stream = getattr(holder, "fileobj", None)
         if isinstance(stream, gzip.GzipFile):

@@ -21,7 +21,7 @@ def some(shape=(12, 11, 10)):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def refused(path, match=""):
+def refused(path, match=None):
     with pytest.raises(InputError, match=match) as error:
         load_image(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
