@@ -26,13 +26,12 @@ class Table:
     """[N, 3] or [N, 2], float64."""
     header: list[str]
     rows: list[list[str]]
-    separator: str = ","
 
     def text(self, points: np.ndarray) -> str:
-        """The table with other points, as CSV."""
+        """The table with other points, as CSV with commas."""
         columns = _columns(self.header)
         out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n", delimiter=self.separator)
+        writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.header)
         for row, point in zip(self.rows, points, strict=True):
             cells = list(row)
@@ -74,7 +73,7 @@ def load_points(path: str | Path) -> Table:
             points[k] = np.nan
         if not np.isfinite(points[k]).all():
             raise InputError(f"points {path}: expected finite numbers, got {','.join(row)[:80]} as point {k + 1}")
-    return Table(points, header, rows, separator)
+    return Table(points, header, rows)
 
 
 def save_text(path: str | Path, text: str) -> None:
