@@ -1,4 +1,4 @@
-"""What a NIfTI header says of the numbers that are stored: units of length, scaling, voxels that float32 cannot hold."""
+"""What a NIfTI header says of what is stored: units of length, scaling, voxels that float32 cannot hold."""
 
 import gzip
 import struct
