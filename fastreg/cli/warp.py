@@ -155,9 +155,12 @@ class Warp:
     def _moved_points(
         self, table: Table, transforms: list[Transform], moving: Image | None, reference: Image | None
     ) -> str:
+        from fastreg.geometry.transforms import Warp as Field
         from fastreg.geometry.transforms import map_places
-        from fastreg.io.points import from_ras, to_ras
+        from fastreg.io.points import check_columns, from_ras, to_ras
 
+        planes = [t.fixed_affine for t in transforms if isinstance(t, Field) and t.ndim == 2]
+        check_columns(table.points, self.points_space, *planes)
         voxels = self.points_space == "voxel"
         fixed = _grid(transforms, reference)[0] if voxels else None
         places = map_places(transforms, to_ras(table.points, self.points_space, fixed))

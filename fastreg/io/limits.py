@@ -11,7 +11,7 @@ from typing import Any
 from fastreg.utils.files import InputError
 
 MAX_BYTES = 2**34
-"""16 GiB: no image that is read here takes more once it is unpacked."""
+"""16 GiB: nothing that is compressed is read if it takes more once it is unpacked; no real image does."""
 DEFLATE = 1032
 """Bytes that a byte of gzip, zip or PNG unpacks to at most."""
 _BLOCK = 2**20
@@ -31,7 +31,7 @@ def check_size(
         packed: The file is compressed by deflate.
 
     Raises:
-        InputError: negative axes, more than the file can hold, more than `MAX_BYTES`.
+        InputError: negative axes, more than the file can hold, more than `MAX_BYTES` unpacked.
     """
     axes = [int(length) for length in shape]
     if any(length < 0 for length in axes) or offset < 0:
@@ -41,7 +41,7 @@ def check_size(
     if can_hold is not None and offset + size > can_hold:
         claim = f"its header claims shape {tuple(axes)}, {size} bytes"
         raise InputError(f"{name}: not an image that can be read, or cut short ({claim}; the file has {held})")
-    if size > MAX_BYTES:
+    if size > MAX_BYTES and (packed or held is None):  # otherwise the file is as large itself
         limit = f"{MAX_BYTES >> 30} GiB"
         raise InputError(f"{name}: expected an image of at most {limit} unpacked, got {tuple(axes)}, {size} bytes")
     return size

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fastreg.geometry.image import in_plane
 from fastreg.geometry.transforms import LPS
-from fastreg.utils.files import InputError, atomic, check_exists
+from fastreg.utils.files import InputError, atomic, read_text
 
 SPACES = ("ras", "lps", "voxel")
 """RAS mm (NIfTI, FreeSurfer), LPS mm (ITK, ANTs, DICOM, Slicer's default), voxel indices of the image."""
@@ -27,7 +28,7 @@ class Table:
     rows: list[list[str]]
 
     def text(self, points: np.ndarray) -> str:
-        """The table with other points, as CSV."""
+        """The table with other points, as CSV with commas."""
         columns = _columns(self.header)
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
@@ -41,17 +42,27 @@ class Table:
 
 
 def load_points(path: str | Path) -> Table:
-    """Read a CSV file; InputError if it has no such header, or a cell that is no finite number."""
-    path = check_exists(path, "points")
+    """Read a CSV file, as spreadsheets write it: commas, semicolons or tabs, UTF-8 or UTF-16.
+
+    Raises:
+        InputError: no such file, no such header, or a cell that is no finite number.
+    """
+    text = read_text(path, "points")
+    if text.startswith("# Markups fiducial file"):
+        raise InputError(
+            f"points {path}: expected a CSV table with x, y and z, got Slicer's .fcsv; export it as a table"
+        )
+    first = text.splitlines()[0] if text.strip() else ""
+    separator = next((mark for mark in ",;\t" if mark in first), ",")
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (UnicodeDecodeError, csv.Error) as error:
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    except csv.Error as error:
         raise InputError(f"points {path}: not a CSV file ({error})") from error
     header = [name.strip() for name in lines[0]] if lines else []
     columns = _columns(header)
     if len(columns) < 2:
         raise InputError(f"points {path}: expected a header with x, y and z, got {','.join(header)[:80] or 'nothing'}")
-    rows = [row for row in lines[1:] if row]
+    rows = [row for row in lines[1:] if any(cell.strip() for cell in row)]
     if not rows:
         raise InputError(f"points {path}: expected points below the header, got none")
     points = np.empty((len(rows), len(columns)))
@@ -69,6 +80,12 @@ def save_text(path: str | Path, text: str) -> None:
     """Write a table whole or not at all."""
     with atomic(path) as partial:
         partial.write_text(text)
+
+
+def check_columns(points: np.ndarray, space: str, *affines: np.ndarray) -> None:
+    """InputError where points of x and y alone would lose their place: mm in a plane that is not axial."""
+    if points.shape[1] == 2 and space != "voxel" and not all(in_plane(affine) for affine in affines):
+        raise InputError("points: expected x, y and z, for the images' plane is not axial (or --points-space voxel)")
 
 
 def to_ras(points: np.ndarray, space: str, affine: np.ndarray | None = None) -> np.ndarray:

@@ -25,6 +25,8 @@ from fastreg.utils.files import InputError
 _UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 """NIfTI's codes of metre, mm and micron."""
 _UNIT_NAMES = {1: "metre", 2: "mm", 3: "micron"}
+_PLAIN = (nibabel.AnalyzeImage, nibabel.MGHImage)
+"""Formats whose voxels lie one after the other, NIfTI among them: their bytes are the file's, or gzip's."""
 _SINGLE_FILES: tuple[tuple[Any, bytes, int], ...] = (
     (nibabel.Nifti1Image, b"n+1\0", 344),
     (nibabel.Nifti2Image, b"n+2\0", 4),
@@ -34,22 +36,25 @@ _SINGLE_FILES: tuple[tuple[Any, bytes, int], ...] = (
 def open_nibabel(path: Path, what: str) -> Any:
     """The file as a nibabel image, its voxels not read yet; InputError if it is none, or claims more than it holds."""
     name = f"{what} {path}"
-    known = foreign_image(path)
-    if known is not None:
-        raise InputError(f"{name}: {known}")
     try:
-        image = _open(path, name)
+        with np.errstate(over="ignore", invalid="ignore"):  # an affine that is not finite is refused by name
+            image = _open(path, name)
     except InputError:
         raise
     except Exception as error:  # what nibabel raises on a damaged header is of any kind
-        raise unreadable(name, error) from error
+        known = foreign_image(path)
+        raise (unreadable(name, error) if known is None else InputError(f"{name}: {known}")) from error
     if not isinstance(image, SpatialImage):
         raise InputError(f"{name}: expected an image, got {type(image).__name__}")
     if (shape := getattr(image, "shape", None)) is None:
         raise InputError(f"{name}: expected an image, got {type(image).__name__}")
     proxy = image.dataobj
     stored = np.dtype(getattr(proxy, "dtype", image.get_data_dtype()))
-    _check_claim(name, _data_path(image, path), shape, stored.itemsize, int(getattr(proxy, "offset", 0)))
+    source = _data_path(image, path)
+    if isinstance(image, _PLAIN) and source.suffix.lower() not in (".bz2", ".zst"):
+        _check_claim(name, source, shape, stored.itemsize, int(getattr(proxy, "offset", 0)))
+    else:  # compressed in other ways
+        check_size(name, shape, stored.itemsize)
     return image
 
 
@@ -93,7 +98,8 @@ def _data_path(image: Any, path: Path) -> Path:
 def read_nibabel(image: Any, name: str) -> np.ndarray:
     """The voxels of a nibabel image, scaled; InputError if the file is cut short or damaged."""
     try:
-        data = np.asanyarray(image.dataobj)
+        with np.errstate(over="ignore", invalid="ignore"):  # so far as a header scales voxels out of all range
+            data = np.asanyarray(image.dataobj)
         holder = (getattr(image, "file_map", None) or {}).get("image")
         stream = getattr(holder, "fileobj", None)
         if isinstance(stream, gzip.GzipFile):

@@ -61,8 +61,8 @@ def _format_of(image: Any, path: Path) -> str | None:
         return "learn2reg"
     if not _is_field(shape):
         return None
-    if not nifti:
-        raise InputError(f"warp {path}: expected .nii, .nii.gz or .npz; FreeSurfer's tools save warps as .nii.gz too")
+    if not nifti:  # several volumes
+        return None
     named = next((name for name, code in INTENTS.items() if code == intent), None)
     if named != "learn2reg":
         return named
@@ -144,7 +144,8 @@ def places_of(data: np.ndarray, affine: np.ndarray, format: str) -> str | None:
 def _spread(vectors: np.ndarray) -> float:
     """Root of the summed variances of the components; voxels that are not finite do not count."""
     known = vectors[np.isfinite(vectors).all(-1)]
-    return float(np.sqrt(known.var(axis=0).sum())) if len(known) else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.sqrt(known.var(axis=0, dtype=np.float64).sum())) if len(known) else 0.0
 
 
 def differences(path: Path, data: np.ndarray, affine: np.ndarray, format: str) -> np.ndarray:

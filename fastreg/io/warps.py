@@ -84,6 +84,8 @@ def load_warp(path: str | Path, *, moving: Image | None = None, format: str | No
         raise InputError(f"warp format: expected one of {', '.join(FORMATS)}, got {format}")
     known = format is not None
     format = format or detect_format(path)
+    if format is None and path.name.lower().endswith((".mgz", ".mgh")):
+        raise InputError(f"warp {path}: expected .nii, .nii.gz or .npz; FreeSurfer's tools save warps as .nii.gz too")
     if format is None:
         raise InputError(
             f"warp {path}: expected a displacement field [X, Y, Z, 1, 3] or [X, Y, Z, 3], got an image or a series; "

@@ -13,7 +13,7 @@ from fastreg.geometry.image import Image
 from fastreg.geometry.resample import sample_filled
 from fastreg.geometry.transforms import Affine, Warp
 from fastreg.io.images import save_image
-from fastreg.io.points import Table, from_ras, to_ras
+from fastreg.io.points import Table, check_columns, from_ras, to_ras
 from fastreg.io.warps import save_warp
 from fastreg.types import Flow, Volume
 from fastreg.utils.files import InputError
@@ -85,6 +85,8 @@ class RegistrationResult:
         warp = self.inverse_warp if back else self.warp
         if warp is None:
             raise InputError("points of the moving image need the inverse: register with inverse=True")
+        if warp.ndim == 2:
+            check_columns(table.points, space, warp.fixed_affine)
         places = warp(to_ras(table.points, space, warp.fixed_affine))
         return table.text(from_ras(places, space, warp.moving_affine, table.points.shape[1]))
 

@@ -1,6 +1,5 @@
 import gzip
 import itertools
-import struct
 import warnings
 
 import nibabel
@@ -13,14 +12,12 @@ import torch
 from fastreg.geometry.image import Image, affine_field, orientation
 from fastreg.geometry.resample import (
     affine_flow,
-    background_of,
     conform,
     pad_or_crop,
     reorient,
     resample_to_grid,
     resample_to_spacing,
     sample,
-    sample_filled,
 )
 from fastreg.io.images import load_image, load_labels, save_image
 from fastreg.ops.warp import warp
@@ -249,42 +246,6 @@ def test_a_sheared_grid_is_read_with_a_word(tmp_path):
     assert len([w for w in said if "shear" in str(w.message)]) == 1
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1)])
-@pytest.mark.parametrize("codes", [(1, 1), (0, 1), (1, 0)])
-def test_the_header_s_unit_is_applied_as_itk_does(tmp_path, unit, factor, codes):
-    affine = np.diag([25.0, 30, 35, 1])
-    affine[:3, 3] = [100, -200, 300]
-    image = nibabel.Nifti1Image(some(), affine)
-    image.set_sform(affine, codes[0])
-    image.set_qform(affine, codes[1])
-    image.header.set_xyzt_units(unit)
-    nibabel.save(image, tmp_path / "a.nii.gz")
-    loaded, theirs = load_image(tmp_path / "a.nii.gz"), sitk.ReadImage(str(tmp_path / "a.nii.gz"))
-    np.testing.assert_allclose(loaded.spacing_mm, theirs.GetSpacing(), rtol=1e-6)
-    np.testing.assert_allclose(loaded.affine[:3, 3] * [-1, -1, 1], theirs.GetOrigin(), rtol=1e-6)
-    np.testing.assert_allclose(load_image(nibabel.load(tmp_path / "a.nii.gz")).affine, loaded.affine)
-    np.testing.assert_allclose(loaded.affine[:3, 3], factor * affine[:3, 3], rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.float64])
-def test_nearest_keeps_what_float32_cannot_hold(tmp_path, dtype):
-    labels = np.array([[[0, 614454277, 576073733], [16777217, 5, 0]]]).astype(dtype)
-    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4), dtype=labels.dtype), tmp_path / "a.nii.gz")
-    loaded = load_image(tmp_path / "a.nii.gz", integers=True)
-    np.testing.assert_array_equal(sample(loaded, torch.zeros(1, 3, *labels.shape), "nearest"), labels)
-    np.testing.assert_array_equal(load_labels(tmp_path / "a.nii.gz").data, labels)
-
-
-def test_scaled_integers_are_labels_exactly(tmp_path):
-    image = nibabel.Nifti1Image(np.array([[[0, 3, 8388609]]], np.int32), np.eye(4))
-    image.to_filename(tmp_path / "a.nii.gz")
-    content = bytearray(gzip.decompress((tmp_path / "a.nii.gz").read_bytes()))
-    content[112:120] = struct.pack("<2f", 2.0, 1.0)  # slope and intercept
-    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content))
-    for loaded in (load_image(tmp_path / "a.nii.gz", integers=True), load_labels(tmp_path / "a.nii.gz")):
-        np.testing.assert_array_equal(loaded.data, [[[1, 7, 16777219]]])
-
-
 def test_a_bad_ending_writes_nothing(tmp_path):
     with pytest.raises(InputError, match=r"expected a name that ends in .nii, .nii.gz, .npz"):
         save_image(tmp_path / "a.jpg", some(), np.eye(4))
@@ -409,47 +370,3 @@ def test_a_real_brain_survives_conforming(real_data, tmp_path):
     assert set(np.unique(new.data)) <= set(np.unique(labels.data))
     volumes = [np.count_nonzero(i.data) * np.prod(i.spacing_mm) for i in (labels, new)]
     assert abs(volumes[1] / volumes[0] - 1) < 0.02
-
-
-def itk_sampled(image, flow, interpolator, outside):
-    """SimpleITK's values at the voxels' places p + flow(p), on a world of voxels."""
-    field = sitk.GetImageFromArray(np.ascontiguousarray(flow.transpose(2, 1, 0, 3)).astype(np.float64), isVector=True)
-    theirs = sitk.GetImageFromArray(np.ascontiguousarray(image.T))
-    fixed = sitk.GetImageFromArray(np.zeros(flow.shape[2::-1], np.float32))
-    transform = sitk.DisplacementFieldTransform(field)
-    return sitk.GetArrayFromImage(sitk.Resample(theirs, fixed, transform, interpolator, outside)).T
-
-
-@pytest.mark.parametrize(
-    ("mode", "interpolator"),
-    [("linear", sitk.sitkLinear), ("nearest", sitk.sitkNearestNeighbor), ("genericlabel", sitk.sitkLabelLinear)],
-)
-def test_the_border_of_files_is_itk_s(mode, interpolator):
-    rng = np.random.default_rng(3)
-    places = np.round(rng.uniform(-1.4, 7.4, (9, 8, 10, 3)) * 4) / 4 + (mode == "genericlabel") * 0.07
-    flow = places - affine_field(np.eye(4)[:3], places.shape[:3])
-    data = some((7, 6, 5)) if mode == "linear" else rng.integers(1, 4, (7, 6, 5)).astype(np.int16)
-    tensor = torch.from_numpy(np.moveaxis(flow, -1, 0)).float()[None]
-    ours = sample_filled(Image(data, np.eye(4)), tensor, mode, -7)
-    theirs = itk_sampled(data, flow, interpolator, -7)
-    assert (theirs == -7).any() and (theirs != -7).sum() > 50
-    np.testing.assert_array_equal(ours == -7, theirs == -7)
-    if mode == "genericlabel":  # equal votes go to another of the labels
-        assert (ours != theirs).mean() < 2e-2
-    else:
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-def test_outside_an_image_lies_zero_or_its_minimum_below_zero():
-    far = torch.full((1, 3, 2, 2, 2), 100.0)
-    for data, outside in (([[[3.0, 9]]], 0), ([[[-1000.0, 9]]], -1000), ([[[np.nan, -3.0]]], -3), ([[[np.nan]]], 0)):
-        image = Image(np.array(data, np.float32), np.eye(4))
-        assert background_of(image) == outside
-        assert (sample_filled(image, far) == outside).all()
-        assert (sample_filled(image, far, background=5) == 5).all()
-    labels = Image(np.array([[[-1, 200]]], np.int16), np.eye(4))
-    assert (sample_filled(labels, far, "nearest") == 0).all()
-    wide = sample_filled(Image(labels.data.astype(np.uint8), np.eye(4)), far, "nearest", -1000)
-    assert (wide == -1000).all() and wide.dtype.kind == "i"
-    with pytest.raises(InputError, match=r"background: expected a whole number for an image of integers, got 0.5"):
-        sample_filled(labels, far, "nearest", 0.5)

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from fastreg.geometry.image import Image, affine_field, fsl_frame
 from fastreg.geometry.transforms import Warp, apply, compose
 from fastreg.io.images import save_image
+from fastreg.io.points import check_columns
 from fastreg.io.warp_kinds import detect_format
 from fastreg.io.warps import FORMATS, load_warp, save_warp
 from fastreg.utils.files import InputError
@@ -174,3 +175,17 @@ def test_two_components_of_a_coronal_plane_are_refused(tmp_path):
     with pytest.raises(InputError, match="expected three components"):
         load_warp(path)
     save_image(tmp_path / "b.nii.gz", np.zeros((5, 6), np.float32), PLANES["coronal"])
+
+
+def test_points_of_two_columns_need_an_axial_plane():
+    points = np.zeros((1, 2))
+    check_columns(points, "ras", PLANES["axial"], PLANES["turned"])
+    check_columns(points, "voxel", PLANES["coronal"])
+    check_columns(np.zeros((1, 3)), "ras", PLANES["coronal"])
+    with pytest.raises(InputError, match="expected x, y and z"):
+        check_columns(points, "lps", PLANES["coronal"])
+
+
+def test_three_volumes_in_mgz_are_a_series(tmp_path):
+    nibabel.save(nibabel.MGHImage(np.zeros((*SHAPE, 3), np.float32), AFFINE), tmp_path / "a.mgz")
+    assert detect_format(tmp_path / "a.mgz") is None
