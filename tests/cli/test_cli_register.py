@@ -11,6 +11,8 @@ import pytest
 
 from fastreg.cli import main
 from fastreg.data.pairs import read_pair_files
+from fastreg.geometry.transforms import Affine
+from fastreg.io.affines import save_affine
 from fastreg.io.images import load_image, load_labels, save_image
 from fastreg.io.warps import load_warp
 from fastreg.registration import batch
@@ -168,12 +170,12 @@ def test_other_options_are_not_mixed_in(cohort, capsys):
 def test_a_start_that_was_written_anew_is_another(cohort, capsys):
     listed, out = cohort
     start = listed.parent / "start.txt"
-    start.write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    save_affine(start, Affine(np.eye(4)))
     words = ("register", "--pairs", listed, "-o", out, "--transform", "translation", "--save", "affine")
     assert fastreg(capsys, *words, "--init", start)[0] == 0
     code, _, err = fastreg(capsys, *words, "--init", start)
     assert code == 0 and err.count("done before") == 4
-    start.write_text("1 0 0 5.0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    save_affine(start, Affine(np.array([[1, 0, 0, 5.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])))
     code, _, err = fastreg(capsys, *words, "--init", start)
     assert code == 1 and "was made with other options or files" in err
 
