@@ -276,5 +276,9 @@ def test_yaml_without_its_package(capsys, tmp_path, monkeypatch):
 def test_missing_options_are_named(capsys):
     code, _, err = ended(capsys, "train")
     assert code == 2 and err == "fastreg: train needs --images and --output (see fastreg --help)\n"
+    for words in (["train", "--images", "x", "-o", ""], ["register", "-f", " ", "-m", "x", "-o", "y"]):
+        code, _, err = ended(capsys, *words)
+        assert code == 2 and "expected a name, got nothing" in err and err.count("\n") == 1
+    assert ended(capsys, "train", "--images", "x", "-o", "y", "--img-prefix", "")[0] == 1  # what it is by default
     code, _, err = ended(capsys, "train", "--images", "x", "-o", "y", "--steps", "1.5")
     assert code == 2 and "steps: expected an integer, got 1.5" in err
