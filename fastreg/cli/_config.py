@@ -52,9 +52,12 @@ def check_words(app: App, commands: Any, arguments: Iterable[Any]) -> None:
     for argument in arguments:
         if any("\0" in token.value for token in argument.tokens):  # a file may say what no command line can
             raise InputError(f"{argument.name.lstrip('-')}: expected text, got a zero byte in it")
-        if int in _kinds(argument.hint):
-            for token in argument.tokens:
+        kinds = _kinds(argument.hint)
+        for token in argument.tokens:
+            if int in kinds:
                 _check_integer(argument.name, token)
+            if kinds & {str, Path} and not token.value.strip() and argument.field_info.default != "":
+                _refuse(argument.name, token, "expected a name, got nothing")  # "$NAME" of a script that set none
         plain = argument.name.startswith("--") and argument.parse and argument.required
         if plain and not argument.has_tokens:
             missing.append(argument.name)
@@ -74,7 +77,11 @@ def _check_integer(name: str, token: Any) -> None:
     except ValueError:
         return  # cyclopts says so
     if number != number or number % 1:  # NaN and fractions; infinity has none
-        wrong = f"{name.lstrip('-')}: expected an integer, got {token.value}"
-        if str(token.source) in ("", "cli"):
-            raise CycloptsError(msg=wrong)
-        raise InputError(f"config {token.source}: {wrong}")
+        _refuse(name, token, f"expected an integer, got {token.value}")
+
+
+def _refuse(name: str, token: Any, why: str) -> None:
+    wrong = f"{name.lstrip('-')}: {why}"
+    if str(token.source) in ("", "cli"):
+        raise CycloptsError(msg=wrong)
+    raise InputError(f"config {token.source}: {wrong}")

@@ -82,8 +82,8 @@ def run(
             fastreg's, or is another process' at the moment.
     """
     unknown = [what for what in batch.saved if what not in SAVED]
-    if unknown:
-        raise InputError(f"save: expected some of {', '.join(SAVED)}, got {unknown[0]}")
+    if unknown or not batch.saved:
+        raise InputError(f"save: expected some of {', '.join(SAVED)}, got {unknown[0] if unknown else 'none'}")
     _check_names(pairs, batch.folder)
     with locked(batch.folder, part):
         return _run(pairs, batch, part, on_progress)

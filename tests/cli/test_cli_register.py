@@ -369,6 +369,7 @@ def test_names_of_pairs(tmp_path):
         ([], 1, "--pairs needs -o"),
         (["-o", "{t}/file"], 1, "is a file, not a folder"),
         (["-o", "{t}/out", "--save", "moved,everything"], 1, "save: expected some of moved, warp"),
+        (["-o", "{t}/out", "--save", ","], 1, "save: expected some of moved, warp, inverse-warp, affine, got none"),
         (["-o", "{t}/out", "--part", "9/8"], 1, "part: expected 1/8 to 8/8"),
         (["-o", "{t}/out", "--model", "{t}/none.safetensors"], 1, "none.safetensors: no such file"),
     ],

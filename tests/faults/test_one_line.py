@@ -22,6 +22,7 @@ def ended(capsys, *words):
     return end.value.code, out, err
 
 
+@pytest.mark.slow
 def test_a_full_disk_names_the_file(fastreg, training, scans, tmp_path):
     pair = ("register", "-f", scans / "s0_t1.nii.gz", "-m", scans / "s1_t1.nii.gz", "--transform", "translation")
     for option, name in (("-o", "moved.nii.gz"), ("-o", "moved.nii"), ("--warp", "w.npz"), ("--qc", "qc.png")):
@@ -55,6 +56,7 @@ def test_a_folder_that_cannot_be_made(fastreg, scans, tmp_path):
     assert run.code == 1 and "File name too long" in run.line
 
 
+@pytest.mark.slow
 def test_damaged_cache_is_decoded_anew(fastreg, training, tmp_path):
     def train(name):
         run = fastreg(*training, "--steps", "3", "--val-every", "3", "--cache", tmp_path / "cache", "-o", name)
@@ -276,5 +278,9 @@ def test_yaml_without_its_package(capsys, tmp_path, monkeypatch):
 def test_missing_options_are_named(capsys):
     code, _, err = ended(capsys, "train")
     assert code == 2 and err == "fastreg: train needs --images and --output (see fastreg --help)\n"
+    for words in (["train", "--images", "x", "-o", ""], ["register", "-f", " ", "-m", "x", "-o", "y"]):
+        code, _, err = ended(capsys, *words)
+        assert code == 2 and "expected a name, got nothing" in err and err.count("\n") == 1
+    assert ended(capsys, "train", "--images", "x", "-o", "y", "--img-prefix", "")[0] == 1  # what it is by default
     code, _, err = ended(capsys, "train", "--images", "x", "-o", "y", "--steps", "1.5")
     assert code == 2 and "steps: expected an integer, got 1.5" in err
