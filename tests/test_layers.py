@@ -42,6 +42,7 @@ def imported(path: Path) -> list[list[str]]:
     return [name.split(".")[1:] for name in found if name.startswith("fastreg.")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_down(path):
     mine = room(path)

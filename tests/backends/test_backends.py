@@ -44,6 +44,7 @@ def test_wrong_names_and_refusals():
         backends.choose("native", torch.zeros(1, device="meta"))
 
 
+@pytest.mark.slow
 def test_compiled_code_follows_use_backend():
     calls = []
     native = backends.BACKENDS["native"]

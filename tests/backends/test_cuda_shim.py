@@ -15,7 +15,7 @@ from fastreg import _C
 from fastreg.backends import cuda, reference
 from fastreg.backends.lncc_form import LNCC_DEFINITIONS, lncc_form
 
-pytestmark = pytest.mark.skipif(shim.COMPILER is None, reason="no C++ compiler")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shim.COMPILER is None, reason="no C++ compiler")]
 
 
 @pytest.fixture(scope="module")

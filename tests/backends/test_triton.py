@@ -25,6 +25,7 @@ def run_cases(interpret: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @needs_triton
 def test_cases_in_the_interpreter():
     run_cases("1")

@@ -42,6 +42,7 @@ def small(monkeypatch):
     return [*cases.warps("small", "float32"), list(cases.lnccs("small", "float32"))[1], *cases.fields("small")]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_record_and_its_table(small, tmp_path):
     pytest.importorskip("matplotlib")
     made = run.measured(small, 100, tmp_path, device="cpu", copied=1 << 20)

@@ -10,6 +10,7 @@ from bench.schema import Record, Speed
 from fastreg.backends import cpu
 
 
+@pytest.mark.slow
 def test_ratios_are_not_half_of_the_committed_ones():
     before, name = ratios.committed()
     mine = {key: ratio for key, ratio in before.items() if key[2] == f"native {cpu.isa()}"}
@@ -41,6 +42,7 @@ def slowed(times):
     return slow
 
 
+@pytest.mark.slow
 def test_a_planted_slow_op_is_found(monkeypatch):
     only = {("smoothness", "forward + backward to flow")}
     before = ratios.measured(2, only)

@@ -88,6 +88,7 @@ def test_every_mark_of_every_page_is_known_and_can_be_filled_again(record, tmp_p
         report.filled("<!-- bench: sped -->\n<!-- bench end -->\n", record, "a.md")
 
 
+@pytest.mark.slow
 def test_pictures(record, tmp_path):
     from bench import report_plots
 

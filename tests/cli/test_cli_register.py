@@ -120,6 +120,7 @@ def table(out):
 NAMES = [f"s{k}_image_to_s0_image" for k in range(1, 5)]
 
 
+@pytest.mark.slow
 def test_many_pairs_restart_and_stay(cohort, capsys):
     listed, out = cohort
     words = ("register", "--pairs", listed, "-o", out, *FAST, "--save", "moved,warp,affine,inverse-warp")
@@ -154,6 +155,7 @@ def test_many_pairs_restart_and_stay(cohort, capsys):
     }
 
 
+@pytest.mark.slow
 def test_other_options_are_not_mixed_in(cohort, capsys):
     listed, out = cohort
     words = ("register", "--pairs", listed, "-o", out, *FAST)
@@ -236,6 +238,7 @@ def test_parts_give_the_whole(cohort, capsys):
         np.testing.assert_array_equal(*flows)
 
 
+@pytest.mark.slow
 def test_processes_of_torchrun_share_the_pairs(cohort):
     """Side by side, into one table."""
     listed, out = cohort
@@ -403,6 +406,7 @@ def test_neither_pair_nor_pairs_is_a_usage_error(capsys):
     assert code == 2 and "needs --fixed and --moving, or --pairs" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["rigid", "deformable"])
 def test_a_t2_like_image_by_mutual_information(transform, blobs, tmp_path, capsys):
     """Inverted on a dark background: both parts, from the command line."""

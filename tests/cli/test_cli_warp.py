@@ -221,6 +221,7 @@ def test_an_unknown_choice_is_a_mistake_of_usage(folder):
     assert fastreg("warp", *IN, *BY, *OUT, "-n", "cubic") == 2
 
 
+@pytest.mark.slow
 def test_the_installed_command_runs(folder):
     words = ["-i", "moving.nii.gz", "-t", "warp.nii.gz", "-o", "out.nii.gz"]
     code = "import sys; from fastreg.cli import main; main(sys.argv[1:])"

@@ -28,6 +28,7 @@ def write_png(path, image):
     path.write_bytes(png([(0, row) for row in image.round().astype(np.uint8)], image.shape[1]))
 
 
+@pytest.mark.slow
 def test_png_through_train_register_evaluate(tmp_path, capsys):
     for k in range(4):
         write_png(tmp_path / "train" / f"p{k}.png", face(np.array([k - 1.5, 1.5 - k])))

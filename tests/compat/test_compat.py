@@ -102,6 +102,7 @@ def test_the_indexing_of_a_flow_that_registers_is_measured(ndim):
     assert measured_indexing(lambda moving, fixed: torch.zeros(1, ndim, *moving.shape[2:]), ndim) is None
 
 
+@pytest.mark.slow
 def test_weights_alone(tmp_path):
     h5()
     graph = Graph(SHAPE).vm(VM2)
@@ -390,6 +391,7 @@ def run(*arguments):
     return caught.value.code
 
 
+@pytest.mark.slow
 def test_a_converted_network_registers(tmp_path, capsys):
     h5()
     source = Graph((16, 16, 16)).miccai(scale=1.0).save(tmp_path / "miccai.h5")

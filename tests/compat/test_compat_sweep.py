@@ -19,6 +19,7 @@ def cohort(folder):
     return ["--images", folder / "*_image.nii.gz", "--labels", folder / "*_labels.nii.gz", "--val", "s2,s3"]
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_validates_and_draws(blobs, tmp_path, capsys):
     arguments = ["sweep", *cohort(blobs()), *TINY, "-o", tmp_path / "sweep", "--lambdas", "1,0", "--lr", "1e-2"]
     assert run(*arguments, "--json") == 0

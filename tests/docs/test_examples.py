@@ -36,6 +36,7 @@ def images(blobs):
     return folder
 
 
+@pytest.mark.slow
 def test_warp():
     said = run("01_warp.py")
     assert "voxel 10 reads between 11 and 12: True" in said
@@ -43,6 +44,7 @@ def test_warp():
     assert np.allclose([float(value) for value in found.groups()], [0, 0, 1.5], atol=0.02)
 
 
+@pytest.mark.slow
 def test_register(images, tmp_path):
     out = tmp_path / "out"
     said = run("02_register.py", images / "s0_image.nii.gz", images / "s1_image.nii.gz", out)
@@ -52,18 +54,21 @@ def test_register(images, tmp_path):
     assert load_warp(out / "warp.nii.gz").fixed_shape == fixed.shape
 
 
+@pytest.mark.slow
 def test_train(images, tmp_path):
     said = run("03_train.py", images, tmp_path / "run", 2)
     assert "s1_image.nii.gz to s0_image.nii.gz" in said
     assert load_image(tmp_path / "run" / "moved.nii.gz").shape == (24, 20, 28)
 
 
+@pytest.mark.slow
 def test_template(images, tmp_path):
     said = run("04_template.py", images, tmp_path / "template.nii.gz")
     assert said.count("mm from the mean shape") == 2 and "3 subjects" in said
     assert 0 <= load_image(tmp_path / "template.nii.gz").data.min() < 0.1
 
 
+@pytest.mark.slow
 def test_your_own_loop():
     losses = [float(word) for word in re.findall(r"loss (\S+),", run("05_your_own_loop.py"))]
     assert losses[-1] < losses[0] - 0.2

@@ -22,6 +22,7 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_readme_prints_what_it_says():
     """Words for words, numbers within 0.02: processors round differently."""
     (code,), (said,) = blocks(ROOT / "README.md", "python"), blocks(ROOT / "README.md", "text")

@@ -45,6 +45,7 @@ def slices(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_shan2017(slices):
     out = slices / "out"
     words = ("--train", slices / "train.npz", "--test", slices / "test.npz", "--few", 2, "-o", out, "--threads", 1)
@@ -85,12 +86,14 @@ def test_voxelmorph2019(blobs, tmp_path):
     assert config["seg_labels"] == str(groups) and config["seg_weight"] == 0.05
 
 
+@pytest.mark.slow
 def test_wrong_studies_end_in_one_line(blobs, tmp_path):
     folder = blobs(4)
     images = ("--images", folder / "*_image.nii.gz", "--labels", folder / "*_labels.nii.gz", "-o", tmp_path / "out")
     assert study("voxelmorph2019.py", *images, code=1).stderr.startswith("voxelmorph2019: id '1023': not in the cohort")
 
 
+@pytest.mark.slow
 def test_runtime(tmp_path):
     words = ("--size", 32, 24, "--networks", "vm1,match", "--repeats", 2, "--passes", 2, 1, "-o", tmp_path / "t.csv")
     done = study("runtime.py", *words)
@@ -104,6 +107,7 @@ def test_runtime(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_general(blobs, tmp_path):
     """Two pairs, three contrasts, two methods: every row is there, and the negative image is registered as well."""
     folder = blobs(4)

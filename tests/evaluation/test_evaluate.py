@@ -287,6 +287,7 @@ def test_command_names_what_is_wrong(case, capsys):
     assert run() == 1 and run("--points-space", "mars") == 2
 
 
+@pytest.mark.slow
 def test_real_pair(real_data):
     pair = real_data / "pair"
     figures = evaluate(

@@ -101,6 +101,7 @@ def test_training_beside_files_of_the_user(name, kind, training, tmp_path, capsy
         assert (tmp_path / "mine").read_text() == "{}" and not (tmp_path / "nothing").exists()
 
 
+@pytest.mark.slow
 def test_outputs_over_what_a_command_reads_besides(fastreg, training, scans, tmp_path):
     words = [*training, "--steps", "1", "--val-every", "0", "-o", tmp_path / "run"]
     assert fastreg(*words).code == 0

@@ -83,6 +83,7 @@ def run(fastreg, training, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints(run, training, scans, tmp_path, capsys):
     good = (run / "model.safetensors").read_bytes()
     length = int.from_bytes(good[:8], "little")
@@ -106,6 +107,7 @@ def test_damaged_checkpoints(run, training, scans, tmp_path, capsys):
     assert code == 1 and "damaged, its SHA-256" in err and (run / "last.safetensors").read_bytes() == last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers(value, run, scans, tmp_path, capsys):
     with safe_open(run / "model.safetensors", "pt") as file:

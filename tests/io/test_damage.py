@@ -142,6 +142,7 @@ def test_unpacked_images_have_a_limit_that_is_said(tmp_path, monkeypatch):
     refused(tmp_path / "b.nii.gz", "got more")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB there")
 def test_a_bomb_behind_the_last_voxel_takes_no_memory(tmp_path):
     with gzip.open(tmp_path / "a.nii.gz", "wb", compresslevel=1) as file:

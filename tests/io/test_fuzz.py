@@ -143,6 +143,7 @@ def damaged(content, rng):
     return bytes(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CASES))
 def test_no_damage_ends_in_anything_but_a_line(tmp_path, name):
     make, read = CASES[name]

@@ -362,6 +362,7 @@ def test_conform_is_one_interpolation_on_a_grid_about_the_centre():
         np.testing.assert_allclose(new.data, back, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_real_brain_survives_conforming(real_data, tmp_path):
     path = real_data / "raw" / "1000_labels.nii.gz"
     labels = load_labels(path)

@@ -89,6 +89,7 @@ def test_itk_applies_our_warp_on_oblique_anisotropic_different_grids(tmp_path, f
     compare_with_itk(tmp_path, *oblique_case(np.random.default_rng(0), flips))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_itk_applies_our_warp_on_all_axis_orientations(tmp_path, order):
     rng = np.random.default_rng(1)

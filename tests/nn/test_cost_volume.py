@@ -42,6 +42,7 @@ def test_descriptors_do_not_care_for_contrast():
     )  # and where all is flat
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_costs_are_those_of_every_displacement(ndim):
     shape = (5, 6, 4)[:ndim]

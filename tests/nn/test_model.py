@@ -178,6 +178,7 @@ def test_bfloat16_gradients_read_no_stale_memory(channels_last):
         assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
 
 
+@pytest.mark.slow
 def test_compiles_whole():
     net = RegistrationNet("vm1", ndim=2)
     moving, fixed = torch.rand(2, 1, 1, 32, 48)

@@ -17,6 +17,7 @@ def velocity_of(ndim, dtype=torch.float32, batch=2, scale=2.0):
     return torch.randn(batch, ndim, *SIZES[ndim], generator=generator, dtype=dtype) * scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "isa, dtype", [("baseline", torch.float64), *((level, torch.float32) for level in AVAILABLE)], indirect=["isa"]
 )
@@ -116,6 +117,7 @@ def test_backward_twice_through_one_graph():
     assert torch.equal(first, torch.autograd.grad(flow.square().sum(), velocity)[0])
 
 
+@pytest.mark.slow
 def test_compile_half_and_strides():
     velocity = velocity_of(3).requires_grad_()
     torch._dynamo.reset()
@@ -130,6 +132,7 @@ def test_compile_half_and_strides():
     assert torch.equal(fastreg.integrate(strided), fastreg.integrate(velocity.detach()))
 
 
+@pytest.mark.slow
 def test_function_transforms():
     velocity = velocity_of(2, torch.float64)
     leaf = velocity.clone().requires_grad_()

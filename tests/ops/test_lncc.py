@@ -46,6 +46,7 @@ def _compare(got, expected, tolerance):
 # ---------------------------------------------------------------- against the reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", _SHAPES, ids=str)
 @pytest.mark.parametrize("definition", LNCC_DEFINITIONS)
 def test_matches_reference(definition, shape):
@@ -206,6 +207,7 @@ def _exact(a, b, air, window):
     return [F.conv3d(x, kernel) for x in (a, b, a * a, b * b, a * b)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0, 1e4, -1000.0])
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_offsets_lose_nothing(offset, noise):
@@ -358,6 +360,7 @@ def test_same_number_as_monai():
 # ---------------------------------------------------------------- as an op
 
 
+@pytest.mark.slow
 def test_gradcheck():
     a, b = (x.requires_grad_() for x in _pair((1, 2, 4, 5, 6)))
     mask = torch.rand(1, 1, 4, 5, 6, dtype=torch.float64)

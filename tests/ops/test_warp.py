@@ -41,6 +41,7 @@ def close(actual, expected, dtype, terms=1):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa, mode, dtype", KERNELS, indirect=["isa"])
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -227,6 +228,7 @@ def test_half_precision_volume_keeps_float32_coordinates(dtype):
     assert low.grad.dtype == dtype and u.grad.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_compile_and_autocast():
     vol, flow, out = problem(3, torch.float32)
     flow.requires_grad_()

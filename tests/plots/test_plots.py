@@ -21,6 +21,7 @@ def picture(path):
     return imread(path)[..., :3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(20, 24, 18), (30, 22)])
 def test_registration_figure_and_qc_picture(shape, tmp_path):
     image = ball(shape)
@@ -119,6 +120,7 @@ def test_the_mesh_of_the_identity_is_straight():
     assert np.ptp(columns, axis=0).max() == 0 and x[np.argwhere(columns == 4)[0, 1]] == 4.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.0, 7.0, math.nan, math.inf])
 def test_constant_images_and_nan_are_drawn(value, tmp_path):
     image = np.full((8, 9, 10), value)

@@ -74,6 +74,7 @@ def pair(truth: np.ndarray) -> tuple[Image, Image]:
     return fixed, scene(affine, MOVING_SHAPE, np.linalg.inv(truth))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_recovers_a_known_map(kind):
     truth = known(kind)
@@ -88,6 +89,7 @@ def test_recovers_a_known_map(kind):
         assert kind == "similarity" or scale == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric(metric):
     truth = known("rigid")
@@ -109,6 +111,7 @@ def test_header_offset_and_a_large_turn():
     assert error_mm(align(*pair(truth), kind="rigid", levels_mm=(8, 4)), truth) < 0.5
 
 
+@pytest.mark.slow
 def test_masks_leave_out_what_moved_otherwise():
     truth = known("translation")
     fixed, moving = pair(truth)
@@ -139,6 +142,7 @@ def test_two_dimensions():
     assert np.linalg.norm((found - truth) @ at) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_repeats_bitwise(metric):
     images = pair(known("rigid"))
@@ -152,6 +156,7 @@ def test_a_given_start_is_used():
     assert error_mm(found, truth) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -172,6 +177,7 @@ def test_errors_are_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_lung_ct_landmarks(real_data):
     """World coordinates 34 mm apart; the best affine of the landmarks themselves leaves 2.50 mm."""
     folder = real_data / "ct"
@@ -183,6 +189,7 @@ def test_lung_ct_landmarks(real_data):
     assert np.linalg.norm(found(start) - target, axis=1).mean() < 2.9
 
 
+@pytest.mark.slow
 def test_brains_as_scanned(real_data):
     folder = real_data / "raw"
     fixed, moving = (load_image(folder / f"{name}_t1.nii.gz") for name in (1000, 1001))

@@ -130,6 +130,7 @@ def test_wrong_arguments(change, message):
         deform(**{"fixed": image, "moving": image, **change})
 
 
+@pytest.mark.slow
 def test_real_pair_in_seconds(real_data):
     """The coarse stages alone bring a real pair far beyond what it was; see docs/register.md for the whole."""
     import json
@@ -155,6 +156,7 @@ def contrast(image):
     return (1 - image).square() * 0.7 + 0.3 * torch.exp(-((image - 0.7) ** 2) / 0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(40, 36, 44), (64, 72)])
 def test_mutual_information_across_contrasts(size):
     moving = texture(size)
@@ -182,6 +184,7 @@ def test_there_and_back_is_the_identity(bidir):
     assert torch.equal(found.moved_back, fastreg.warp(fixed, found.inverse_flow))
 
 
+@pytest.mark.slow
 def test_both_directions_count():
     """A structure that one image lacks: compared on both grids, neither of the images is preferred."""
     size = (40, 36, 40)
@@ -203,6 +206,7 @@ def test_both_directions_count():
     assert apart < apart_one  # exchanging the images nearly gives the inverse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bidir", [False, True])
 def test_a_mask_of_the_moving_image_counts(bidir):
     size = (28, 28, 32)
@@ -221,6 +225,7 @@ def test_a_mask_of_the_moving_image_counts(bidir):
     assert errors[0] < errors[1]
 
 
+@pytest.mark.slow
 def test_folds_between_the_stages_are_mended():
     size = (36, 40, 36)
     fixed, moving = texture(size), texture(size, seed=7)  # nothing in common: wild fields

@@ -47,6 +47,7 @@ def test_a_file_of_that_name_goes_before(tmp_path, monkeypatch, general):
         checkpoint.load("generall")
 
 
+@pytest.mark.slow
 def test_known_deformations_of_shapes_that_no_training_saw(general):
     recipe = Recipe(labels=16, pair_warp=1.2, shape_scale=(5.0, 20.0), warp_scale=(6.0, 24.0))
     pairs, figures = SyntheticPairs((48, 48, 64), recipe, seed=1234, flows=True), []
@@ -75,6 +76,7 @@ def overlaps(found, fixed_labels, moving_labels):
     return [mean(dice(fixed_labels.data, x).values()) for x in (moving_labels.data, moved)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", [0.1, 4.0])
 def test_takes_images_of_any_size_in_mm_and_any_contrast(spacing, general):
     """Without an alignment, so that what is gained is the network's."""
@@ -88,6 +90,7 @@ def test_takes_images_of_any_size_in_mm_and_any_contrast(spacing, general):
     assert np.mean(gains) > 0.35 and min(gains) > 0.2
 
 
+@pytest.mark.slow
 def test_large_images_are_registered_on_fewer_voxels(general):
     fixed, moving, *labels = pair(2004, 1.0, (72, 72, 96))
     net, about = general
@@ -99,6 +102,7 @@ def test_large_images_are_registered_on_fewer_voxels(general):
     assert overlaps(found, *labels)[1] > overlaps(alone, *labels)[1]
 
 
+@pytest.mark.slow
 def test_commands_know_the_name(tmp_path):
     for role, image in zip(("fixed", "moving", "fixed_labels", "moving_labels"), pair(2012), strict=True):
         save_image(tmp_path / f"{role}.nii.gz", image)

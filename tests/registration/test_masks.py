@@ -31,6 +31,7 @@ def spoiled(image, mask, kind):
     return np.where(mask > 0, image, hidden).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["fixed", "moving", "both"])
 @pytest.mark.parametrize("metric", ["lncc", "mse", "mi"])
 def test_what_lies_under_a_mask_does_not_matter(pair, metric, which):
@@ -55,6 +56,7 @@ def test_what_lies_under_a_mask_does_not_matter(pair, metric, which):
         assert apart.max() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["lncc", "mse", "mi"])
 def test_the_deformation_around_a_mask_is_the_true_one(pair, metric):
     fixed, moving = pair

@@ -229,6 +229,7 @@ MAPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", MAPS)
 @pytest.mark.parametrize("metric", ["lncc", "mi"])
 def test_every_transform_finds_the_map_and_simpleitk_gets_the_same(transform, metric, tmp_path):
@@ -250,6 +251,7 @@ def test_every_transform_finds_the_map_and_simpleitk_gets_the_same(transform, me
         simpleitk_agrees(found, moving, tmp_path, "affine.mat")
 
 
+@pytest.mark.slow
 def test_every_orientation_of_the_moving_image(tmp_path):
     """48 ways to store one image: SimpleITK gets our moved image from each, and all are alike."""
     shape = (22, 20, 24)
@@ -268,6 +270,7 @@ def test_every_orientation_of_the_moving_image(tmp_path):
             simpleitk_agrees(found, stored, tmp_path)
 
 
+@pytest.mark.slow
 def test_every_orientation_of_the_fixed_image(tmp_path):
     shape = (22, 20, 24)
     fixed, moving = blobs_on(about_origin(shape, (2, 2, 2)), shape), blobs_on(about_origin(shape, (2, 2.2, 1.9)), shape)
@@ -279,6 +282,7 @@ def test_every_orientation_of_the_fixed_image(tmp_path):
             simpleitk_agrees(found, moving, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_inverse_warp_is_the_warp_backwards(tmp_path):
     """Across grids of about 1.6 mm, through the files: 99 of 100 places to a tenth of a voxel, all to a fifth."""
     shape, other = (40, 36, 38), (34, 40, 32)

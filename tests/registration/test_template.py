@@ -43,6 +43,7 @@ def cohort(tmp_path):
     return people
 
 
+@pytest.mark.slow
 def test_finds_the_image_that_everybody_comes_from(cohort, threads):
     threads(1)
     found = build_template(cohort, rounds=3, stages=STAGES, device="cpu")
@@ -56,6 +57,7 @@ def test_finds_the_image_that_everybody_comes_from(cohort, threads):
     assert 2 * (labels & truth).sum() / (labels.sum() + truth.sum()) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("affine", [False, True])
 def test_lies_at_the_mean_place_not_at_the_first_image(tmp_path, threads, affine):
     threads(1)

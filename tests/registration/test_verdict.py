@@ -87,6 +87,7 @@ def test_a_result_that_is_worse_than_its_start_says_so():
     assert judge(image, image, gone, start, "lncc", (None, None)).suspect.startswith("only 0 % of the fixed image")
 
 
+@pytest.mark.slow
 def test_another_contrast_is_told():
     """Local correlation takes any contrast and may be misled by it; mutual information is for that."""
     fixed = head()
@@ -110,6 +111,7 @@ def test_masked_voxels_do_not_judge():
     assert judge(images[0], images[1], result.warp, result.affine, "lncc", (None, None)).after < 0.9
 
 
+@pytest.mark.slow
 def test_the_verdict_is_told(tmp_path, capsys):
     """In one line, in --json and in the table of --pairs."""
     image, other = head(seed=0), np.roll(head(seed=0), 3, 0)

@@ -43,6 +43,7 @@ def weights(path):
     return checkpoint.load(path).net.state_dict()
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_writes_what_it_says(config):
     told = []
 
@@ -64,6 +65,7 @@ def test_a_run_learns_and_writes_what_it_says(config):
     assert json.loads((config.run.output / "config.json").read_text())["lambda"] == 0.01
 
 
+@pytest.mark.slow
 def test_resume_continues_bit_for_bit(config, tmp_path):
     whole = fit(config.changed(flip=True))
     parts = config.changed(flip=True, output=tmp_path / "parts")

@@ -284,6 +284,7 @@ def _masks(folder):
     return str(folder / "*_mask.nii.gz")
 
 
+@pytest.mark.slow
 def test_a_region_of_interest_is_learned(config, folder, blobs, tmp_path):
     more = blobs(3, (24, 20), tmp_path / "more")
     path = fit(
