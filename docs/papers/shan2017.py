@@ -21,7 +21,8 @@ from fastreg.cli.output import out
 from fastreg.data.cohorts import Subject
 from fastreg.data.intensity import normalised
 from fastreg.evaluation.metrics import dice
-from fastreg.io.images import load_image, open_numpy, save_image
+from fastreg.io.arrays import open_numpy
+from fastreg.io.images import load_image, save_image
 from fastreg.nn import checkpoint
 from fastreg.training.config import TrainConfig
 from fastreg.utils.files import InputError

@@ -166,12 +166,12 @@ def test_other_options_are_not_mixed_in(cohort, capsys):
 def test_a_start_that_was_written_anew_is_another(cohort, capsys):
     listed, out = cohort
     start = listed.parent / "start.txt"
-    start.write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    start.write_text("# fixed RAS mm -> moving RAS mm\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
     words = ("register", "--pairs", listed, "-o", out, "--transform", "translation", "--save", "affine")
     assert fastreg(capsys, *words, "--init", start)[0] == 0
     code, _, err = fastreg(capsys, *words, "--init", start)
     assert code == 0 and err.count("done before") == 4
-    start.write_text("1 0 0 5.0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    start.write_text("# fixed RAS mm -> moving RAS mm\n1 0 0 5.0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
     code, _, err = fastreg(capsys, *words, "--init", start)
     assert code == 1 and "was made with other options or files" in err
 
