@@ -102,10 +102,11 @@ def read_nibabel(image: Any, name: str) -> np.ndarray:
             data = np.asanyarray(image.dataobj)
         holder = (getattr(image, "file_map", None) or {}).get("image")
         stream = getattr(holder, "fileobj", None)
+        name_on_disk = str(getattr(holder, "filename", None))
         if isinstance(stream, gzip.GzipFile):
             read_to_end(stream, name)
-        elif stream is None and holder is not None and str(holder.filename or "").lower().endswith("gz"):
-            with gzip.open(holder.filename) as pair:
+        elif stream is None and nibabel.is_proxy(image.dataobj) and name_on_disk.lower().endswith("gz"):
+            with gzip.open(name_on_disk) as pair:
                 read_to_end(pair, name)
     except InputError:
         raise

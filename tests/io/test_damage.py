@@ -158,3 +158,10 @@ def test_a_bomb_behind_the_last_voxel_takes_no_memory(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.nii.gz"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) * 1024 < 2**26
+
+
+def test_an_image_in_memory_needs_no_file(tmp_path):
+    image = nibabel.Nifti1Image(some(), np.eye(4))
+    nibabel.save(image, tmp_path / "a.nii.gz")  # nibabel remembers the name
+    (tmp_path / "a.nii.gz").unlink()
+    np.testing.assert_array_equal(load_image(image).data, some())
