@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import warnings
 from pathlib import Path
 from typing import TypeAlias
 
@@ -87,6 +89,10 @@ def _is_text(content: bytes) -> bool:
         return False
 
 
+_FLIRT_ROW = re.compile(r"\S+(  \S+){3}")
+"""FSL puts two spaces between numbers; nobody else does."""
+
+
 def _plain_matrix(path: Path, text: str, matrix: str | None, fixed: Image | None, moving: Image | None) -> Affine:
     """A 4x4 matrix of numbers, of RAS mm or FLIRT's."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -99,10 +105,13 @@ def _plain_matrix(path: Path, text: str, matrix: str | None, fixed: Image | None
         raise InputError(f"affine {path}: expected 4 rows of 4 numbers, the last 0 0 0 1")
     found = check_affine(np.array(rows), f"affine {path}")
     if matrix is None and not said:
-        raise InputError(
-            f"affine {path}: a plain 4x4 matrix does not say what it maps: give --matrix ras (fixed RAS mm -> moving "
-            f"RAS mm) or --matrix flirt (FSL's) to fastreg warp, or put the line '{_RAS_LINE}' above one of RAS mm"
-        )
+        if path.suffix == ".mat" or all(_FLIRT_ROW.fullmatch(line) for line in lines):
+            raise InputError(
+                f"affine {path}: a plain 4x4 matrix as FLIRT writes it: give --matrix flirt to fastreg warp, or, if it "
+                f"maps fixed RAS mm -> moving RAS mm, --matrix ras or the line '{_RAS_LINE}' above it"
+            )
+        text = f"affine {path}: a plain 4x4 matrix, taken for {_RAS_LINE[2:]}; if it is FLIRT's, give --matrix flirt"
+        warnings.warn(text, UserWarning, stacklevel=4)
     if matrix != "flirt":
         return Affine(found)
     if fixed is None or moving is None:

@@ -162,9 +162,15 @@ def test_flirt_s_matrix_maps_the_moving_to_the_fixed_image_in_fsl_s_coordinates(
         np.testing.assert_allclose(there, fsl_place(fixed.affine, fixed.shape, p), atol=1e-6)
     with pytest.raises(InputError, match="needs both images"):
         load_affine(tmp_path / "flirt.mat", matrix="flirt", moving=moving)
-    with pytest.raises(InputError, match=r"give --matrix ras .* or --matrix flirt"):
+    with pytest.raises(InputError, match=r"give --matrix flirt .* --matrix ras"):
         load_affine(tmp_path / "flirt.mat")
     np.testing.assert_allclose(load_affine(tmp_path / "flirt.mat", matrix="ras").matrix, flirt)
+
+
+def test_a_plain_matrix_in_text_is_taken_for_ras_mm_with_a_word(tmp_path):
+    (tmp_path / "plain.txt").write_text("1 0 0 2\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    with pytest.warns(UserWarning, match=r"plain.txt: a plain 4x4 matrix, taken for fixed RAS mm -> moving RAS mm; if"):
+        assert load_affine(tmp_path / "plain.txt").matrix[0, 3] == 2
 
 
 BAD_AFFINES = {
@@ -173,7 +179,7 @@ BAD_AFFINES = {
     "words.txt": b"one two three\n",
     "three.txt": b"1 0 0 0\n0 1 0 0\n0 0 1 0\n",
     "singular.txt": b"1 0 0 0\n0 0 0 0\n0 0 1 0\n0 0 0 1\n",
-    "plain.txt": b"1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n",
+    "as_flirt_writes.txt": b"1  0  0  0  \n0  1  0  0  \n0  0  1  0  \n0  0  0  1  \n",
     "endless.mat": struct.pack("<5i", 0, 0, 1, 0, -20) * 3,
     "huge.mat": struct.pack("<5i", 0, 2**31 - 1, 2**31 - 1, 0, 8) + b"fixed\0\0\0",
     "large.txt": b"1 " * 2**20,
