@@ -61,7 +61,7 @@ def load_points(path: str | Path) -> Table:
     header = [name.strip() for name in lines[0]] if lines else []
     columns = _columns(header)
     if len(columns) < 2:
-        raise InputError(f"points {path}: expected a header with x, y and z, got {','.join(header)[:80] or 'nothing'}")
+        raise InputError(f"points {path}: expected a header with x, y and z, got {_shown(header) or 'nothing'}")
     rows = [row for row in lines[1:] if any(cell.strip() for cell in row)]
     if not rows:
         raise InputError(f"points {path}: expected points below the header, got none")
@@ -72,8 +72,13 @@ def load_points(path: str | Path) -> Table:
         except (ValueError, IndexError):
             points[k] = np.nan
         if not np.isfinite(points[k]).all():
-            raise InputError(f"points {path}: expected finite numbers, got {','.join(row)[:80]} as point {k + 1}")
+            raise InputError(f"points {path}: expected finite numbers, got {_shown(row)} as point {k + 1}")
     return Table(points, header, rows)
+
+
+def _shown(row: list[str]) -> str:
+    """The beginning of a row, on one line: a quoted cell may have several."""
+    return " ".join(",".join(row).split())[:80]
 
 
 def save_text(path: str | Path, text: str) -> None:

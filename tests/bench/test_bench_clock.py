@@ -7,6 +7,7 @@ import pytest
 from bench import clock
 
 
+@pytest.mark.slow
 def test_rivals_take_turns_and_the_first_changes():
     order = []
     rivals = {name: (lambda name=name: (order.append(name), time.sleep(0.03))) for name in "abc"}

@@ -105,6 +105,7 @@ def test_peers_are_called_as_their_definition_says():
     assert judged >= 15  # torch, SimpleITK, scipy and VoxelMorph's formulas are always there
 
 
+@pytest.mark.slow
 def test_no_speed_without_gradients():
     case = Case("growth", "smoothness", (0,), (24, 24, 24), peers=("torch, differences",), threads=1)
     failed = exactness.Exactness(

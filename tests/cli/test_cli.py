@@ -75,6 +75,7 @@ def test_register_with_a_model(capsys, blobs, model, tmp_path):
     assert nib.load(outputs["warp"]).shape == (24, 20, 28, 1, 3) and (tmp_path / "qc.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_register_without_a_model(capsys, blobs, tmp_path):
     folder = blobs(2)
     words = ["register", "-f", folder / "s0_image.nii.gz", "-m", folder / "s1_image.nii.gz", "--json"]
@@ -87,6 +88,7 @@ def test_register_without_a_model(capsys, blobs, tmp_path):
     assert figures["written"] == hashed and len(hashed) == 2
 
 
+@pytest.mark.slow
 def test_train_from_a_config_file_then_register(capsys, blobs, tmp_path):
     folder = blobs(3)
     config = {"images": f"{folder}/*_image.nii.gz", "steps": 2, "model": "vm1", "val-every": 0, "workers": 0}

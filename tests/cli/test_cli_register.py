@@ -223,6 +223,7 @@ def test_under_torchrun_a_bad_pair_does_not_stop_the_other_processes(cohort, cap
     assert code == 0 and "1 of 2 pairs failed, s1_image_to_s0_image first" in err
 
 
+@pytest.mark.slow
 def test_parts_give_the_whole(cohort, capsys):
     listed, out = cohort
     words = ("register", "--pairs", listed, *FAST)

@@ -38,6 +38,7 @@ def h5():
 # ---------------------------------------------------------------- .h5 of 2018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("decoder", "name", "count"), [(VM1, "vm1", 259_675), (VM2, "vm2", 300_547)])
 @pytest.mark.parametrize("shape", [SHAPE, (32, 48)])
 def test_cvpr_2018(tmp_path, decoder, name, count, shape):

@@ -76,6 +76,7 @@ def test_outputs_of_pairs_over_an_input_of_theirs(fastreg, scans, tmp_path):
     refused(fastreg, tmp_path, *words, said="'A' and 'a' would be one folder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "metrics.csv", "validation.csv", "model.safetensors", "curve.png"])
 @pytest.mark.parametrize("kind", ["file", "link", "dangling"])
 def test_training_beside_files_of_the_user(name, kind, training, tmp_path, capsys):

@@ -96,6 +96,7 @@ def test_every_metric(metric):
     assert error_mm(align(*pair(truth), kind="rigid", metric=metric, **FAST), truth) < 1
 
 
+@pytest.mark.slow
 def test_mutual_information_across_contrasts():
     truth = known("rigid")
     fixed, moving = pair(truth)
@@ -103,6 +104,7 @@ def test_mutual_information_across_contrasts():
     assert error_mm(align(fixed, inverted, kind="rigid", metric="mi", **FAST), truth) < 1
 
 
+@pytest.mark.slow
 def test_header_offset_and_a_large_turn():
     turn = np.deg2rad(35)
     truth = np.eye(4)

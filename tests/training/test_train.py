@@ -113,6 +113,7 @@ def test_two_processes_are_one_with_a_batch_of_two(config, tmp_path):
         assert float(one["loss"]) == pytest.approx(float(two["loss"]), abs=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
