@@ -6,11 +6,11 @@ BIN    := $(VENV)/bin
 # How long each target takes once everything is installed, on two cores of an AMD EPYC; `time make TARGET` measures it.
 TIME_demo  := five minutes with bfloat16, longer on other processors
 TIME_quick := under a minute
-TIME_test  := TO BE MEASURED
-TIME_lint  := half a minute
+TIME_test  := seven minutes
+TIME_lint  := a quarter of a minute
 TIME_docs  := ten seconds
 TIME_bench := twelve minutes
-TIME_wheel := TO BE MEASURED
+TIME_wheel := a minute
 
 .PHONY: help demo quick test lint docs bench wheel clean FORCE
 help:
