@@ -8,7 +8,7 @@ import signal
 import pytest
 from safetensors.torch import load_file
 
-LENGTH = ("--steps", "25", "--save-every", "4", "--val-every", "10")
+LENGTH = ("--steps", "120", "--save-every", "4", "--val-every", "50")
 
 
 def lines(path):
@@ -39,7 +39,7 @@ def test_a_run_that_is_stopped_anyhow_resumes_bit_for_bit(start, fastreg, traini
     folder = tmp_path / "run"
     words = (*training, *LENGTH, "-o", folder)
     extra = ()
-    for rows, number in ((3, signal.SIGKILL), (7, signal.SIGTERM), (12, signal.SIGHUP), (15, signal.SIGINT)):
+    for rows, number in ((3, signal.SIGKILL), (20, signal.SIGTERM), (40, signal.SIGHUP), (60, signal.SIGINT)):
         run = start(*words, *extra)
         run.wait_for(lambda rows=rows: lines(folder / "metrics.csv") > rows)
         run.kill(number)
@@ -49,7 +49,7 @@ def test_a_run_that_is_stopped_anyhow_resumes_bit_for_bit(start, fastreg, traini
             continue
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         assert ended.code == 128 + number and "Traceback" not in ended.err
-        said = re.search(rf"stopped by {name}: step (\d+) of 25 is saved in .*--resume", " ".join(ended.err.split()))
+        said = re.search(rf"stopped by {name}: step (\d+) of 120 is saved in .*--resume", " ".join(ended.err.split()))
         assert said and lines(folder / "metrics.csv") == int(said[1]) + 1 and not leftovers(folder)
     assert fastreg(*words, "--resume").code == 0
     assert outcome(folder) == whole and not leftovers(folder)
