@@ -1,7 +1,7 @@
 """Benchmarks that prove speed and gradients: all of them, or the parts named.
 
     python -m bench                       everything, about twelve minutes, into bench/results/ and docs/
-    python -m bench --quick               every op and implementation at 80x96x112: two minutes, printed, nothing kept
+    python -m bench --quick               every op and implementation at 80x96x112: ten minutes, printed, nothing kept
     python -m bench exactness             errors against float64, on easy and hard data; exit code 1 if a row fails
     python -m bench speed --only lncc     one op; --group growth: one question
     python -m bench memory jobs           several parts

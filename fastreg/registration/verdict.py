@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fastreg.geometry.image import Image, affine_field, to_flow
+from fastreg.geometry.image import Image, to_flow
 from fastreg.geometry.masks import inside
 from fastreg.geometry.resample import sample
 from fastreg.geometry.transforms import Affine, Warp
@@ -59,10 +59,9 @@ def judge(
     ours = np.nan_to_num(fixed.data[every].astype(np.float32))
     every_affine = fixed.affine @ np.diag([*[float(step)] * fixed.ndim, *[1.0] * (4 - fixed.ndim)])
     counted = np.ones(ours.shape, bool) if masks[0] is None else inside(masks[0], ours.shape, every_affine)
-    began, aligned = (
-        affine_field((np.linalg.inv(moving.affine) @ m.matrix @ fixed.affine)[: fixed.ndim], fixed.shape)[every]
-        for m in (start, start if linear is None else linear)
-    )
+    across = [np.linalg.inv(moving.affine) @ m.matrix @ fixed.affine for m in (start, linear or start)]
+    began, aligned = (index @ m[: fixed.ndim, : fixed.ndim].T + m[: fixed.ndim, 3] for m in across)
+    moving = Image(np.nan_to_num(moving.data.astype(np.float32)), moving.affine)
     ended = index + warp.flow[every]
     measure, compare = ("local correlation", _local_correlation) if metric == "mi" else _INFORMATION
     theirs, _, where = _sampled(moving, masks[1], began, counted)
@@ -83,7 +82,7 @@ def _sampled(
     """The moving image at places in its voxels, the share of what counts that meets it, and where both count."""
     met: np.ndarray = np.all((places >= -0.5) & (places <= np.array(moving.shape) - 0.5), axis=-1)
     flow = to_flow(places - np.stack(np.meshgrid(*map(np.arange, counted.shape), indexing="ij"), -1))
-    theirs = sample(Image(np.nan_to_num(moving.data.astype(np.float32)), moving.affine), flow, padding="border")
+    theirs = sample(moving, flow, padding="border")
     where = met & counted
     if mask is not None:
         at = sample(Image((mask.data > 0).astype(np.float32), mask.affine), _into(mask, moving, places))
