@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ def _main(words, folder, texts, limit, group) -> None:
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), number)
         stream = open(number, "w", closefd=False, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         setattr(sys, "stdout" if number == 1 else "stderr", stream)
+    # As from a terminal: what a shell starts in the background ignores Ctrl-C, and so would this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     os.chdir(folder)
     if group:
         os.setpgid(0, 0)
