@@ -88,7 +88,17 @@ def test_a_second_signal_ends_at_once(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_pairs_go_on_where_they_stopped(number, start, fastreg, scans, tmp_path):
-    words = ("register", "--pairs", scans / "pairs.csv", "--levels", "1x2", "--no-affine", "--device", "cpu", "-o")
+    words = (
+        "register",
+        "--pairs",
+        scans / "pairs.csv",
+        "--levels",
+        "4x60,2x60,1x60",
+        "--no-affine",
+        "--device",
+        "cpu",
+        "-o",
+    )
     assert fastreg(*words, "whole").code == 0
     run = start(*words, "out")
     run.wait_for((tmp_path / "out" / "p2" / "pair.json").exists)  # the second pair is begun, or done
