@@ -46,6 +46,16 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
+def weights_like(image: Volume, weight: Mask | None, mask: Mask | None) -> tuple[Mask | None, Mask | None]:
+    """Dense, in the image's dtype. A mask that is the weight stays so: one copy, and the CPU is faster for it."""
+
+    def like(weights: Mask | None) -> Mask | None:
+        return None if weights is None else cast(weights, image.dtype).contiguous()
+
+    found = like(weight)
+    return found, found if mask is weight else like(mask)
+
+
 def _size(shape: torch.Size) -> tuple[int, ...]:
     """D, H, W; a 2-D image has one plane."""
     return (1, *shape) if len(shape) == 2 else shape

@@ -35,11 +35,6 @@ def _work(*tensors: torch.Tensor) -> list[torch.Tensor]:
     return [cast(tensor, dtype).contiguous() for tensor in tensors]
 
 
-def _like(images: torch.Tensor, weights: Mask | None) -> Mask | None:
-    """Weights as `_work` left the images."""
-    return None if weights is None else cast(weights, images.dtype).contiguous()
-
-
 def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> Volume:
     """See `reference.warp_forward`."""
     dtype = vol.dtype
@@ -84,9 +79,7 @@ def lncc(
     """See `reference.lncc`. Sums are float64 from centred values, so CT offsets lose nothing."""
     dtype_a, dtype_b = a.dtype, b.dtype
     a, b = _work(a, b)
-    same = mask is weight  # which the kernels are faster for
-    weight = _like(a, weight)
-    mask = weight if same else _like(a, mask)
+    weight, mask = compiled.weights_like(a, weight, mask)
     grad_a = torch.empty_like(a) if need_a else None
     grad_b = torch.empty_like(b) if need_b else None
     cc = torch.empty_like(a) if need_map else None

@@ -145,7 +145,7 @@ def lncc(
     """
     dtype_a, dtype_b = a.dtype, b.dtype
     a, b = _common(a, b)
-    weight, mask = (None if x is None else x.to(a.dtype).contiguous() for x in (weight, mask))
+    weight, mask = compiled.weights_like(a, weight, mask)
     grad_a = torch.empty_like(a) if need_a else None
     grad_b = torch.empty_like(b) if need_b else None
     cc = torch.empty_like(a) if need_map else None

@@ -160,7 +160,8 @@ def find(path: str | Path) -> Path:
 
 def read_header(path: str | Path) -> dict[str, Any]:
     """The JSON part alone; InputError if the file is none of ours."""
-    return _header(find(path), _open(find(path), tensors=False)[0])
+    path = find(path)
+    return _header(path, _open(path, tensors=False)[0])
 
 
 def _open(path: Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:

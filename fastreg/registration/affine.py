@@ -85,12 +85,16 @@ def align(
     world, objective = _best_start(measures[0], body, *scans[0], init, kind, levels[0])
     for measure, mm in zip(measures, levels, strict=True):
         coarse = measure is measures[0] and len(levels) > 1
-        allowed = KINDS[min(KINDS.index(kind), KINDS.index("rigid"))] if coarse else kind
+        allowed = _at_most_rigid(kind) if coarse else kind
         for _ in range(2):  # what of the moving image lies in the fixed one is weighed anew
             found = _fit(objective if coarse else measure.own, world, body, allowed, mm, iterations // 2)
             if measure.agreed(found) > _LEAST_AGREED * measure.agreed(world):
                 world = found
     return Affine(world)
+
+
+def _at_most_rigid(kind: str) -> str:
+    return KINDS[min(KINDS.index(kind), KINDS.index("rigid"))]
 
 
 def _check_names(**choices: tuple[str, Sequence[str]]) -> None:
@@ -123,10 +127,9 @@ def _pyramid(
     low, high = _range(image.data[counts])
     if not high > low:
         raise InputError(f"{what} image: expected structure, got the constant {low:g}")
-    known = np.where(counts, image.data, low).clip(low, high)
     finest = min(levels_mm)
     weight = _block_means(Image(counts.astype(np.float32), image.affine), finest)
-    data = _block_means(Image(np.where(counts, known, 0), image.affine), finest)
+    data = _block_means(Image(np.where(counts, image.data.clip(low, high), 0), image.affine), finest)
 
     def scan(spacing_mm: float) -> Scan:
         """Averages of what counts; where nothing does, of what lies around it."""
@@ -277,7 +280,7 @@ def _best_start(
         world = shifts[init]
     else:
         starts = [shift @ turn for shift in shifts.values() for turn in _turns(body, kind)]
-        rigid = KINDS[min(KINDS.index(kind), KINDS.index("rigid"))]
+        rigid = _at_most_rigid(kind)
         ranked = sorted(starts, key=measures.own.score, reverse=True)
         tried = [(measures.own, start) for start in ranked[:5]]
         if measures.second is not None:  # of those that have a chance: to score them all would take as long as the rest

@@ -36,9 +36,7 @@ def locked(folder: Path, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
         for path in folder.glob(".fastreg-*-of-*.lock"):
             found = _NAME.fullmatch(path.name)
             if found and int(found[2]) != part[1]:  # its part and ours have pairs in common
-                stale = _refuse_if_alive(folder, path)
-                if stale is not None:
-                    _remove(folder, path, stale)
+                _clear(folder, path)
         yield
 
 
@@ -53,9 +51,7 @@ def locked_file(path: Path) -> Iterator[None]:
 def _held(place: Path, lock: Path) -> Iterator[None]:
     mine = json.dumps(_myself())
     while not _written(lock, mine):
-        stale = _refuse_if_alive(place, lock)
-        if stale is not None:
-            _remove(place, lock, stale)
+        _clear(place, lock)
     try:
         yield
     finally:
@@ -83,6 +79,13 @@ def _written(lock: Path, text: str) -> bool:
         return True
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _clear(place: Path, lock: Path) -> None:
+    """Takes away the lock of a process that is gone; InputError if it is there."""
+    stale = _refuse_if_alive(place, lock)
+    if stale is not None:
+        _remove(lock, stale)
 
 
 def _refuse_if_alive(place: Path, lock: Path) -> str | None:
@@ -114,7 +117,7 @@ def _gone(owner: dict[str, Any], pid: int) -> bool:
     return owner.get("space") == me["space"] and (not _alive(pid) or owner.get("began") != _began(pid))
 
 
-def _remove(place: Path, lock: Path, stale: str) -> None:
+def _remove(lock: Path, stale: str) -> None:
     """Removes the lock if it is still the stale one: another process may have taken it over in the meantime."""
     aside = lock.with_name(f"{lock.name}.{secrets.token_hex(4)}")
     try:

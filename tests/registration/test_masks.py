@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.textured import head
 from scipy import ndimage
 
 import fastreg
@@ -13,15 +14,12 @@ SHAPE = (36, 40, 32)
 
 
 def textured(seed):
-    rng = np.random.default_rng(seed)
-    texture = sum(ndimage.gaussian_filter(rng.standard_normal(SHAPE), s) * s**1.5 for s in (1.5, 3, 6))
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij"))
-    return np.where((grid**2).sum(0) < 0.8, 300 + 700 * (texture - texture.min()) / np.ptp(texture), 0)
+    return 1000 * head(SHAPE, seed, radius=0.9)
 
 
 @pytest.fixture(scope="module")
 def pair():
-    fixed = textured(0).astype(np.float32)
+    fixed = textured(0)
     return fixed, ndimage.shift(fixed, (1.5, -1, 1), order=1)
 
 

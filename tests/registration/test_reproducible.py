@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.textured import head
 from scipy import ndimage
 
 import fastreg
@@ -13,10 +14,7 @@ SHAPE = (44, 50, 46)  # above what torch gives to one thread
 
 @pytest.fixture(scope="module")
 def pair():
-    rng = np.random.default_rng(0)
-    texture = sum(ndimage.gaussian_filter(rng.standard_normal(SHAPE), s) * s**1.5 for s in (1.5, 3, 6))
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij"))
-    fixed = np.where((grid**2).sum(0) < 0.8, texture - texture.min(), 0).astype(np.float32)
+    fixed = head(SHAPE, radius=0.9)
     return fixed, ndimage.shift(ndimage.rotate(fixed, 4, reshape=False, order=1), (1.5, -2, 1), order=1)
 
 

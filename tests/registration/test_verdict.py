@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import textured
 from helpers.command import run
 from scipy import ndimage
 
@@ -16,11 +17,7 @@ from fastreg.registration.verdict import judge
 
 
 def head(shape=(40, 44, 36), seed=0):
-    rng = np.random.default_rng(seed)
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
-    texture = sum(ndimage.gaussian_filter(rng.standard_normal(shape), s) * s**1.5 for s in (1.5, 3, 6))
-    texture = (texture - texture.min()) / np.ptp(texture)
-    return np.where((grid**2).sum(0) < 0.6, 0.3 + 0.7 * texture, 0).astype(np.float32)
+    return textured.head(shape, seed)
 
 
 @pytest.mark.parametrize("metric", ["lncc", "mse", "mi"])
