@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
+from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastreg.nn.descriptors import descriptors
 from fastreg.nn.losses import MI
 from fastreg.ops.lncc import lncc
 from fastreg.ops.warp import warp
+from fastreg.registration.linear.scans import Scan
 from fastreg.types import Flow, Mask, Scalar, Volume
-
-
-@dataclass(frozen=True)
-class Scan:
-    """An image on a working grid."""
-
-    values: Volume
-    """[1, 1, X, Y, Z] float32, about 0 to 1."""
-    weight: Mask
-    """Same shape, 0 to 1."""
-    affine: np.ndarray
-    """[4, 4], voxel -> RAS mm."""
 
 
 Similarity = Callable[[Volume], Scalar]
@@ -55,6 +44,25 @@ def _mi(fixed: Volume, weight: Mask) -> Similarity:
     return lambda moved: -information(moved, fixed, weight)
 
 
+def _mind(fixed: Volume, weight: Mask) -> Similarity:
+    """The correlation of descriptors, all channels together."""
+    axes = tuple(range(2, fixed.ndim))
+    share = weight / weight.sum()
+
+    def centred(channels: Volume) -> Volume:
+        return channels - (share * channels).sum(axes, keepdim=True)
+
+    ours = centred(fixed)
+    spread = (share * ours * ours).sum()
+
+    def similarity(moved: Volume) -> Scalar:
+        theirs = centred(moved)
+        both = (spread * (share * theirs * theirs).sum()).clamp_min(1e-12).sqrt()
+        return (share * ours * theirs).sum() / both
+
+    return similarity
+
+
 def _grid(shape: Sequence[int], device: torch.device) -> list[Tensor]:
     """The index of a grid along each axis, shaped to broadcast."""
     ndim = len(shape)
@@ -64,7 +72,7 @@ def _grid(shape: Sequence[int], device: torch.device) -> list[Tensor]:
     ]
 
 
-METRICS: dict[str, Callable[[Volume, Mask], Similarity]] = {"lncc": _lncc, "mi": _mi, "mse": _mse}
+METRICS: dict[str, Callable[[Volume, Mask], Similarity]] = {"lncc": _lncc, "mi": _mi, "mse": _mse, "mind": _mind}
 
 
 _POINTS = {2: 180, 3: 32}
@@ -79,6 +87,8 @@ class Objective:
     """
 
     def __init__(self, fixed: Scan, moving: Scan, metric: str, seed: int) -> None:
+        if metric == "mind":
+            fixed, moving = (replace(scan, values=descriptors(scan.values)) for scan in (fixed, moving))
         self.fixed, self.moving, self.metric = fixed, moving, METRICS[metric]
         if metric == "lncc":
             self._compare_everywhere()
