@@ -11,6 +11,8 @@ enum class Mode : int { linear = 0, nearest = 1 };
 enum class Padding : int { zeros = 0, border = 1, reflection = 2 };
 enum class Floor : int { none = 0, max = 1, add = 2 };  // of a variance: v, max(v, floor_eps), max(v, 0) + floor_eps
 
+enum class Scheme : int { central = 0, least = 1 };  // of differences: docs/math.md
+
 // Three axes always; a 2-D problem has ndim = 2, size[0] = grid[0] = 1 and a flow of two channels (H, W).
 struct WarpArgs {
   int ndim;
@@ -108,6 +110,55 @@ struct SmoothnessArgs {
   void* stream;
 };
 
+struct PenaltyArgs {
+  int ndim;
+  int64_t batch;
+  int64_t size[3];
+  DType dtype;
+  double smoothness, volume;  // the weights of the two parts; a part of weight 0 is not computed
+  int threads;
+  const void* velocity;  // [batch, ndim, D, H, W]
+  const void* known;     // [batch, 1, D, H, W]: log determinant of what is known already, or null: 0
+  void* grad;            // like velocity: the gradient of the value is added to it; null when not wanted
+
+  // On a GPU only.
+  void* value;    // one double
+  void* scratch;  // penalty_scratch() bytes
+  void* stream;
+};
+
+struct AdamArgs {
+  int ndim;
+  int64_t batch;
+  int64_t size[3];
+  DType dtype;
+  int64_t count;  // number of steps, this one included
+  double step, beta1, beta2, eps;
+  int passes;  // 0 .. 4, of the filter (1 2 1) / 4 along every axis
+  int threads;
+  void* velocity;  // [batch, ndim, D, H, W], changed
+  void* grad;      // like velocity, overwritten with anything
+  void* mean;      // like velocity: of the gradients, changed
+  void* square;    // like velocity: mean of the squared gradients, changed
+
+  // On a GPU only.
+  void* stream;
+};
+
+struct DeterminantArgs {
+  int ndim;
+  int64_t batch;
+  int64_t size[3];  // no axis of one voxel, but D in 2-D
+  DType dtype;
+  Scheme scheme;
+  int threads;
+  const void* flow;  // [batch, ndim, D, H, W]
+  void* out;         // [batch, D, H, W]
+
+  // On a GPU only.
+  void* stream;
+};
+
 namespace cpu {
 void warp_forward(const WarpArgs&);
 void warp_backward(const WarpArgs&);
@@ -115,8 +166,11 @@ double lncc(const LnccArgs&);  // sum over windows of weight * cc, in a fixed or
 void integrate_forward(const IntegrateArgs&);
 void integrate_backward(const IntegrateArgs&);
 double smoothness(const SmoothnessArgs&);  // mean over batch and axes of the mean squared forward difference
-const char* isa();                         // "avx512", "avx2" or "baseline": what this processor gets
-void set_isa(const char*);                 // for tests and benchmarks: not above what the processor has
+double penalty(const PenaltyArgs&);        // smoothness * roughness + volume * mean squared (known + div velocity)
+void adam_step(const AdamArgs&);
+void determinant(const DeterminantArgs&);
+const char* isa();          // "avx512", "avx2" or "baseline": what this processor gets
+void set_isa(const char*);  // for tests and benchmarks: not above what the processor has
 }  // namespace cpu
 
 // The same on the current GPU. Everything is put on args.stream and nothing waits for it; every address is one of the
@@ -131,6 +185,10 @@ void integrate_forward(const IntegrateArgs&);
 void integrate_backward(const IntegrateArgs&);
 void smoothness(const SmoothnessArgs&);
 size_t smoothness_scratch(const SmoothnessArgs&);
+void penalty(const PenaltyArgs&);
+size_t penalty_scratch(const PenaltyArgs&);
+void adam_step(const AdamArgs&);
+void determinant(const DeterminantArgs&);
 }  // namespace cuda
 
 }  // namespace fastreg

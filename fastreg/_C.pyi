@@ -34,6 +34,11 @@ class Floor:
     max: ClassVar[Floor]
     add: ClassVar[Floor]
 
+class Scheme:
+    __members__: ClassVar[dict[str, Scheme]]
+    central: ClassVar[Scheme]
+    least: ClassVar[Scheme]
+
 class WarpArgs:
     needed: ClassVar[tuple[str, ...]]
     ndim: int
@@ -219,6 +224,103 @@ class SmoothnessArgs:
         stream: Address = ...,
     ) -> None: ...
 
+class PenaltyArgs:
+    needed: ClassVar[tuple[str, ...]]
+    ndim: int
+    batch: int
+    size: Sizes
+    dtype: DType
+    smoothness: float
+    volume: float
+    threads: int
+    velocity: Address
+    known: Address
+    grad: Address
+    value: Address
+    scratch: Address
+    stream: Address
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        batch: int,
+        size: Sizes,
+        dtype: DType,
+        smoothness: float,
+        volume: float,
+        threads: int,
+        velocity: Address,
+        known: Address = ...,
+        grad: Address = ...,
+        value: Address = ...,
+        scratch: Address = ...,
+        stream: Address = ...,
+    ) -> None: ...
+
+class AdamArgs:
+    needed: ClassVar[tuple[str, ...]]
+    ndim: int
+    batch: int
+    size: Sizes
+    dtype: DType
+    count: int
+    step: float
+    beta1: float
+    beta2: float
+    eps: float
+    passes: int
+    threads: int
+    velocity: Address
+    grad: Address
+    mean: Address
+    square: Address
+    stream: Address
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        batch: int,
+        size: Sizes,
+        dtype: DType,
+        count: int,
+        step: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        passes: int,
+        threads: int,
+        velocity: Address,
+        grad: Address,
+        mean: Address,
+        square: Address,
+        stream: Address = ...,
+    ) -> None: ...
+
+class DeterminantArgs:
+    needed: ClassVar[tuple[str, ...]]
+    ndim: int
+    batch: int
+    size: Sizes
+    dtype: DType
+    scheme: Scheme
+    threads: int
+    flow: Address
+    out: Address
+    stream: Address
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        batch: int,
+        size: Sizes,
+        dtype: DType,
+        scheme: Scheme,
+        threads: int,
+        flow: Address,
+        out: Address,
+        stream: Address = ...,
+    ) -> None: ...
+
 class cpu:
     @staticmethod
     def warp_forward(args: WarpArgs) -> None: ...
@@ -232,6 +334,12 @@ class cpu:
     def integrate_backward(args: IntegrateArgs) -> None: ...
     @staticmethod
     def smoothness(args: SmoothnessArgs) -> float: ...
+    @staticmethod
+    def penalty(args: PenaltyArgs) -> float: ...
+    @staticmethod
+    def adam_step(args: AdamArgs) -> None: ...
+    @staticmethod
+    def determinant(args: DeterminantArgs) -> None: ...
     @staticmethod
     def isa() -> str: ...
     @staticmethod
@@ -260,3 +368,11 @@ class cuda:
     def smoothness(args: SmoothnessArgs) -> None: ...
     @staticmethod
     def smoothness_scratch(args: SmoothnessArgs) -> int: ...
+    @staticmethod
+    def penalty(args: PenaltyArgs) -> None: ...
+    @staticmethod
+    def penalty_scratch(args: PenaltyArgs) -> int: ...
+    @staticmethod
+    def adam_step(args: AdamArgs) -> None: ...
+    @staticmethod
+    def determinant(args: DeterminantArgs) -> None: ...

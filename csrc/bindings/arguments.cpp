@@ -20,6 +20,7 @@ void bind_enums(py::module_ m) {
       .value("border", Padding::border)
       .value("reflection", Padding::reflection);
   py::enum_<Floor>(m, "Floor").value("none", Floor::none).value("max", Floor::max).value("add", Floor::add);
+  py::enum_<Scheme>(m, "Scheme").value("central", Scheme::central).value("least", Scheme::least);
 }
 
 }  // namespace
@@ -110,6 +111,50 @@ void bind_arguments(py::module_ m) {
       .optional<&SmoothnessArgs::value>("value")
       .optional<&SmoothnessArgs::scratch>("scratch")
       .optional<&SmoothnessArgs::stream>("stream")
+      .done();
+  Fields<PenaltyArgs>(m, "PenaltyArgs")
+      .needed<&PenaltyArgs::ndim>("ndim")
+      .needed<&PenaltyArgs::batch>("batch")
+      .needed<&PenaltyArgs::size>("size")
+      .needed<&PenaltyArgs::dtype>("dtype")
+      .needed<&PenaltyArgs::smoothness>("smoothness")
+      .needed<&PenaltyArgs::volume>("volume")
+      .needed<&PenaltyArgs::threads>("threads")
+      .needed<&PenaltyArgs::velocity>("velocity")
+      .optional<&PenaltyArgs::known>("known")
+      .optional<&PenaltyArgs::grad>("grad")
+      .optional<&PenaltyArgs::value>("value")
+      .optional<&PenaltyArgs::scratch>("scratch")
+      .optional<&PenaltyArgs::stream>("stream")
+      .done();
+  Fields<AdamArgs>(m, "AdamArgs")
+      .needed<&AdamArgs::ndim>("ndim")
+      .needed<&AdamArgs::batch>("batch")
+      .needed<&AdamArgs::size>("size")
+      .needed<&AdamArgs::dtype>("dtype")
+      .needed<&AdamArgs::count>("count")
+      .needed<&AdamArgs::step>("step")
+      .needed<&AdamArgs::beta1>("beta1")
+      .needed<&AdamArgs::beta2>("beta2")
+      .needed<&AdamArgs::eps>("eps")
+      .needed<&AdamArgs::passes>("passes")
+      .needed<&AdamArgs::threads>("threads")
+      .needed<&AdamArgs::velocity>("velocity")
+      .needed<&AdamArgs::grad>("grad")
+      .needed<&AdamArgs::mean>("mean")
+      .needed<&AdamArgs::square>("square")
+      .optional<&AdamArgs::stream>("stream")
+      .done();
+  Fields<DeterminantArgs>(m, "DeterminantArgs")
+      .needed<&DeterminantArgs::ndim>("ndim")
+      .needed<&DeterminantArgs::batch>("batch")
+      .needed<&DeterminantArgs::size>("size")
+      .needed<&DeterminantArgs::dtype>("dtype")
+      .needed<&DeterminantArgs::scheme>("scheme")
+      .needed<&DeterminantArgs::threads>("threads")
+      .needed<&DeterminantArgs::flow>("flow")
+      .needed<&DeterminantArgs::out>("out")
+      .optional<&DeterminantArgs::stream>("stream")
       .done();
 }
 

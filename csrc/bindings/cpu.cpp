@@ -15,6 +15,9 @@ void bind_cpu(py::module_ m) {
   m.def("integrate_forward", &cpu::integrate_forward, py::arg("args"), release());
   m.def("integrate_backward", &cpu::integrate_backward, py::arg("args"), release());
   m.def("smoothness", &cpu::smoothness, py::arg("args"), release());
+  m.def("penalty", &cpu::penalty, py::arg("args"), release());
+  m.def("adam_step", &cpu::adam_step, py::arg("args"), release());
+  m.def("determinant", &cpu::determinant, py::arg("args"), release());
   m.def("isa", &cpu::isa);
   m.def("set_isa", [](const std::string& name) { cpu::set_isa(name.c_str()); }, py::arg("name"));
 }

@@ -1,8 +1,5 @@
 // Scaling and squaring: every step is a warp of the field by itself, fused with the addition.
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
 #include "cpu/memory.h"
 #include "cpu/warp_rows.h"
@@ -33,20 +30,6 @@ void scale(const T* from, T* to, int64_t count, T factor, int threads) {
   prefer_huge_pages(to, count * sizeof(T));
 #pragma omp parallel for simd num_threads(threads) schedule(static)
   for (int64_t i = 0; i < count; ++i) to[i] = from[i] * factor;
-}
-
-template <class T>
-struct Free {
-  void operator()(T* block) const { std::free(block); }
-};
-
-// Uninitialised: std::vector would write it all.
-template <class T>
-std::unique_ptr<T, Free<T>> scratch(int64_t count) {
-  T* block = static_cast<T*>(std::malloc(count * sizeof(T)));
-  if (!block && count) throw std::bad_alloc();
-  prefer_huge_pages(block, count * sizeof(T));
-  return std::unique_ptr<T, Free<T>>(block);
 }
 
 // Field number k of the forward lies in saved, or, where nothing is kept, in flow and a scratch by turns.

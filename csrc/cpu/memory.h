@@ -2,6 +2,9 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -21,6 +24,20 @@ inline void prefer_huge_pages(void* array, std::size_t bytes) {
 #else
   (void)array, (void)bytes;
 #endif
+}
+
+template <class T>
+struct Free {
+  void operator()(T* block) const { std::free(block); }
+};
+
+// Uninitialised: std::vector would write it all.
+template <class T>
+std::unique_ptr<T, Free<T>> scratch(int64_t count) {
+  T* block = static_cast<T*>(std::malloc(count * sizeof(T)));
+  if (!block && count) throw std::bad_alloc();
+  prefer_huge_pages(block, count * sizeof(T));
+  return std::unique_ptr<T, Free<T>>(block);
 }
 
 }  // namespace fastreg::cpu

@@ -27,6 +27,7 @@ else:
     }
     _MODES = _C.Mode.__members__
     _PADDINGS = _C.Padding.__members__
+    _SCHEMES = _C.Scheme.__members__
 
 module = _C
 
@@ -145,4 +146,71 @@ def smoothness_args(flow: Flow, grad: Flow | None) -> _C.SmoothnessArgs:
         threads=torch.get_num_threads(),
         flow=flow.data_ptr(),
         grad=address(grad),
+    )
+
+
+def penalty_args(
+    velocity: Flow, known: Mask | None, smoothness_weight: float, volume_weight: float, grad: Flow | None
+) -> _C.PenaltyArgs:
+    """Everything but what the GPU alone needs."""
+    shape = velocity.shape
+    return _C.PenaltyArgs(
+        ndim=len(shape) - 2,
+        batch=shape[0],
+        size=_size(shape[2:]),
+        dtype=_DTYPES[velocity.dtype],
+        smoothness=smoothness_weight,
+        volume=volume_weight,
+        threads=torch.get_num_threads(),
+        velocity=velocity.data_ptr(),
+        known=address(known),
+        grad=address(grad),
+    )
+
+
+def adam_args(
+    velocity: Flow,
+    grad: Flow,
+    mean: Flow,
+    square: Flow,
+    count: int,
+    step: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    passes: int,
+) -> _C.AdamArgs:
+    """Everything but what the GPU alone needs."""
+    shape = velocity.shape
+    return _C.AdamArgs(
+        ndim=len(shape) - 2,
+        batch=shape[0],
+        size=_size(shape[2:]),
+        dtype=_DTYPES[velocity.dtype],
+        count=count,
+        step=step,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        passes=passes,
+        threads=torch.get_num_threads(),
+        velocity=velocity.data_ptr(),
+        grad=grad.data_ptr(),
+        mean=mean.data_ptr(),
+        square=square.data_ptr(),
+    )
+
+
+def determinant_args(flow: Flow, scheme: str, out: torch.Tensor) -> _C.DeterminantArgs:
+    """Everything but what the GPU alone needs."""
+    shape = flow.shape
+    return _C.DeterminantArgs(
+        ndim=len(shape) - 2,
+        batch=shape[0],
+        size=_size(shape[2:]),
+        dtype=_DTYPES[flow.dtype],
+        scheme=_SCHEMES[scheme],
+        threads=torch.get_num_threads(),
+        flow=flow.data_ptr(),
+        out=out.data_ptr(),
     )

@@ -132,3 +132,38 @@ def smoothness(flow: Flow, need_grad: bool) -> tuple[Scalar, Flow | None]:
     grad = torch.empty_like(flow) if need_grad else None
     value = _C.cpu.smoothness(compiled.smoothness_args(flow, grad))
     return torch.tensor(value, dtype=torch.float64), None if grad is None else cast(grad, dtype)
+
+
+def penalty(
+    velocity: Flow, known: Mask | None, smoothness_weight: float, volume_weight: float, grad: Flow | None
+) -> Scalar:
+    """See `reference.penalty`. In one sweep; `velocity` and `grad` are float32 or float64, both alike."""
+    velocity = velocity.contiguous()
+    known = None if known is None else cast(known, velocity.dtype).contiguous()
+    args = compiled.penalty_args(velocity, known, smoothness_weight, volume_weight, grad)
+    return torch.tensor(_C.cpu.penalty(args), dtype=torch.float64)
+
+
+def adam_step(
+    velocity: Flow,
+    grad: Flow,
+    mean: Flow,
+    square: Flow,
+    count: int,
+    step: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    passes: int,
+) -> None:
+    """See `reference.adam_step`. All dense and of one dtype, float32 or float64."""
+    args = compiled.adam_args(velocity, grad, mean, square, count, step, beta1, beta2, eps, passes)
+    _C.cpu.adam_step(args)
+
+
+def determinant(flow: Flow, scheme: str) -> torch.Tensor:
+    """See `reference.determinant`."""
+    (flow,) = _work(flow)
+    out = flow.new_empty(flow.shape[0], *flow.shape[2:])
+    _C.cpu.determinant(compiled.determinant_args(flow, scheme, out))
+    return out

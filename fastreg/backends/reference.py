@@ -10,6 +10,13 @@ import itertools
 
 import torch
 
+from fastreg.backends.reference_fields import adam_step as adam_step
+from fastreg.backends.reference_fields import determinant as determinant
+from fastreg.backends.reference_fields import determinant_of as determinant_of
+from fastreg.backends.reference_fields import penalty as penalty
+from fastreg.backends.reference_fields import smoothed_update as smoothed_update
+from fastreg.backends.reference_fields import smoothness as smoothness
+from fastreg.backends.reference_fields import volume as volume
 from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
 
 # Displacements beyond this are outside every image; the clamp keeps them, and infinities, integers.
@@ -298,7 +305,7 @@ def lncc(
     )
 
 
-# ---------------------------------------------------------------- fields
+# ---------------------------------------------------------------- integration
 
 
 def integrate_forward(velocity: Flow, steps: int, padding: str, need_grad: bool) -> tuple[Flow, torch.Tensor]:
@@ -327,20 +334,3 @@ def integrate_backward(grad: Flow, velocity: Flow, saved: torch.Tensor, steps: i
         assert grad_vol is not None and grad_flow is not None
         total = total + grad_vol + grad_flow
     return (total / 2**steps).to(velocity.dtype)
-
-
-def smoothness(flow: Flow, need_grad: bool) -> tuple[Scalar, Flow | None]:
-    """Mean over the axes of the mean squared forward difference (float64), and its gradient."""
-    u = flow.double()
-    ndim = flow.ndim - 2
-    value = u.new_zeros(())
-    grad = torch.zeros_like(u)
-    for axis in range(2, flow.ndim):
-        difference = u.diff(dim=axis)
-        if difference.numel() == 0:
-            continue
-        value = value + (difference**2).mean() / ndim
-        slope = 2 * difference / (difference.numel() * ndim)
-        grad.narrow(axis, 1, u.shape[axis] - 1).add_(slope)
-        grad.narrow(axis, 0, u.shape[axis] - 1).sub_(slope)
-    return value, grad.to(flow.dtype) if need_grad else None

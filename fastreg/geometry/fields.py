@@ -10,6 +10,8 @@ import itertools
 import torch
 import torch.nn.functional as F
 
+from fastreg.backends import reference
+from fastreg.ops.determinant import check_determinant, determinant
 from fastreg.ops.integrate import integrate
 from fastreg.ops.smoothness import smoothness_l2
 from fastreg.ops.warp import warp
@@ -19,7 +21,7 @@ from fastreg.utils.checks import check_choice, check_flow, check_same_device, ch
 __all__ = ["compose", "integrate", "invert", "jacobian_determinant", "resize", "smoothness"]
 
 PENALTIES = ("l2", "l1", "bending", "edge_aware")
-SCHEMES = ("central", "forward")
+SCHEMES = ("central", "forward", "least")
 
 
 def compose(outer: Flow, inner: Flow, *, padding: str = "border", backend: str | None = None) -> Flow:
@@ -148,33 +150,25 @@ def _bending(flow: Flow) -> Scalar:
     return total
 
 
-def jacobian_determinant(flow: Flow, *, scheme: str = "central") -> torch.Tensor:
+def jacobian_determinant(flow: Flow, *, scheme: str = "central", backend: str | None = None) -> torch.Tensor:
     """det(I + grad u) at every voxel: the local change of volume; <= 0 where the deformation folds.
 
     Args:
         flow: [batch, 3, D, H, W] or [batch, 2, H, W], voxels.
-        scheme: "central" differences (one-sided at the border; [batch, D, H, W]) or "forward" ([batch, D-1, H-1, W-1]).
+        scheme: "central" differences (one-sided at the border; [batch, D, H, W]), "forward" ([batch, D-1, H-1, W-1]),
+            or "least": the smallest of the determinants of one-sided differences, forward or backward along each axis
+            ([batch, D, H, W]); it has no gradient.
+        backend: As in `fastreg.warp`, where no gradient is asked for.
 
     Raises:
-        ValueError: an axis of one voxel, which has no derivative.
+        ValueError: an axis of one voxel, which has no derivative; a gradient of "least".
     """
-    ndim = check_flow("flow", flow)
+    ndim = check_determinant(flow)
     check_choice("scheme", scheme, SCHEMES)
-    if min(flow.shape[2:]) < 2:
-        raise ValueError(f"flow must have at least 2 voxels along every axis, got {shape(flow)}")
-    if scheme == "central":
-        columns = torch.gradient(flow, dim=list(range(2, flow.ndim)))
-    else:
+    if scheme == "forward":
         inside = [flow.shape[0], ndim, *[length - 1 for length in flow.shape[2:]]]
-        columns = tuple(_crop(flow.diff(dim=axis), inside) for axis in range(2, flow.ndim))
-    j = [[columns[k][:, c] + (1.0 if c == k else 0.0) for k in range(ndim)] for c in range(ndim)]
-    if ndim == 2:
-        return j[0][0] * j[1][1] - j[0][1] * j[1][0]
-    return (
-        j[0][0] * (j[1][1] * j[2][2] - j[1][2] * j[2][1])
-        - j[0][1] * (j[1][0] * j[2][2] - j[1][2] * j[2][0])
-        + j[0][2] * (j[1][0] * j[2][1] - j[1][1] * j[2][0])
-    )
+        return reference.determinant_of(tuple(_crop(flow.diff(dim=axis), inside) for axis in range(2, flow.ndim)))
+    return determinant(flow, scheme, backend)
 
 
 def _crop(field: torch.Tensor, size: list[int]) -> torch.Tensor:

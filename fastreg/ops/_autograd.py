@@ -42,6 +42,28 @@ def no_double_backward(name: str) -> Any:
     return backward
 
 
+def value_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """Of a scalar computed from `tensor`."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def register_kept_gradient(op: Any, name: str) -> None:
+    """The backward of an op whose results are a scalar and the gradient of it to the op's first argument."""
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        ctx.save_for_backward(output[1])
+        ctx.others = (None,) * (len(inputs) - 1)
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx: Any, grad: torch.Tensor | None, again: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        if again is not None:
+            no_double_backward(name)(ctx)
+        (kept,) = ctx.saved_tensors
+        return None if grad is None else times(kept, grad), *ctx.others
+
+    op.register_autograd(backward, setup_context=setup)
+
+
 def times(kept: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """A gradient kept from the forward times the scalar from above.
 

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from fastreg import backends
-from fastreg.ops._autograd import needs_reference, no_double_backward, times, wants_grad
+from fastreg.ops._autograd import needs_reference, register_kept_gradient, value_dtype, wants_grad
 from fastreg.types import Flow, Scalar
 
 
@@ -24,31 +22,15 @@ def smoothness_l2(flow: Flow, backend: str | None = None) -> Scalar:
     return torch.ops.fastreg.smoothness(flow, wants_grad(flow), backends.choose(backend, flow))[0]
 
 
-def _dtype(flow: Tensor) -> torch.dtype:
-    return torch.float64 if flow.dtype == torch.float64 else torch.float32
-
-
 @torch.library.custom_op("fastreg::smoothness", mutates_args=())
 def _smoothness(flow: Tensor, need_grad: bool, backend: str) -> tuple[Tensor, Tensor]:
     value, grad = backends.get(backend).smoothness(flow, need_grad)
-    return value.to(_dtype(flow)), flow.new_empty(0) if grad is None else grad
+    return value.to(value_dtype(flow)), flow.new_empty(0) if grad is None else grad
 
 
 @_smoothness.register_fake
 def _(flow: Tensor, need_grad: bool, backend: str) -> tuple[Tensor, Tensor]:
-    return flow.new_empty((), dtype=_dtype(flow)), flow.new_empty(flow.shape if need_grad else 0)
+    return flow.new_empty((), dtype=value_dtype(flow)), flow.new_empty(flow.shape if need_grad else 0)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, grad: Tensor | None, again: Tensor | None) -> tuple[Tensor | None, ...]:
-    if again is not None:
-        no_double_backward("smoothness")(ctx)
-    (kept,) = ctx.saved_tensors
-    return None if grad is None else times(kept, grad), None, None
-
-
-_smoothness.register_autograd(_backward, setup_context=_setup)
+register_kept_gradient(_smoothness, "smoothness")

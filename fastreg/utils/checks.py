@@ -51,6 +51,22 @@ def check_same_device(**tensors: torch.Tensor | None) -> None:
             raise ValueError(f"{name} must be on the device of {first}, {tensor.device}, got {other.device}")
 
 
+def check_in_place(**fields: torch.Tensor) -> None:
+    """Raises unless all are dense fields of one shape, one dtype, float32 or float64, and one device."""
+    (first, model), *others = fields.items()
+    for name, field in fields.items():
+        check_flow(name, field)
+        if field.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{name} must be float32 or float64, got {field.dtype}")
+        if not field.is_contiguous():
+            raise ValueError(f"{name} must be contiguous: it is changed in place")
+    for name, field in others:
+        if field.shape != model.shape or field.dtype != model.dtype:
+            wanted, got = (f"{shape(x)} {x.dtype}" for x in (model, field))
+            raise ValueError(f"{name} must be like {first}, {wanted}, got {got}")
+    check_same_device(**fields)
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
@@ -63,6 +79,12 @@ def check_whole(name: str, value: object, least: int) -> None:
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_at_least(name: str, value: float, least: float) -> None:
+    """Raises ValueError unless `value` is a finite number >= `least`."""
+    if not least <= value < float("inf"):
+        raise ValueError(f"{name} must be at least {least:g} and finite, got {value}")
 
 
 def shape(tensor: torch.Tensor) -> str:

@@ -215,3 +215,31 @@ def test_smoothness_gradient_is_autograds():
     flow = torch.randn(2, 3, 4, 1, 5, dtype=torch.float64, requires_grad=True)
     value, grad = reference.smoothness(flow, True)
     torch.testing.assert_close(grad, torch.autograd.grad(value, flow)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(4, 1, 5), (3, 4, 5), (2, 6), (1, 3)])
+def test_penalty_gradient_is_autograds(size):
+    velocity = torch.randn(2, len(size), *size, dtype=torch.float64, requires_grad=True)
+    known = torch.randn(2, 1, *size, dtype=torch.float64)
+    before = torch.randn_like(velocity).detach()
+    grad = before.clone()
+    value = reference.penalty(velocity.detach(), known, 0.3, 0.7, grad)
+    differences = [velocity.diff(dim=axis) for axis in range(2, velocity.ndim)]
+    rough = sum((d.square().mean() for d in differences if d.numel()), velocity.new_zeros(())) / len(size)
+    truth = 0.3 * rough + 0.7 * reference.volume(velocity, known)
+    torch.testing.assert_close(value, truth.detach())
+    torch.testing.assert_close(grad - before, torch.autograd.grad(truth, velocity)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(4, 1, 5), (5, 4)])
+def test_volume_is_the_definition(size):
+    velocity, known = torch.randn(1, len(size), *size).double(), torch.randn(1, 1, *size).double()
+    total = 0.0
+    for point in itertools.product(*[range(n) for n in size]):
+        d = known[(0, 0, *point)].item()
+        for axis, n in enumerate(size):
+            if 0 < point[axis] < n - 1:
+                ends = [[p + step * (k == axis) for k, p in enumerate(point)] for step in (1, -1)]
+                d += (velocity[(0, axis, *ends[0])] - velocity[(0, axis, *ends[1])]).item() / 2
+        total += d * d
+    assert reference.volume(velocity, known).item() == pytest.approx(total / math.prod(size))

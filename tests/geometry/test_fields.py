@@ -64,7 +64,7 @@ def test_jacobian_of_a_linear_map_is_its_determinant(ndim, scheme):
     matrix = 0.2 * torch.randn(ndim, ndim, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(*[torch.arange(6, dtype=torch.float64)] * ndim, indexing="ij"))
     det = fields.jacobian_determinant(torch.einsum("rc,c...->r...", matrix, grid)[None], scheme=scheme)
-    assert det.shape == (1, *[6 if scheme == "central" else 5] * ndim)
+    assert det.shape == (1, *[5 if scheme == "forward" else 6] * ndim)
     expected = torch.linalg.det(torch.eye(ndim, dtype=torch.float64) + matrix)
     torch.testing.assert_close(det, expected.expand_as(det))
 
