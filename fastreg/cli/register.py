@@ -87,11 +87,21 @@ class Register:
     """Align linearly before a deformable registration. If not given: without a model, and with one that was trained on
     no images (general)."""
     init: str = "auto"
-    """Start of the linear alignment: auto, header, mass (centres of mass), or a file with an affine."""
-    metric: Literal["lncc", "mse", "mi"] = "lncc"
-    """Similarity of the images: local correlation, squared differences, or mutual information between contrasts."""
+    """Start of the linear alignment: auto (any shift, turns up to 45 degrees), search (turned to any side and scaled,
+    too), header, mass (centres of mass), centre (of the grids), or a file with an affine."""
+    metric: Literal["auto", "lncc", "remap", "mind", "mse", "mi"] = "auto"
+    """Similarity of the images: auto looks at them and says what it chose; lncc is local correlation; between contrasts
+    remap is that after one image is mapped into the other's contrast, mind that of descriptors; mse squared differences;
+    mi mutual information."""
+    regularity: Literal["close", "default", "smooth"] = "default"
+    """How far the field may bend for the images' sake: close fits more, smooth keeps volumes."""
     smoothness: Annotated[float | None, Parameter(alias="--lambda"), Range(0)] = None
-    """Weight of the smoothness penalty in the optimisation; if not given, what suits the metric (LNCC: 1.5)."""
+    """Weight of the field's roughness in the optimisation, in place of --regularity's (default, LNCC: 1.25)."""
+    volume: Annotated[float | None, Range(0)] = None
+    """Weight of the field's mean squared log Jacobian, in place of --regularity's (default, LNCC: 0.04)."""
+    windows: str | None = None
+    """Edges of the windows of lncc and mind in voxels of each level, such as 9,15,31, or one for all levels; if not
+    given, about one size in space."""
     bidir: bool = False
     """Compare the images on the moving image's grid too, by the inverse warp, so that neither image is preferred."""
     background: float | None = None
@@ -119,6 +129,8 @@ class Register:
             raise InputError("--levels is the pyramid without --model; after a network give --refine, its iterations")
         if self.levels is not None and self.transform != "deformable":
             raise InputError(f"--levels is the pyramid of a deformation; not with --transform {self.transform}")
+        if self.windows is not None and (self.model is not None or self.transform != "deformable"):
+            raise InputError("--windows are those of a deformation by optimisation; not with --model or a linear --transform")
         if self.pairs is not None:
             self._run_pairs(self.pairs)
         elif self.fixed is None or self.moving is None:
@@ -129,20 +141,25 @@ class Register:
     def _options(self) -> dict[str, Any]:
         """The arguments of `fastreg.register` that one pair and many have in common."""
         from fastreg.io.affines import load_affine
-        from fastreg.registration.deformable import read_stages
+        from fastreg.registration.linear.align import STARTS
+        from fastreg.registration.stages import read_stages
 
         options: dict[str, Any] = {
             "model": self.model,
             "transform": self.transform,
             "affine": self.affine,
-            "init": self.init if self.init in ("auto", "header", "mass") else load_affine(self.init),
+            "init": self.init if self.init in STARTS else load_affine(self.init),
             "refine": self.refine,
             "metric": self.metric,
+            "regularity": self.regularity,
             "smoothness": self.smoothness,
+            "volume": self.volume,
             "bidir": self.bidir,
             "background": self.background,
         }
-        return options if self.levels is None else {**options, "stages": read_stages(self.levels)}
+        if self.levels is not None or self.windows is not None:
+            options["stages"] = read_stages(self.levels or "3", self.windows)
+        return options
 
     def _run_one(self, fixed: Path, moving: Path) -> None:
         from fastreg.cli.output import err, out, print_json

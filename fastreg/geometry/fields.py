@@ -6,6 +6,8 @@ A field u is [batch, 3, D, H, W] (2-D: [batch, 2, H, W]) in voxels of its own gr
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +91,51 @@ def resize(flow: Flow, size: tuple[int, ...]) -> Flow:
     return F.interpolate(
         flow * flow.new_tensor(scale).view(1, ndim, *[1] * ndim), size=tuple(size), mode=mode, align_corners=True
     )
+
+
+def coarsened(flow: Flow, factor: int) -> Flow:
+    """The same deformation on the grid of `pooled`: averages over cubes, in voxels of the coarser grid.
+
+    Args:
+        flow: [batch, 3, D, H, W], voxels of its own grid.
+        factor: Edge of the cubes.
+    """
+    if factor == 1:
+        return flow
+    return pooled(flow, factor) / _edges(flow, flow.shape[2:], factor)
+
+
+def refined(flow: Flow, size: tuple[int, ...], factor: int) -> Flow:
+    """The way back: a field on the grid that `pooled` makes of `size` voxels, on those voxels.
+
+    The voxels of the coarser grid are centred in their cubes. A power of two is interpolated by halves, which rounds
+    the corners that a single linear interpolation would leave: near to a quadratic B-spline.
+
+    Args:
+        flow: [batch, 3, ceil(D / factor), ...], voxels of its own grid.
+        size: D, H, W.
+        factor: Edge of the cubes.
+    """
+    if factor == 1:
+        return flow
+    ndim = len(size)
+    found = flow * _edges(flow, size, factor)
+    while factor > 1:
+        part = 2 if factor % 2 == 0 else factor
+        factor //= part
+        wanted = [math.ceil(n / min(factor, n)) for n in size]
+        found = F.interpolate(
+            found, scale_factor=part, mode="trilinear" if ndim == 3 else "bilinear", align_corners=False
+        )
+        for axis, length in enumerate(wanted):
+            found = found.narrow(2 + axis, 0, length)
+    return found.contiguous()
+
+
+def _edges(flow: Flow, size: Sequence[int], factor: int) -> Flow:
+    """Edge of the cubes along each axis, [1, 3, 1, 1, 1]."""
+    edges = [float(min(factor, length)) for length in size]
+    return flow.new_tensor(edges).view(1, -1, *[1] * len(edges))
 
 
 def pooled(image: torch.Tensor, factor: int) -> torch.Tensor:

@@ -12,19 +12,18 @@ import math
 import torch
 from torch import Tensor
 
-from fastreg.geometry.fields import jacobian_determinant
+from fastreg.ops.determinant import determinant
 from fastreg.ops.warp import warp
 from fastreg.types import Flow
 from fastreg.utils.checks import check_flow
 
-_SLAB = 16
-"""Planes that are worked on at once."""
 _CHUNK = 4096
 """Folded voxels that are repaired at once."""
 
 
-def unfolded(flow: Flow, *, passes: int = 60) -> Flow:
-    """The field without folds: det(I + grad u) by central differences above 0, where that takes few changes.
+def unfolded(flow: Flow, *, passes: int = 60, floor: float = 0.01) -> Flow:
+    """The field without folds, where that takes few changes: every one of the determinants of one-sided differences
+    (`fields.jacobian_determinant(scheme="least")`) is above `floor`, so that no corner of a voxel folds either.
 
     Each pass averages the displacements within two voxels of a fold with their neighbours', the nearer the more.
     A field that folds in more than one voxel of a hundred comes back as it is: smoothing would not mend it.
@@ -32,12 +31,13 @@ def unfolded(flow: Flow, *, passes: int = 60) -> Flow:
     Args:
         flow: [1, 3, D, H, W] or [1, 2, H, W], voxels.
         passes: At most this many.
+        floor: Of the determinants; above 0, so that rounding folds nothing again.
     """
     ndim = check_flow("flow", flow)
     size = flow.shape[2:]
     if flow.shape[0] != 1 or min(size) < 2:
         return flow
-    bad = _folded(flow)
+    bad = (determinant(flow, "least") <= floor).flatten().nonzero()[:, 0]
     if not len(bad) or len(bad) > flow[0, 0].numel() // 100:
         return flow
     repaired = flow.clone(memory_format=torch.contiguous_format)
@@ -56,24 +56,10 @@ def unfolded(flow: Flow, *, passes: int = 60) -> Flow:
             near[core] = False
             changed.append(torch.unique(_around(reach, size, 1)))
         touched = torch.unique(torch.cat(changed))
-        bad = touched[_determinant_at(values, touched, size) <= 0]
+        bad = touched[_least_determinant_at(values, touched, size) <= floor]
         if not len(bad):
             break
     return repaired
-
-
-def _folded(flow: Flow) -> Tensor:
-    """Indices of the voxels whose determinant is not positive, a slab at a time."""
-    length, plane = flow.shape[2], flow[0, 0, 0].numel()
-    found = []
-    for start in range(0, length, _SLAB):
-        stop = min(start + _SLAB, length)
-        low, high = max(start - 1, 0), min(stop + 1, length)
-        if high - low < 2:
-            low = max(low - 1, 0)
-        determinant = jacobian_determinant(flow[:, :, low:high])[0, start - low : stop - low]
-        found.append((determinant <= 0).flatten().nonzero()[:, 0] + start * plane)
-    return torch.cat(found)
 
 
 def _places(index: Tensor, size: torch.Size) -> list[Tensor]:
@@ -100,20 +86,24 @@ def _around(index: Tensor, size: torch.Size, reach: int) -> Tensor:
     return _index([place[:, None] + step for place, step in zip(places, steps.unbind(1), strict=True)], size)
 
 
-def _determinant_at(values: Tensor, index: Tensor, size: torch.Size) -> Tensor:
-    """`fields.jacobian_determinant` by central differences at some voxels: values [3, N], index [K] -> [K]."""
-    places = _places(index, size)
-    columns = []
-    for axis in range(len(size)):
-        ends = []
+def _least_determinant_at(values: Tensor, index: Tensor, size: torch.Size) -> Tensor:
+    """`determinant(scheme="least")` at some voxels: values [ndim, N], index [K] -> [K]."""
+    ndim = len(size)
+    places, here = _places(index, size), values[:, index]
+    eye = torch.eye(ndim, device=values.device, dtype=values.dtype)
+    columns = []  # of the Jacobian, forward and backward along each axis
+    for axis in range(ndim):
+        sides = []
         for step in (1, -1):
-            moved = list(places)
-            moved[axis] = (places[axis] + step).clamp(0, size[axis] - 1)
-            ends.append((moved[axis], values[:, _index(moved, size)]))
-        (upper, above), (lower, below) = ends
-        columns.append((above - below) / (upper - lower))
-    jacobian = torch.stack(columns, -1).movedim(0, 1) + torch.eye(len(size), device=values.device, dtype=values.dtype)
-    return torch.linalg.det(jacobian)
+            there = [place + step if a == axis else place for a, place in enumerate(places)]
+            inside = (there[axis] >= 0) & (there[axis] < size[axis])
+            sides.append((step * (values[:, _index(there, size)] - here) + eye[:, axis, None], inside))
+        (ahead, has_ahead), (behind, has_behind) = sides  # beyond the border the other side stands in
+        columns.append((torch.where(has_ahead, ahead, behind), torch.where(has_behind, behind, ahead)))
+    least = torch.full_like(here[0], math.inf)
+    for chosen in itertools.product(*columns):
+        least = torch.minimum(least, torch.linalg.det(torch.stack(chosen, -1).movedim(0, 1)))
+    return least
 
 
 def sharpened_inverse(flow: Flow, inverse: Flow, *, passes: int = 12, tolerance: float = 0.02) -> Flow:

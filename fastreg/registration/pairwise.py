@@ -25,11 +25,13 @@ from fastreg.io.images import load_image
 from fastreg.nn import checkpoint
 from fastreg.nn.cascade import cascade
 from fastreg.nn.checkpoint import TrainedModel, WorkingSpace
-from fastreg.registration.affine import KINDS, align
-from fastreg.registration.deformable import METRICS, STAGES, Stage, deform
+from fastreg.registration.linear.align import KINDS, find_alignment
+from fastreg.registration.contrast import Choice, choose
+from fastreg.registration.deformable import deform
 from fastreg.registration.image_grid import inverse_on_image_grid, on_image_grid, without_folds
 from fastreg.registration.noise import differ_by_noise
 from fastreg.registration.result import RegistrationResult
+from fastreg.registration.stages import METRICS, REGULARITIES, STAGES, Stage
 from fastreg.registration.verdict import judge
 from fastreg.types import RegistrationOutput
 from fastreg.utils.devices import pick_device
@@ -46,8 +48,10 @@ def register(
     init: str | Affine = "auto",
     refine: int | None = None,
     stages: Sequence[Stage] = STAGES,
-    metric: str = "lncc",
+    metric: str = "auto",
+    regularity: str = "default",
     smoothness: float | None = None,
+    volume: float | None = None,
     fixed_mask: Any = None,
     moving_mask: Any = None,
     device: str | torch.device | None = None,
@@ -68,13 +72,17 @@ def register(
         transform: Where to stop: "translation", "rigid", "similarity", "affine" or "deformable".
         affine: Align linearly first; if None, only without a model (networks are trained on aligned images) and with
             one that was trained on no images.
-        init: Start of the linear alignment: "auto", "header", "mass" or a `fastreg.geometry.transforms.Affine`, which
-            without an alignment is used as it is.
+        init: Start of the linear alignment: "auto" (any shift, turns of 30 degrees), "search" (turned to any side and
+            scaled, too), "header", "mass", "centre" or a `fastreg.geometry.transforms.Affine`, which without an
+            alignment is used as it is.
         refine: Iterations of optimisation on the full grid after the network; None: 0 with a model, and the whole
             pyramid without one.
         stages: The pyramid of the optimisation, `fastreg.registration.deformable.Stage`s from coarse to fine.
-        metric: "lncc", "mse", or, for other contrasts, "mi".
-        smoothness: Weight of the field's roughness in the optimisation; what suits the metric if None.
+        metric: "auto": what suits the images, see `fastreg.registration.contrast`; or "lncc" (local correlation),
+            "mse", between contrasts "mind" (descriptors) or "mi" (mutual information).
+        regularity: "close", "default" or "smooth": how far the optimisation may bend space for the images' sake.
+        smoothness: Weight of the field's roughness in place of the regularity's.
+        volume: Likewise of its mean squared log Jacobian determinant.
         fixed_mask: Where the fixed image counts: as `fixed`, on any grid.
         moving_mask: Likewise of the moving image.
         device: Where it is computed; a GPU if there is one.
@@ -89,10 +97,12 @@ def register(
     """
     if transform not in (*KINDS, "deformable"):
         raise InputError(f"transform: expected one of {', '.join(KINDS)}, deformable, got {transform}")
-    if metric not in METRICS:
-        raise InputError(f"metric: expected one of {', '.join(METRICS)}, got {metric}")
-    if smoothness is not None and not 0 <= smoothness < math.inf:
-        raise InputError(f"smoothness: expected a number of at least 0, got {smoothness}")
+    for name, value, known in (("metric", metric, ("auto", *METRICS)), ("regularity", regularity, REGULARITIES)):
+        if value not in known:
+            raise InputError(f"{name}: expected one of {', '.join(known)}, got {value}")
+    for name, weight in (("smoothness", smoothness), ("volume", volume)):
+        if weight is not None and not 0 <= weight < math.inf:
+            raise InputError(f"{name}: expected a number of at least 0, got {weight}")
     if background is not None and not math.isfinite(background):
         raise InputError(f"background: expected a finite number, got {background}")
     inverse = inverse or (bidir and transform == "deformable")
@@ -120,20 +130,21 @@ def register(
             _check_mask(mask, image, what)
     clock.lap("read")
 
-    world = init if isinstance(init, Affine) else Affine(np.eye(4))
+    world, stayed = init if isinstance(init, Affine) else Affine(np.eye(4)), False
     if affine is None:
         affine = model is None or model.working.align
     if affine and init == "auto" and _aligned(fixed_image, moving_image):
         clock.lap("affine")
     elif affine:
         kind = "affine" if transform == "deformable" else transform
-        world = align(
-            fixed_image, moving_image, kind=kind, metric=metric, fixed_mask=masks[0], moving_mask=masks[1], init=init,
+        alignment = find_alignment(
+            fixed_image, moving_image, kind=kind, metric=_LINEAR.get(metric, "auto"), fixed_mask=masks[0], moving_mask=masks[1], init=init,
             device=device,
         )  # fmt: skip
+        world, stayed = alignment.world, alignment.kept_start
         clock.lap("affine")
     optimised = False
-    log: dict[str, Any] = {"device": str(device), "transform": transform, "metric": metric}
+    log: dict[str, Any] = {"device": str(device), "transform": transform, "affine_kept_start": stayed}
     if transform != "deformable":
         grid = Grid(fixed_image.shape, fixed_image.affine)
         zero = torch.zeros(1, fixed_image.ndim, *grid.shape)
@@ -142,7 +153,15 @@ def register(
         grid = _network_grid(fixed_image, model.working) if model else _isotropic_grid(fixed_image)
         if refine is not None or model is not None:
             stages = (Stage(1, refine, 1),) if refine else ()
-        optimise = partial(deform, stages=stages, metric=metric, smoothness=smoothness, bidir=bidir) if stages else None
+        optimise = None
+        if stages:
+            choice = Choice(metric) if metric != "auto" else choose(fixed_image, moving_image, world, (masks[0], masks[1]))
+            clock.lap("choose")
+            metric, log["metric"], log["metric_because"] = choice.metric, choice.metric, choice.reason
+            optimise = partial(
+                deform, stages=stages, metric=metric, regularity=regularity, smoothness=smoothness,
+                volume=volume, bidir=bidir,
+            )  # fmt: skip
         optimised = optimise is not None
         found = _deformable(
             grid, fixed_image, moving_image, masks[0], masks[1], world, model, optimise, device, inverse, clock
@@ -163,6 +182,10 @@ def register(
     result = RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, verdict.suspect, background)
     result.log = {**log, **clock.laps}
     return result
+
+
+_LINEAR = {"mi": "mi", "mse": "mse"}
+"""Metric of the deformation -> of the alignment before it, where that is not found by several."""
 
 
 def _deformable(
