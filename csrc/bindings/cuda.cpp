@@ -17,6 +17,10 @@ void bind_cuda(py::module_ m) {
   m.def("integrate_backward", &cuda::integrate_backward, py::arg("args"));
   m.def("smoothness", &cuda::smoothness, py::arg("args"));
   m.def("smoothness_scratch", &cuda::smoothness_scratch, py::arg("args"));
+  m.def("penalty", &cuda::penalty, py::arg("args"));
+  m.def("penalty_scratch", &cuda::penalty_scratch, py::arg("args"));
+  m.def("adam_step", &cuda::adam_step, py::arg("args"));
+  m.def("determinant", &cuda::determinant, py::arg("args"));
 }
 
 }  // namespace fastreg

@@ -35,6 +35,7 @@ FR_HD T adam_update(T grad, T& mean, T& square, const AdamRates<T>& rates) {
 
 // Where index `at` of an axis lies when the axis goes on as its mirror image, the border voxel repeated.
 FR_HD int64_t mirrored(int64_t at, int64_t size) {
+  if (at >= 0 && at < size) return at;
   const int64_t period = 2 * size, inside = (at % period + period) % period;
   return inside < size ? inside : period - 1 - inside;
 }

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <memory>
 #include <utility>
 #include <vector>
 
@@ -14,6 +13,7 @@
 
 #include "api.h"
 #include "cpu/lncc_tile.h"
+#include "cpu/memory.h"
 #include "cpu/simd.h"
 
 namespace fastreg::cpu {
@@ -86,9 +86,11 @@ int64_t parts(int64_t size, int64_t about) { return std::max<int64_t>(1, (size +
 
 // The cut depends on sizes alone, never on the threads: so do the bits of the result.
 std::vector<LnccTile> cut(const LnccPlan& plan) {
-  // Wider windows pay more for the borders of a tile, so their tiles are larger.
+  // Wider windows pay more for the borders of a tile, so their tiles are larger; but two threads want a tile each.
   const int64_t nz = parts(plan.depth, 40 + 10 * plan.half_z);
-  const int64_t ny = parts(plan.height, std::max(48, 16 + 8 * plan.half));
+  const int64_t rows = plan.half > 4 ? std::clamp<int64_t>(plan.height / 2, 48, 96) : 48;
+  int64_t ny = parts(plan.height, rows);
+  if (plan.half > 4 && nz % 2 && ny > 1) ny += ny % 2;
   std::vector<LnccTile> tiles;
   for (int64_t z = 0; z < nz; ++z)
     for (int64_t y = 0; y < ny; ++y)
@@ -126,7 +128,7 @@ double lncc(const LnccArgs& args) {
   const int64_t jobs = images * int64_t(tiles.size());
   const int threads = int(std::max<int64_t>(1, std::min<int64_t>(args.threads, jobs)));
   const size_t bytes = (sweep.scratch(plan, args.dtype, rows) + 64 + 4095) / 4096 * 4096;
-  const std::unique_ptr<char[]> memory(new char[bytes * size_t(threads) + 64]);
+  const auto memory = scratch<char>(int64_t(bytes) * threads + 64);  // a slice a voxel of the window: up to 40 MB
   char* const aligned = memory.get() + (64 - reinterpret_cast<uintptr_t>(memory.get()) % 64);
 
   std::vector<double> sums(size_t(jobs), 0.0);

@@ -18,6 +18,8 @@
 //     #endif
 //       return lncc_row_baseline(...);
 //
+// Plain loops, which the compiler vectorises for each set by itself, need none of this: each_isa.h.
+//
 // Rules. Include no common header inside a region: an inline function, compiled there first, could be the copy that the
 // linker keeps for the baseline too. A text made to be compiled once for each set (warp_lanes.inl) is in an unnamed
 // namespace for the same reason. Keep `#pragma omp parallel` outside: leaf functions, called from portable loops.

@@ -222,3 +222,47 @@ def smoothness(flow: Flow, need_grad: bool) -> tuple[Scalar, Flow | None]:
     with _launching(flow) as args.stream:
         _C.cuda.smoothness(args)
     return value, None if grad is None else grad.to(dtype)
+
+
+def penalty(
+    velocity: Flow, known: Mask | None, smoothness_weight: float, volume_weight: float, grad: Flow | None
+) -> Scalar:
+    """See `reference.penalty`. The value stays on the device; fields are float32 or float64."""
+    velocity = velocity.contiguous()
+    known = None if known is None else known.to(velocity.dtype).contiguous()
+    value = torch.empty((), dtype=torch.float64, device=velocity.device)
+    args = compiled.penalty_args(velocity, known, smoothness_weight, volume_weight, grad)
+    args.value = address(value)
+    scratch = _scratch(velocity, _C.cuda.penalty_scratch(args))
+    args.scratch = address(scratch)
+    with _launching(velocity) as args.stream:
+        _C.cuda.penalty(args)
+    return value
+
+
+def adam_step(
+    velocity: Flow,
+    grad: Flow,
+    mean: Flow,
+    square: Flow,
+    count: int,
+    step: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    passes: int,
+) -> None:
+    """See `reference.adam_step`. All dense and of one dtype, float32 or float64."""
+    args = compiled.adam_args(velocity, grad, mean, square, count, step, beta1, beta2, eps, passes)
+    with _launching(velocity) as args.stream:
+        _C.cuda.adam_step(args)
+
+
+def determinant(flow: Flow, scheme: str) -> torch.Tensor:
+    """See `reference.determinant`."""
+    flow = flow.to(_single(flow.dtype)).contiguous()
+    out = flow.new_empty(flow.shape[0], *flow.shape[2:])
+    args = compiled.determinant_args(flow, scheme, out)
+    with _launching(flow) as args.stream:
+        _C.cuda.determinant(args)
+    return out

@@ -167,3 +167,48 @@ def smoothness(flow: Flow, need_grad: bool) -> tuple[Scalar, Flow | None]:
         return flow.new_zeros((), dtype=torch.float64), grad
     with _on_device(flow):
         return smoothness.smoothness(flow, grad), grad
+
+
+def penalty(
+    velocity: Flow, known: Mask | None, smoothness_weight: float, volume_weight: float, grad: Flow | None
+) -> Scalar:
+    """See `reference.penalty`. The value stays on the device, and its sum has a fixed order."""
+    from fastreg.kernels import penalty
+
+    if velocity.numel() == 0:
+        return velocity.new_zeros((), dtype=torch.float64)
+    with _on_device(velocity):
+        known = None if known is None else known.contiguous()
+        return penalty.penalty(velocity.contiguous(), known, smoothness_weight, volume_weight, grad)
+
+
+def adam_step(
+    velocity: Flow,
+    grad: Flow,
+    mean: Flow,
+    square: Flow,
+    count: int,
+    step: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    passes: int,
+) -> None:
+    """See `reference.adam_step`. All dense and of one dtype, float32 or float64."""
+    from fastreg.kernels import adam
+
+    if velocity.numel():
+        with _on_device(velocity):
+            adam.adam_step(velocity, grad, mean, square, count, step, beta1, beta2, eps, passes)
+
+
+def determinant(flow: Flow, scheme: str) -> torch.Tensor:
+    """See `reference.determinant`."""
+    from fastreg.kernels import determinant
+
+    flow = flow.contiguous()
+    out = flow.new_empty((flow.shape[0], *flow.shape[2:]), dtype=_work_dtype(flow))
+    if out.numel():
+        with _on_device(flow):
+            determinant.determinant(flow, out, scheme)
+    return out

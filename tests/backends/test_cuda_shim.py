@@ -181,6 +181,49 @@ def test_smoothness(kernels, size, dtype):
     assert nothing is None and torch.equal(alone, value)
 
 
+# Axes of one voxel, shorter than the filter, and of several tiles and chunks of planes.
+FIELD_SIZES = [(9, 10, 37), (1, 4, 5), (70, 3, 5), (2, 2, 2), (12, 70), (1, 1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", FIELD_SIZES, ids=str)
+def test_penalty(kernels, size, dtype):
+    velocity, known = torch.randn(2, len(size), *size, dtype=dtype), torch.randn(2, 1, *size, dtype=dtype)
+    for weights in ((0.3, 0.7), (0.0, 0.7), (0.3, 0.0), (0.0, 0.0)):
+        for given in (known, None):
+            grad = torch.ones_like(velocity)
+            slope = grad.double()
+            truth = reference.penalty(velocity.double(), given, *weights, slope)
+            close(kernels.penalty(velocity, given, *weights, grad), truth, TOLERANCE[dtype])
+            close(grad, slope, TOLERANCE[dtype])
+            close(kernels.penalty(velocity, given, *weights, None), truth, TOLERANCE[dtype])
+    assert kernels.penalty(velocity[:0], known[:0], 1.0, 1.0, velocity[:0]) == 0
+
+
+@pytest.mark.parametrize("passes", range(5))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", FIELD_SIZES, ids=str)
+def test_adam_step(kernels, size, dtype, passes):
+    velocity, grad, mean = (torch.randn(2, len(size), *size, dtype=dtype) for _ in range(3))
+    ours = [velocity, grad, mean, torch.rand_like(velocity)]
+    theirs = [field.double() for field in ours]
+    for fields, backend in ((ours, kernels), (theirs, reference)):
+        backend.adam_step(*fields, 3, 0.1, 0.9, 0.999, 1e-8, passes)
+    for k in (0, 2, 3):
+        close(ours[k], theirs[k], TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("scheme", ["central", "least"])
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("size", [(9, 10, 37), (2, 2, 2), (12, 70)], ids=str)
+def test_determinant(kernels, size, dtype, scheme):
+    flow = torch.randn(2, len(size), *size).to(dtype)
+    flow[0, 1].view(-1)[3] = float("nan")
+    ours = kernels.determinant(flow, scheme)
+    assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    close(ours, reference.determinant(flow.double(), scheme), TOLERANCE[ours.dtype])
+
+
 def lncc_pair(size, dtype=torch.float32, batch=1, channels=1):
     a = torch.rand(batch, channels, *size)
     return a.to(dtype), (0.5 * a + 0.5 * torch.rand_like(a)).to(dtype)

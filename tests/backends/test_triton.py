@@ -76,6 +76,12 @@ KERNELS = [
     ("integrate_kernels", "integrate_forward_square_kernel", {"NDIM": 3, "PADDING": "zeros"}),
     ("integrate_kernels", "integrate_backward_square_kernel", {"NDIM": 3, "PADDING": "zeros"}),
     ("smoothness_kernels", "smoothness_kernel", {"NDIM": 3, "NEED_GRAD": True}),
+    ("penalty_kernels", "penalty_divergence_kernel", {"NDIM": 3, "KNOWN": True}),
+    ("penalty_kernels", "penalty_gradient_kernel", {"NDIM": 3, "SMOOTHNESS": True, "VOLUME": True, "NEED_GRAD": True}),
+    ("adam_kernels", "adam_update_kernel", {}),
+    ("adam_kernels", "adam_filter_kernel", {"AXIS": 0, "PASSES": 4, "ADD": True}),
+    ("determinant_kernels", "determinant_kernel", {"NDIM": 3, "LEAST": False}),
+    ("determinant_kernels", "determinant_kernel", {"NDIM": 3, "LEAST": True}),
 ]
 
 
@@ -97,7 +103,13 @@ def test_compiles_for_hopper_without_spills(module, name, options, tmp_path):
     counted = options.get("FIXED", False)
     integers = {"channels", "weight_channels", "D", "H", "W", "GD", "GH", "GW", "voxels", "points", "magnitude"}
     integers |= {"planes", "first_plane", "from_plane", "to_plane", "wanted", "slab", "volume", "total", "first_image"}
-    wide = {"partial": "*fp64", "unit": "*fp64", "grad_vol": "*i64" if counted else "*fp32"}
+    wide = {
+        "partial": "*fp64",
+        "unit": "*fp64",
+        "weights": "*fp64",
+        "rates": "*fp64",
+        "grad_vol": "*i64" if counted else "*fp32",
+    }
     signature, constants = {}, {}
     for position, argument in enumerate(kernel.arg_names):
         if argument in options:

@@ -152,6 +152,44 @@ void fields(DType dtype, int ndim) {
   cuda::smoothness(penalty);
 }
 
+void steps(DType dtype, int ndim) {
+  const int64_t voxels = (ndim == 3 ? 3 : 1) * 9 * 37;
+  Array velocity = filled(dtype, ndim * voxels, 1), grad = filled(dtype, ndim * voxels, 1), mean(grad.bytes);
+  Array square(grad.bytes), known = filled(dtype, voxels, 1), value(sizeof(double));
+  PenaltyArgs penalty{};
+  sized(penalty, ndim, ndim == 3 ? 3 : 1, 9, 37);
+  penalty.dtype = dtype;
+  penalty.smoothness = penalty.volume = 1;
+  penalty.velocity = velocity.address();
+  penalty.known = known.address();
+  penalty.grad = grad.address();
+  penalty.value = value.address();
+  Array scratch(cuda::penalty_scratch(penalty));
+  penalty.scratch = scratch.address();
+  cuda::penalty(penalty);
+
+  AdamArgs adam{};
+  sized(adam, ndim, ndim == 3 ? 3 : 1, 9, 37);
+  adam.dtype = dtype;
+  adam.count = 1;
+  adam.step = adam.eps = 0.1;
+  adam.velocity = velocity.address();
+  adam.grad = grad.address();
+  adam.mean = mean.address();
+  adam.square = square.address();
+  for (adam.passes = 0; adam.passes <= 4; ++adam.passes) cuda::adam_step(adam);
+
+  DeterminantArgs determinant{};
+  sized(determinant, ndim, ndim == 3 ? 3 : 1, 9, 37);
+  determinant.dtype = dtype;
+  determinant.flow = velocity.address();
+  determinant.out = known.address();
+  for (const Scheme scheme : {Scheme::central, Scheme::least}) {
+    determinant.scheme = scheme;
+    cuda::determinant(determinant);
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -170,6 +208,8 @@ int main(int count, char** arguments) {
     }
   fields(DType::f32, 3);
   fields(DType::f64, 2);
+  steps(DType::f32, 3);
+  steps(DType::f64, 2);
   correlations(DType::f32, 3, 9, false, 4, 10, 40);
   correlations(DType::f32, 3, 3, false, 30, 5, 9);
   correlations(DType::bf16, 2, 5, false, 1, 10, 132);

@@ -219,6 +219,57 @@ def test_smoothness_matches_the_reference(size, dtype):
     assert_close(grad, slope, rounding(dtype))
 
 
+@pytest.mark.parametrize(
+    ("size", "dtype"), [((4, 5, 6), torch.float64), ((6, 7), torch.float32), ((1, 5, 2), torch.float32)]
+)
+def test_penalty_matches_the_reference(size, dtype):
+    velocity, known = random(2, len(size), *size, dtype=dtype), random(2, 1, *size, dtype=dtype)
+    for weights in ((0.3, 0.7), (0.0, 0.7), (0.3, 0.0), (0.0, 0.0)):
+        for given in (known, None):
+            grad = torch.ones_like(velocity)
+            expected = grad.double()
+            value = triton.penalty(velocity, given, *weights, grad)
+            truth = reference.penalty(velocity.double(), given, *weights, expected)
+            assert grad.dtype == dtype and value.dtype == torch.float64
+            assert_close(value, truth, rounding(dtype))
+            assert_close(grad, expected, rounding(dtype))
+            assert_close(triton.penalty(velocity, given, *weights, None), truth, rounding(dtype))
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "passes"),
+    [
+        ((4, 5, 6), torch.float64, 1),
+        ((1, 2, 3), torch.float32, 4),
+        ((6, 7), torch.float32, 2),
+        ((6, 7), torch.float64, 0),
+    ],
+)
+def test_adam_step_matches_the_reference(size, dtype, passes):
+    fields = [random(2, len(size), *size, dtype=dtype) for _ in range(4)]
+    fields[3].abs_()
+    expected = [field.double() for field in fields]
+    for count in (1, 2):
+        triton.adam_step(*fields, count, 0.1, 0.9, 0.999, 1e-8, passes)
+        reference.adam_step(*expected, count, 0.1, 0.9, 0.999, 1e-8, passes)
+        for k in (0, 2, 3):
+            assert_close(fields[k], expected[k], rounding(dtype))
+        for field in (fields[1], expected[1]):
+            field.fill_(0.5)
+
+
+@pytest.mark.parametrize("scheme", ["central", "least"])
+@pytest.mark.parametrize(
+    ("size", "dtype"), [((2, 3, 5), torch.float64), ((4, 5), torch.float32), ((3, 2, 4), torch.float16)]
+)
+def test_determinant_matches_the_reference(size, dtype, scheme):
+    flow = random(2, len(size), *size, dtype=dtype)
+    flow[0, 1].view(-1)[3] = float("nan")
+    got, expected = triton.determinant(flow, scheme), reference.determinant(flow.double(), scheme)
+    assert got.dtype == (dtype if dtype == torch.float64 else torch.float32)
+    assert_close(got, expected, rounding(got.dtype))
+
+
 def test_empty_batch():
     vol, flow = random(0, 1, 3, 4), random(0, 2, 3, 4)
     assert triton.warp_forward(vol, flow, "linear", "zeros", False).shape == vol.shape
@@ -226,6 +277,9 @@ def test_empty_batch():
     assert triton.lncc(vol, vol, None, lncc_form("fastreg", 3, 1e-5, 2), 1.0, True, False, False)[0] == 0
     assert triton.integrate_forward(flow, 2, "zeros", True)[0].shape == flow.shape
     assert triton.smoothness(flow, True)[0] == 0
+    assert triton.penalty(flow, None, 1.0, 1.0, flow) == 0
+    triton.adam_step(flow, flow, flow, flow, 1, 0.1, 0.9, 0.999, 1e-8, 1)
+    assert triton.determinant(flow, "least").shape == (0, 3, 4)
 
 
 def test_public_ops_by_name_with_gradients():
