@@ -74,6 +74,12 @@ def _cells(corner: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(slice(1, None) if end else slice(None, -1) for end in corner)
 
 
+def _at(field: Tensor, corner: tuple[int, ...]) -> Tensor:
+    """[ndim, ...], the displacements of the voxels that are this corner of a cell."""
+    place = (slice(None), *_cells(corner))
+    return field[place]
+
+
 def _corners(field: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """Each corner of the cells, and the determinant of the cells' edges that meet there."""
     ndim = len(field)
@@ -85,9 +91,9 @@ def _corners(field: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     for corner in itertools.product((0, 1), repeat=ndim):
         columns = []
         for axis in range(ndim):
-            place = [slice(None), *_cells(corner)]
-            place[axis + 1] = slice(None)  # along its own axis an edge belongs to both of its ends
-            columns.append(edges[axis][tuple(place)])
+            across = edges[axis].movedim(axis + 1, 1)  # along its own axis an edge belongs to both of its ends
+            place = (slice(None), slice(None), *_cells(corner[:axis] + corner[axis + 1 :]))
+            columns.append(across[place].movedim(1, axis + 1))
         yield corner, _determinant(columns)
 
 
@@ -96,11 +102,11 @@ def _middles(field: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     if len(field) == 2:
         return  # two triangles fill a square
     for corner, steps in zip(((0, 0, 0), (1, 1, 1)), _MIDDLES, strict=True):
-        start = field[(slice(None), *_cells(corner))]
+        start = _at(field, corner)
         columns = []
         for step in steps:
             other = tuple(end + along for end, along in zip(corner, step, strict=True))
-            edge = field[(slice(None), *_cells(other))] - start
+            edge = _at(field, other) - start
             for axis, along in enumerate(step):
                 if along:
                     edge[axis] += along

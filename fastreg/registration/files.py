@@ -74,7 +74,7 @@ def register_files(
         options: Arguments of `fastreg.register`.
 
     Returns:
-        The registration and its figures: folds, NDV, SDlogJ, seconds; mean Dice, HD95 (if scipy is installed) and TRE where
+        The registration and its figures: folds, NDV, SDlogJ, seconds; mean Dice, HD95 (if scipy is there) and TRE where
         labels and points are given.
 
     Raises:
