@@ -59,6 +59,11 @@ def _fastreg(regularity: str) -> Method:
     return Method(f"fastreg, {regularity}", "fastreg", f"register(regularity={regularity!r})", options, "fastreg")
 
 
+def _fireants(name: str, what: str, **options: Any) -> Method:
+    settings = {"scales": [4, 2, 1], "iterations": [200, 100, 25], "cc_kernel_size": 5}
+    return Method(name, "FireANTs", what, {**settings, **options}, "FireANTs")
+
+
 METHODS = (
     _fastreg("close"),
     Method("fastreg", "fastreg", "register(affine=False), deformable from the headers", {"affine": False}, "fastreg"),
@@ -89,16 +94,16 @@ METHODS = (
     Method("ConvexAdam", "ConvexAdam", "MIND, the package's default: weight 1.25", line="ConvexAdam"),
     Method("ConvexAdam, weight 0.4", "ConvexAdam", "the same, regularised less", {"lambda_weight": 0.4}, "ConvexAdam"),
     Method("ConvexAdam, weight 4", "ConvexAdam", "the same, regularised more", {"lambda_weight": 4.0}, "ConvexAdam"),
+    _fireants("FireANTs", "greedy, CC 5x5x5, 200x100x25, sigmas 1 and 0.5, without its CUDA kernels"),
+    _fireants("FireANTs, sigmas 2 and 1", "the same, smoothed more", smooth_grad_sigma=2.0, smooth_warp_sigma=1.0),
+    _fireants("FireANTs, sigmas 3 and 1.5", "the same, smoothed much more",
+              smooth_grad_sigma=3.0, smooth_warp_sigma=1.5),
     Method("ANTs SyNOnly", "ANTs", "the default without the affine", FROM_HEADERS, slow=True),
     Method("ANTs SyNOnly CC", "ANTs", "CC radius 4, 40x20x0, from the headers", {**FROM_HEADERS, **CC}, slow=True),
     _syn("ANTs SyN long", "MI, affine first, 100x70x50x20", "", True, reg_iterations=[100, 70, 50, 20]),
     Method(
         "ANTs SyNOnly CC long", "ANTs", "CC radius 4, 100x70x50x20, about an hour each",
         {**FROM_HEADERS, **CC, "reg_iterations": [100, 70, 50, 20]}, slow=True,
-    ),
-    Method(
-        "FireANTs", "FireANTs", "greedy, CC 5x5x5, 200x100x25, without its CUDA kernels",
-        {"scales": [4, 2, 1], "iterations": [200, 100, 25], "cc_kernel_size": 5}, slow=True,
     ),
 )  # fmt: skip
 QUICK = ("fastreg", "fastreg, two levels", "ANTs SyN")

@@ -111,11 +111,27 @@ def hd95(
 def _robust_hausdorff(
     a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], spacing_mm: Sequence[float], percentile: float
 ) -> float:
-    from scipy.ndimage import binary_erosion, distance_transform_edt
+    # Surfaces are few voxels of their box: a tree of them takes half the time of a distance map.
+    from scipy.spatial import cKDTree
 
-    surface_a, surface_b = a & ~binary_erosion(a), b & ~binary_erosion(b)
-    to_a, to_b = (distance_transform_edt(~surface, sampling=spacing_mm) for surface in (surface_a, surface_b))
-    return float(max(np.percentile(to_b[surface_a], percentile), np.percentile(to_a[surface_b], percentile)))
+    surfaces = [np.argwhere(_surface(mask)) * np.asarray(spacing_mm, dtype=np.float64) for mask in (a, b)]
+    directed = [
+        cKDTree(there, balanced_tree=False, compact_nodes=False).query(here)[0]
+        for here, there in (surfaces, surfaces[::-1])
+    ]
+    return float(max(np.percentile(distances, percentile) for distances in directed))
+
+
+def _surface(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Voxels of a mask with a face on what is not of it, or on the border."""
+    padded = np.pad(mask, 1)
+    inner = mask.copy()
+    for axis, length in enumerate(mask.shape):
+        for start in (0, 2):
+            place = [slice(1, -1)] * mask.ndim
+            place[axis] = slice(start, start + length)
+            inner &= padded[tuple(place)]
+    return mask & ~inner
 
 
 def labels_of(label_map: Array) -> list[int]:
