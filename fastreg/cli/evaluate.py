@@ -172,7 +172,7 @@ def _dice_of(path: Path) -> list[dict[str, float]]:
 
 
 def _print_pairs(scored: dict[str, dict[str, Any]]) -> None:
-    from fastreg.cli.output import print_table
+    from fastreg.cli.output import print_table, shown
     from fastreg.evaluation.table import flat
 
     columns = ["dice_before_mean", "dice_mean", "hd95_mm_mean", "hd95_voxels_mean", "sdlogj", "ndv_percent"]
@@ -181,27 +181,27 @@ def _print_pairs(scored: dict[str, dict[str, Any]]) -> None:
     kept = [c for c in (*columns, "tre_mm_before_mean", "tre_mm_mean") if any(c in row for row in rows.values())]
     print_table(
         ["pair", *(column.replace("_", " ") for column in kept)],
-        [[name, *(_shown(row.get(column)) for column in kept)] for name, row in rows.items()],
+        [[name, *(shown(row.get(column)) for column in kept)] for name, row in rows.items()],
     )
 
 
 def _print_structures(figures: dict[str, Any], names: dict[int, str], title: str | None) -> None:
-    from fastreg.cli.output import print_table
+    from fastreg.cli.output import print_table, shown
 
     known = ("dice_before", "dice", "hd95_mm_before", "hd95_mm", "hd95_voxels_before", "hd95_voxels")
     columns = [column for column in known if column in figures]
     if columns:
         labels = dict.fromkeys(label for column in columns for label in figures[column])
         rows = [
-            [names.get(label, str(label)), *(_shown(figures[column].get(label)) for column in columns)]
+            [names.get(label, str(label)), *(shown(figures[column].get(label)) for column in columns)]
             for label in labels
         ]
-        rows.append(["mean", *(_shown(figures[f"{column}_mean"]) for column in columns)])
+        rows.append(["mean", *(shown(figures[f"{column}_mean"]) for column in columns)])
         print_table(["structure", *(column.replace("_", " ") for column in columns)], rows, title)
 
 
 def _print_rest(figures: dict[str, Any]) -> None:
-    from fastreg.cli.output import print_table
+    from fastreg.cli.output import print_table, shown
 
     rows = []
     schemes = {"central": "central differences", "forward": "forward differences", "corner": "at any corner"}
@@ -215,7 +215,7 @@ def _print_rest(figures: dict[str, Any]) -> None:
             rows.append([f"NDV, %{where}", f"{figures[key]:.3g}"])
         for key, name in ((f"sdlogj{suffix}", "SDlogJ"), (f"learn2reg_sdlogj{suffix}", "SDlogJ, Learn2Reg's")):
             if key in figures:
-                rows.append([f"{name}{where}", _shown(figures[key])])
+                rows.append([f"{name}{where}", shown(figures[key])])
     for key, name in (("tre_mm_before", "TRE before, mm"), ("tre_mm", "TRE, mm")):
         if key in figures:
             tre = figures[key]
@@ -224,9 +224,3 @@ def _print_rest(figures: dict[str, Any]) -> None:
             )
     if rows:
         print_table(["warp", ""], rows)
-
-
-def _shown(figure: float | None) -> str:
-    if figure is None or figure != figure:
-        return ""
-    return str(figure) if isinstance(figure, int) else f"{figure:.3f}"

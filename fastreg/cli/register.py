@@ -305,7 +305,9 @@ def _row_text(row: dict[str, Any], fresh: bool) -> str:
 
 
 def _shown(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:.3f}"
+    from fastreg.cli.output import shown
+
+    return shown(figure, "-")
 
 
 def _print_rows(rows: list[dict[str, Any]], table: Path) -> None:
