@@ -107,6 +107,10 @@ def earlier(path: Path, here: Result) -> Result:
     there = json.loads(path.read_text())
     if "brains" not in there or any(there["machine"][key] != here[key] for key in ("device", "cores", "threads")):
         return empty
+    for part, methods in (("brains", METHODS), ("kinds", KIND_METHODS)):
+        says = {method.name: {"what": method.what, "line": method.line} for method in methods}
+        for row in there[part]["rows"]:
+            row |= says.get(row["method"], {})  # words may change without a new measurement
     return {**there, "machine": here}
 
 
@@ -157,7 +161,6 @@ def measure(part: Result, method: Method, case: Case, commit: str, options: argp
     about = {"case": case.name, **case.about, "method": method.name, "what": method.what, "line": method.line}
     there = next((row for row in rows if (row["case"], row["method"]) == (case.name, method.name)), None)
     if there is not None and case.name in part["before"] and is_kept(there, method, commit, options.minutes):
-        there |= about
         return
     with case.ready() as (job, judge, start):
         if case.name not in part["before"]:
