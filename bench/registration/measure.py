@@ -75,7 +75,7 @@ def run(
         try:
             done = subprocess.run(
                 [python, RUNNERS / program.runner, told], env=environment, capture_output=True, text=True,
-                errors="replace", timeout=60 * minutes,
+                errors="replace", timeout=60 * minutes, cwd=out,  # elastix leaves files where it is called
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise Absent(f"not done after {minutes:g} min") from None
