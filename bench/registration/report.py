@@ -136,11 +136,12 @@ def pictures(result: dict[str, Any], path: Path) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     marks = {}
     for name, points in means.items():
+        points.sort(key=lambda point: point["sdlogj"])
         style = {"color": COLOURS.get(points[0]["peer"], UNKNOWN), "marker": _marker(name, means), "mec": "white"}
         for axes, key in zip(panels, ("sdlogj", "cpu_seconds"), strict=True):
-            points = sorted(points, key=lambda point: point[key])
             x, y = ([point[k] for point in points] for k in (key, "dice"))
-            (marks[name],) = axes.plot(x, y, ms=7, lw=1.3, mew=0.6, **style)
+            width = 1.3 if key == "sdlogj" else 0  # seconds hardly depend on the smoothness
+            (marks[name],) = axes.plot(x, y, ms=7, lw=width, mew=0.6, **style)
     begun = [brains["before"][case]["dice"] for case in UNSEEN if case in brains["before"]]
     for axes, label in zip(panels, ("SDlogJ, less is smoother", "CPU seconds"), strict=True):
         if begun:
