@@ -127,7 +127,7 @@ def _line(cells: list[str]) -> str:
 def pictures(result: dict[str, Any], path: Path) -> None:
     """Dice against SDlogJ and against CPU seconds: means over the unseen pairs, a line for each method's smoothness.
 
-    Methods that lack a pair are left out: means over other pairs do not compare.
+    Of a method that lacks pairs the legend says so: means over other pairs compare with care.
     """
     brains = result["brains"]
     means = _means(brains)
@@ -140,8 +140,10 @@ def pictures(result: dict[str, Any], path: Path) -> None:
         style = {"color": COLOURS.get(points[0]["peer"], UNKNOWN), "marker": _marker(name, means), "mec": "white"}
         for axes, key in zip(panels, ("sdlogj", "cpu_seconds"), strict=True):
             x, y = ([point[k] for point in points] for k in (key, "dice"))
+            pairs = min(point["pairs"] for point in points)
+            label = name if pairs == len(UNSEEN) else f"{name} ({pairs} of {len(UNSEEN)} pairs)"
             width = 1.3 if key == "sdlogj" else 0  # seconds hardly depend on the smoothness
-            (marks[name],) = axes.plot(x, y, ms=7, lw=width, mew=0.6, **style)
+            (marks[label],) = axes.plot(x, y, ms=7, lw=width, mew=0.6, **style)
     begun = [brains["before"][case]["dice"] for case in UNSEEN if case in brains["before"]]
     for axes, label in zip(panels, ("SDlogJ, less is smoother", "CPU seconds"), strict=True):
         if begun:
@@ -162,13 +164,14 @@ def pictures(result: dict[str, Any], path: Path) -> None:
 
 
 def _means(part: Part) -> dict[str, list[Row]]:
-    """Curve -> its points: means over the unseen pairs of the methods that have them all."""
+    """Curve -> its points: means over the unseen pairs that a method has."""
     curves: dict[str, list[Row]] = {}
     for method in dict.fromkeys(row["method"] for row in part["rows"]):
         rows = [r for r in part["rows"] if r["method"] == method and r["case"] in UNSEEN and "absent" not in r]
-        if len(rows) == len(UNSEEN):
+        if rows:
             point = {key: mean(row[key] for row in rows) for key in ("dice", "sdlogj", "cpu_seconds")}
-            curves.setdefault(rows[0]["line"] or method, []).append({"peer": rows[0]["peer"], **point})
+            about = {"peer": rows[0]["peer"], "pairs": len(rows)}
+            curves.setdefault(rows[0]["line"] or method, []).append({**about, **point})
     return curves
 
 
