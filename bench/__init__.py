@@ -9,7 +9,7 @@
 
 and, each with its own --help:
 
-    python -m bench registration          whole registrations against ANTs, elastix, Greedy and FireANTs
+    python -m bench registration          whole registrations against ANTs, elastix, Greedy, ...
     python -m bench trials                what was tried for `fastreg register`: the tables of docs/register.md
     python -m bench gpu                   the ops and a training step on this GPU; bench/cuda/gpu.sh calls it
     python -m bench masks                 what a mask costs in the local correlation

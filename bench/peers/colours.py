@@ -13,5 +13,6 @@ COLOURS = {
     "ANTs": "#30638e",
     "elastix": "#5b8c5a",
     "Greedy": "#c78c11",
+    "ConvexAdam": "#8c6d5b",
 }
 UNKNOWN = "#444444"

@@ -8,6 +8,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import numpy as np
 from bench import ROOT
 from bench.implementations import Absent
 from bench.peers.programs import PROGRAMS, Method, Program
-from bench.registration.pairs import Pair, structures
+from bench.registration.pairs import Pair, overlap, structures
 from fastreg.evaluation.metrics import dice, mean, regularity
 from fastreg.geometry.resample import sample
 from fastreg.geometry.transforms import compose
@@ -49,31 +52,77 @@ def python_of(program: Program) -> Path:
     return home / "bin" / "python"
 
 
-def run(method: Method, pair: Pair, threads: int, minutes: float) -> dict[str, Any]:
-    """One registration in a process of its own, and what it is worth."""
+def run(
+    method: Method, job: Mapping[str, Any], judge: Callable[[Path], dict[str, Any]], threads: int, minutes: float
+) -> dict[str, Any]:
+    """One registration in a process of its own, and what it is worth.
+
+    Args:
+        method: The program and its options.
+        job: What the runner is told of the files: `fixed`, `moving`, `labels`, perhaps `points`.
+        judge: Figures of what it left in the folder.
+        threads: Of the program.
+        minutes: A registration that takes longer is given up.
+    """
     program = PROGRAMS[method.peer]
     python = python_of(program)
     with tempfile.TemporaryDirectory(prefix="fastreg_bench_") as out:
-        job = {"fixed": pair.fixed, "moving": pair.moving, "labels": pair.moving_labels, "out": out}
         told = Path(out) / "job.json"
-        told.write_text(json.dumps({**job, "threads": threads, "options": method.options}, default=str))
+        told.write_text(json.dumps({**job, "out": out, "threads": threads, "options": method.options}, default=str))
         limits = ("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         environment = {**os.environ, **dict.fromkeys(limits, str(threads))}
-        busy = os.getloadavg()[0]
+        load, start = os.getloadavg()[0], Moment.now()
         try:
             done = subprocess.run(
                 [python, RUNNERS / program.runner, told], env=environment, capture_output=True, text=True,
-                errors="replace", timeout=60 * minutes,
+                errors="replace", timeout=60 * minutes, cwd=out,  # elastix leaves files where it is called
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise Absent(f"not done after {minutes:g} min") from None
+        others = start.others_busy(Moment.now())
         if done.returncode:
             raise Absent(f"failed ({done.returncode}): {_last_line(done.stderr or done.stdout)}")
-        return {**judged(pair, Path(out)), "load_before": round(busy, 2)}
+        result = json.loads((Path(out) / "result.json").read_text())
+        return {
+            **judge(Path(out)),
+            "seconds": result["seconds"],
+            "cpu_seconds": result["cpu_seconds"],
+            "peak_mb": result["peak_mb"],
+            "peak_mb_above_inputs": result["peak_mb"] - result["base_mb"],
+            "load_before": round(load, 2),
+            "others_busy": others,
+            "versions": result["versions"],
+        }
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How long the machine's processors, and those of our children, have worked until now."""
+
+    wall: float
+    machine: float | None
+    """Seconds of all cores; None where the system does not say."""
+    children: float
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Now."""
+        times, stat, machine = os.times(), Path("/proc/stat"), None
+        if stat.is_file():
+            user, nice, system, _, _, irq, softirq, *_ = map(int, stat.read_text().split("\n", 1)[0].split()[1:])
+            machine = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+        return cls(time.perf_counter(), machine, times.children_user + times.children_system)
+
+    def others_busy(self, after: Moment) -> float | None:
+        """Cores that anything but our child kept busy between two moments, in the mean."""
+        if self.machine is None or after.machine is None:
+            return None
+        others = after.machine - self.machine - (after.children - self.children)
+        return round(max(0.0, others) / (after.wall - self.wall), 2)
 
 
 def judged(pair: Pair, out: Path) -> dict[str, Any]:
-    """A row's figures from the files that a runner left."""
+    """The figures of a pair of brains from the files that a runner left."""
     result = json.loads((out / "result.json").read_text())
     fixed, moving = load_image(pair.fixed), load_image(pair.moving)
     labels, moving_labels = load_labels(pair.fixed_labels), load_labels(pair.moving_labels)
@@ -82,31 +131,56 @@ def judged(pair: Pair, out: Path) -> dict[str, Any]:
     steps = [load_affine(p) if p.endswith(".mat") else load_warp(p, format="itk") for p in result["transforms"]]
     warp = compose(steps, fixed.affine, fixed.shape, moving.affine, moving.shape)
     again = sample(moving_labels, warp.tensor(), "nearest")
-    found = regularity(warp.tensor())
+    found = regularity(warp.onto(fixed.affine).tensor())
     return {
-        "dice": mean(dice(labels.data, moved, counted).values()),
+        **overlap(labels.data, moved, labels.spacing_mm, counted),
         "dice_of_field": mean(dice(labels.data, again, counted).values()),
         "folds": found["folds_central"],
         "folds_percent": 100 * found["folds_central"] / found["folds_central_of"],
+        "corner_folds": found["folds_corner"],
+        "ndv_percent": found["ndv_percent"],
         "sdlogj": found["sdlogj"],
-        "seconds": result["seconds"],
-        "peak_mb": result["peak_mb"],
-        "peak_mb_above_inputs": result["peak_mb"] - result["base_mb"],
-        "versions": result["versions"],
+        "learn2reg_sdlogj": found["learn2reg_sdlogj"],
     }
 
 
-def measured(method: Method, pair: Pair, threads: int, minutes: float, quick_seconds: float = 30) -> dict[str, Any]:
-    """A row; a method done within `quick_seconds` runs three times, and the median of its seconds counts."""
-    row = {"case": pair.name, "method": method.name, "peer": method.peer, "what": method.what}
+def measured(
+    method: Method,
+    job: Mapping[str, Any],
+    judge: Callable[[Path], dict[str, Any]],
+    threads: int,
+    minutes: float,
+    times: int = 3,
+    quick_seconds: float = 30,
+) -> dict[str, Any]:
+    """A row; a method done within `quick_seconds` runs so many times: the run of the median figure counts.
+
+    (Programs that sample at random find something else each time; ANTs is far off in one run of some pairs and right in
+    the next.) Of the seconds the median counts.
+    """
+    row = {"peer": method.peer, "options": method.options}
     try:
-        runs = [run(method, pair, threads, minutes)]
+        runs = [run(method, job, judge, threads, minutes)]
         if runs[0]["seconds"] < quick_seconds:
-            runs += [run(method, pair, threads, minutes) for _ in range(2)]
+            runs += [run(method, job, judge, threads, minutes) for _ in range(times - 1)]
     except Absent as reason:
         return {**row, "absent": str(reason)}
-    seconds = [one["seconds"] for one in runs]
-    return {**row, **runs[0], "seconds": statistics.median(seconds), "seconds_of_runs": seconds}
+    medians = {name: statistics.median(one[name] for one in runs) for name in ("seconds", "cpu_seconds")}
+    busy = [one["others_busy"] for one in runs if one["others_busy"] is not None]
+    main = "tre" if "tre" in runs[0] else "dice"
+    return {
+        **row,
+        **sorted(runs, key=lambda one: one[main])[(len(runs) - 1) // 2],
+        **medians,
+        "others_busy": max(busy, default=None),
+        "seconds_of_runs": [one["seconds"] for one in runs],
+        f"{main}_of_runs": [one[main] for one in runs],
+    }
+
+
+def job_of(pair: Pair) -> dict[str, Any]:
+    """What a runner is told of a pair of brains."""
+    return {"fixed": pair.fixed, "moving": pair.moving, "labels": pair.moving_labels}
 
 
 def _last_line(text: str) -> str:

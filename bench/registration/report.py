@@ -1,7 +1,8 @@
-"""The table and the picture of `python -m bench registration`, from its JSON alone."""
+"""The tables and the picture of `python -m bench registration`, from its JSON alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,72 +11,172 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.peers.colours import COLOURS, UNKNOWN
+from bench.registration.pairs import RECORD, UNSEEN
+from fastreg.evaluation.metrics import mean
+from fastreg.utils.files import atomic
 
 MARKERS = "osD^vPX"
-HEADS = ("case", "method", "Dice", "folds", "SDlogJ", "seconds", "peak GB above the inputs")
+BUSY = 0.25
+"""Cores that others kept busy from which on seconds are marked."""
+COLUMNS = {
+    "dice": ("Dice", "{:.3f}"),
+    "hd95": ("HD95 mm", "{:.2f}"),
+    "sdlogj": ("SDlogJ", "{:.3f}"),
+    "ndv_percent": ("NDV %", "{:.2g}"),
+    "corner_folds": ("corner folds", "{:.0f}"),
+    "seconds": ("seconds", "{:.1f}"),
+    "cpu_seconds": ("CPU seconds", "{:.1f}"),
+    "peak_mb_above_inputs": ("peak MB above the inputs", "{:.0f}"),
+}
+KIND_FIGURES = {"dice": ("Dice", "{:.3f}"), "hd95": ("HD95", "{:.2f}"), "tre": ("TRE", "{:.2f}")}
+
+Row = dict[str, Any]
+Part = dict[str, Any]
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table."""
-    lines = ["| " + " | ".join(HEADS) + " |", "| --- " * len(HEADS) + "|"]
-    for case, overlap in result["before"].items():
-        lines.append(f"| {case} | before | {overlap:.3f} | | | | |")
-        lines += [f"| {case} | {row['method']} | {_figures(row)} |" for row in result["rows"] if row["case"] == case]
-    methods = {row["method"]: row["what"] for row in result["rows"]}
-    return "\n".join([*lines, "", *(f"- {method}: {what}" for method, what in methods.items())])
+    """All tables, under headings."""
+    brains, machine = result["brains"], result["machine"]
+    parts = [
+        f"Measured {machine['date']}, {machine['device']}, {machine['threads']} threads, one method after the other. "
+        f"CPU seconds are user and system time of all threads; seconds with a star were taken while others kept more "
+        f"than {BUSY:g} cores busy, and compare with nothing."
+    ]
+    for title, cases in (
+        (f"Means over {len(UNSEEN)} pairs of which nothing was chosen", UNSEEN),
+        (RECORD, (RECORD,)),
+        ("Means over the pairs that settings of fastreg were chosen on", _others(brains)),
+    ):
+        if any(row["case"] in cases for row in brains["rows"]):
+            parts += [f"### {title}", _table(brains, cases)]
+    if brains["rows"]:
+        methods = {row["method"]: row["what"] for row in brains["rows"]}
+        parts.append("\n".join(f"- {method}: {what}" for method, what in methods.items()))
+    if result["kinds"]["rows"]:
+        parts += ["### Images of any kind, each program as it comes", kinds_table(result["kinds"])]
+    parts.append(f"Versions: {', '.join(f'{name} {version}' for name, version in _versions(result).items())}.")
+    return "\n\n".join(parts)
 
 
-def _figures(row: dict[str, Any]) -> str:
-    if "absent" in row:
-        return f"absent: {row['absent'].replace('|', '/')} | | | | "
-    folds = f"{row['folds']} ({row['folds_percent']:.2g} %)"
-    gigabytes = row["peak_mb_above_inputs"] / 1024
-    return f"{row['dice']:.3f} | {folds} | {row['sdlogj']:.3f} | {row['seconds']:.1f} | {gigabytes:.2f}"
+def _others(brains: Part) -> tuple[str, ...]:
+    return tuple(case for case in brains["before"] if case not in (RECORD, *UNSEEN))
 
 
-def scatter(result: dict[str, Any], path: Path) -> None:
-    """Dice against seconds, a panel for each case; colours are programs, marks their settings."""
-    rows = [row for row in result["rows"] if "absent" not in row]
-    style = _styles(rows)
-    names = list(result["before"])
-    columns = min(2, len(names))
-    lines = -(-len(names) // columns)
-    figure = Figure((3.9 * columns + 2.2, 3.1 * lines), facecolor="white")
+def _versions(result: dict[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in ("brains", "kinds"):
+        for row in result[part]["rows"]:
+            found |= row.get("versions", {})
+            if row["peer"].startswith("fastreg") and "versions" in row:
+                found["fastreg"] = f"{row['versions'].get('fastreg', '')} ({row['commit']})"
+    return dict(sorted(found.items()))
+
+
+def _table(part: Part, cases: Sequence[str]) -> str:
+    """A line for each method: means over those of the cases that it has."""
+    lines = [_line(["method", *(title for title, _ in COLUMNS.values())]), "| --- " * (len(COLUMNS) + 1) + "|"]
+    begun = [part["before"][case] for case in cases if case in part["before"]]
+    lines.append(_line(["before", *(_mean(begun, key, text) for key, (_, text) in COLUMNS.items())]))
+    for method in dict.fromkeys(row["method"] for row in part["rows"]):
+        rows = [row for row in part["rows"] if row["method"] == method and row["case"] in cases]
+        done = [row for row in rows if "absent" not in row]
+        name = method if len(done) in (0, len(cases)) else f"{method} ({len(done)} of {len(cases)} pairs)"
+        if done:
+            cells = {key: _mean(done, key, text) for key, (_, text) in COLUMNS.items()}
+            cells["seconds"] += "*" if any((row["others_busy"] or 0) > BUSY for row in done) else ""
+            lines.append(_line([name, *cells.values()]))
+        elif rows:
+            lines.append(_line([method, f"absent: {rows[0]['absent'].replace('|', '/')}", *[""] * (len(COLUMNS) - 1)]))
+    return "\n".join(lines)
+
+
+def kinds_table(part: Part) -> str:
+    """A line for each kind and figure, a column for each program; the kinds in the order of the list."""
+    methods = list(dict.fromkeys(row["method"] for row in part["rows"]))
+    lines = [_line(["kind", "pairs", "figure", "before", *methods]), "| --- " * (len(methods) + 4) + "|"]
+    for kind in dict.fromkeys(row["kind"] for row in part["before"].values()):
+        cases = [case for case, row in part["before"].items() if row["kind"] == kind]
+        for key, (title, text) in KIND_FIGURES.items():
+            start = [part["before"][case] for case in cases if key in part["before"][case]]
+            if start:
+                unit = "" if key == "dice" else " px" if kind.startswith("2d") else " mm"
+                cells = [_of_kind(part["rows"], method, cases, key, text) for method in methods]
+                lines.append(_line([kind, str(len(start)), f"{title}{unit}", _mean(start, key, text), *cells]))
+    done = {m: [row for row in part["rows"] if row["method"] == m and "absent" not in row] for m in methods}
+    lines.append(_line(["all", "", "CPU seconds", "", *(_mean(done[m], "cpu_seconds", "{:.1f}") for m in methods)]))
+    return "\n".join(lines)
+
+
+def _of_kind(rows: list[Row], method: str, cases: list[str], key: str, text: str) -> str:
+    """The mean of a figure, and how many pairs it lacks because the program failed."""
+    ours = [row for row in rows if row["method"] == method and row["case"] in cases]
+    failed = sum("absent" in row for row in ours)
+    shown = _mean([row for row in ours if "absent" not in row], key, text)
+    return f"{shown} ({failed} failed)" if failed and shown else "failed" if failed else shown
+
+
+def _mean(rows: Sequence[Row], key: str, text: str) -> str:
+    value = mean(row[key] for row in rows if key in row)
+    return "" if value != value else text.format(value)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def pictures(result: dict[str, Any], path: Path) -> None:
+    """Dice against SDlogJ and against CPU seconds: means over the unseen pairs, a line for each method's smoothness.
+
+    Of a method that lacks pairs the legend says so: means over other pairs compare with care.
+    """
+    brains = result["brains"]
+    means = _means(brains)
+    figure = Figure((10.5, 4.4), facecolor="white")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(lines, columns, sharex=True, squeeze=False)
-    for axes in panels.flat[len(names) :]:
-        axes.set_visible(False)
-    for axes, case in zip(panels.flat, names, strict=False):
-        axes.axhline(result["before"][case], color="#999999", lw=0.9, ls=":", label="before")
-        for row in rows:
-            if row["case"] == case:
-                axes.plot(row["seconds"], row["dice"], ls="", ms=8, mec="white", mew=0.6, **style[row["method"]])
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(case, fontsize=9)
+    panels = figure.subplots(1, 2, sharey=True)
+    marks = {}
+    for name, points in means.items():
+        points.sort(key=lambda point: point["sdlogj"])
+        style = {"color": COLOURS.get(points[0]["peer"], UNKNOWN), "marker": _marker(name, means), "mec": "white"}
+        for axes, key in zip(panels, ("sdlogj", "cpu_seconds"), strict=True):
+            x, y = ([point[k] for point in points] for k in (key, "dice"))
+            pairs = min(point["pairs"] for point in points)
+            label = name if pairs == len(UNSEEN) else f"{name} ({pairs} of {len(UNSEEN)} pairs)"
+            width = 1.3 if key == "sdlogj" else 0  # seconds hardly depend on the smoothness
+            (marks[label],) = axes.plot(x, y, ms=7, lw=width, mew=0.6, **style)
+    begun = [brains["before"][case]["dice"] for case in UNSEEN if case in brains["before"]]
+    for axes, label in zip(panels, ("SDlogJ, less is smoother", "CPU seconds"), strict=True):
+        if begun:
+            axes.axhline(mean(begun), color="#999999", lw=0.9, ls=":")
+        axes.set_xlabel(label, fontsize=9)
         axes.grid(alpha=0.25, lw=0.5)
         axes.tick_params(labelsize=8)
         axes.set_axisbelow(True)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("mean Dice", fontsize=9)
-    for axes in panels[-1]:
-        axes.set_xlabel("seconds", fontsize=9)
-    marks = {label: mark for axes in panels.flat for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    shown = [method for method in (*style, "before") if method in marks]
-    figure.legend([marks[m] for m in shown], shown, loc="center right", frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0, 1 - 2.1 / figure.get_figwidth(), 1))
-    figure.savefig(path, dpi=150)
+    panels[1].set_xscale("log")
+    panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[1].xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+    panels[1].xaxis.set_minor_formatter(NullFormatter())
+    panels[0].set_ylabel(f"mean Dice of {len(UNSEEN)} pairs (dotted: before)", fontsize=9)
+    figure.legend(marks.values(), marks, loc="center right", frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0, 0.82, 1))
+    with atomic(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
-def _styles(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Method -> its colour, mark and label, the same in every panel."""
-    style: dict[str, dict[str, Any]] = {}
-    used: dict[str, int] = {}
-    for row in rows:
-        if row["method"] not in style:
-            k = used[row["peer"]] = used.get(row["peer"], -1) + 1
-            colour = COLOURS.get(row["peer"], UNKNOWN)
-            style[row["method"]] = {"color": colour, "marker": MARKERS[k % len(MARKERS)], "label": row["method"]}
-    return style
+def _means(part: Part) -> dict[str, list[Row]]:
+    """Curve -> its points: means over the unseen pairs that a method has."""
+    curves: dict[str, list[Row]] = {}
+    for method in dict.fromkeys(row["method"] for row in part["rows"]):
+        rows = [r for r in part["rows"] if r["method"] == method and r["case"] in UNSEEN and "absent" not in r]
+        if rows:
+            point = {key: mean(row[key] for row in rows) for key in ("dice", "sdlogj", "cpu_seconds")}
+            about = {"peer": rows[0]["peer"], "pairs": len(rows)}
+            curves.setdefault(rows[0]["line"] or method, []).append({**about, **point})
+    return curves
+
+
+def _marker(name: str, curves: dict[str, list[Row]]) -> str:
+    """Curves of one program share its colour, so their marks differ."""
+    peer = curves[name][0]["peer"]
+    same = [other for other, points in curves.items() if points[0]["peer"] == peer]
+    return MARKERS[same.index(name) % len(MARKERS)]

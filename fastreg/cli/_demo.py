@@ -9,7 +9,7 @@ from typing import Any
 from fastreg.cli.output import err
 from fastreg.cli.train_bar import TrainBar
 from fastreg.data import phantom
-from fastreg.evaluation.metrics import dice, endpoint_error, mean, regularity
+from fastreg.evaluation.metrics import dice, endpoint_error, hd95, mean, regularity
 from fastreg.geometry.image import Image
 from fastreg.io.images import save_image
 from fastreg.nn import checkpoint
@@ -118,6 +118,7 @@ def _register_one(folder: Path, output: Path, model: Any, fixed: int, moving: in
         "fixed": _name(fixed),
         "dice_before": mean(dice(ours.labels, theirs.labels).values()),
         "dice": mean(dice(ours.labels, moved_labels).values()),
+        "hd95_mm": mean(hd95(ours.labels, moved_labels, [phantom.VOXEL_MM] * 3).values()),
         "error_before_mm": _error_mm(0 * flow, truth, brain),
         "error_mm": _error_mm(flow, truth, brain),
         "folds": figures["folds_central_mask"],

@@ -66,12 +66,13 @@ class Demo:
             print_json({"pairs": rows, "mean": summary, "total_seconds": seconds, "output": str(self.output)})
             return
         print_table(
-            ["moving -> fixed", "Dice before", "Dice", "error before, mm", "error, mm", "folds", "seconds"],
+            ["moving -> fixed", "Dice before", "Dice", "HD95, mm", "error before, mm", "error, mm", "folds", "seconds"],
             [
                 [
                     f"{row['moving']} -> {row['fixed']}",
                     f"{row['dice_before']:.3f}",
                     f"{row['dice']:.3f}",
+                    f"{row['hd95_mm']:.2f}",
                     f"{row['error_before_mm']:.2f}",
                     f"{row['error_mm']:.2f}",
                     f"{row['folds']} of {row['voxels']}",

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 @Parameter(name="*")
 @dataclass(kw_only=True)
 class Evaluate:
-    """Score registrations: Dice and HD95 of structures, folds and SDlogJ of the warp, TRE of landmarks.
+    """Score registrations: Dice and HD95 of structures, folds, NDV and SDlogJ of the warp, TRE of landmarks.
 
     Example: `fastreg evaluate --fixed-labels fixed_seg.nii.gz --moving-labels moving_seg.nii.gz --warp warp.nii.gz`
 
@@ -26,13 +26,13 @@ class Evaluate:
     moving_labels: Path | None = None
     """Label map of the moving image: for the figures before registration, and to be moved by --warp."""
     warp: Path | None = None
-    """Displacement field (ITK, FreeSurfer, FSL, Learn2Reg, .npz): folds and SDlogJ."""
+    """Displacement field (ITK, FreeSurfer, FSL, Learn2Reg, .npz): folds, NDV and SDlogJ."""
     fixed: Path | None = None
     """The fixed image, if its labels are not given."""
     moving: Path | None = None
     """The moving image, if its labels are not given."""
     mask: Path | None = None
-    """A mask on the fixed grid: folds and SDlogJ are also reported inside it."""
+    """A mask on the fixed grid: folds, NDV and SDlogJ are also reported inside it."""
     points_fixed: Path | None = None
     """CSV of landmarks in the fixed image (columns x, y, z)."""
     points_moving: Path | None = None
@@ -172,47 +172,50 @@ def _dice_of(path: Path) -> list[dict[str, float]]:
 
 
 def _print_pairs(scored: dict[str, dict[str, Any]]) -> None:
-    from fastreg.cli.output import print_table
+    from fastreg.cli.output import print_table, shown
     from fastreg.evaluation.table import flat
 
-    columns = ["dice_before_mean", "dice_mean", "hd95_mm_mean", "hd95_voxels_mean", "sdlogj", "folds_central"]
+    columns = ["dice_before_mean", "dice_mean", "hd95_mm_mean", "hd95_voxels_mean", "sdlogj", "ndv_percent"]
+    columns += ["folds_central", "folds_corner"]
     rows = {name: flat(figures) for name, figures in scored.items()}
     kept = [c for c in (*columns, "tre_mm_before_mean", "tre_mm_mean") if any(c in row for row in rows.values())]
     print_table(
         ["pair", *(column.replace("_", " ") for column in kept)],
-        [[name, *(_shown(row.get(column)) for column in kept)] for name, row in rows.items()],
+        [[name, *(shown(row.get(column)) for column in kept)] for name, row in rows.items()],
     )
 
 
 def _print_structures(figures: dict[str, Any], names: dict[int, str], title: str | None) -> None:
-    from fastreg.cli.output import print_table
+    from fastreg.cli.output import print_table, shown
 
     known = ("dice_before", "dice", "hd95_mm_before", "hd95_mm", "hd95_voxels_before", "hd95_voxels")
     columns = [column for column in known if column in figures]
     if columns:
         labels = dict.fromkeys(label for column in columns for label in figures[column])
         rows = [
-            [names.get(label, str(label)), *(_shown(figures[column].get(label)) for column in columns)]
+            [names.get(label, str(label)), *(shown(figures[column].get(label)) for column in columns)]
             for label in labels
         ]
-        rows.append(["mean", *(_shown(figures[f"{column}_mean"]) for column in columns)])
+        rows.append(["mean", *(shown(figures[f"{column}_mean"]) for column in columns)])
         print_table(["structure", *(column.replace("_", " ") for column in columns)], rows, title)
 
 
 def _print_rest(figures: dict[str, Any]) -> None:
-    from fastreg.cli.output import print_table
+    from fastreg.cli.output import print_table, shown
 
     rows = []
+    schemes = {"central": "central differences", "forward": "forward differences", "corner": "at any corner"}
     for where, suffix in (("", ""), (" in the mask", "_mask")):
-        for scheme in ("central", "forward"):
+        for scheme, name in schemes.items():
             if (key := f"folds_{scheme}{suffix}") in figures:
                 count, total = figures[key], figures[f"{key}_of"]
                 share = f" ({100 * count / total:.3g} %)" if total else ""
-                rows.append([f"folds, {scheme} differences{where}", f"{count:.10g} of {total:.10g}{share}"])
-        if (key := f"sdlogj{suffix}") in figures:
-            rows.append([f"SDlogJ{where}", _shown(figures[key])])
-    if "learn2reg_sdlogj" in figures:
-        rows.append(["SDlogJ, Learn2Reg's", _shown(figures["learn2reg_sdlogj"])])
+                rows.append([f"folds, {name}{where}", f"{count:.10g} of {total:.10g}{share}"])
+        if (key := f"ndv_percent{suffix}") in figures:
+            rows.append([f"NDV, %{where}", f"{figures[key]:.3g}"])
+        for key, name in ((f"sdlogj{suffix}", "SDlogJ"), (f"learn2reg_sdlogj{suffix}", "SDlogJ, Learn2Reg's")):
+            if key in figures:
+                rows.append([f"{name}{where}", shown(figures[key])])
     for key, name in (("tre_mm_before", "TRE before, mm"), ("tre_mm", "TRE, mm")):
         if key in figures:
             tre = figures[key]
@@ -221,9 +224,3 @@ def _print_rest(figures: dict[str, Any]) -> None:
             )
     if rows:
         print_table(["warp", ""], rows)
-
-
-def _shown(figure: float | None) -> str:
-    if figure is None or figure != figure:
-        return ""
-    return str(figure) if isinstance(figure, int) else f"{figure:.3f}"

@@ -31,6 +31,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def shown(figure: float | None, missing: str = "") -> str:
+    """A figure in a table: three decimals, or one digit of what is too small for them; `missing` if there is none."""
+    if figure is None or figure != figure:
+        return missing
+    if isinstance(figure, int):
+        return str(figure)
+    return f"{figure:.3f}" if figure == 0 or abs(figure) >= 0.001 else f"{figure:.1e}"
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
     """A table on stdout; the first column is text, the others are figures."""
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)

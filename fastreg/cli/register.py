@@ -66,8 +66,8 @@ class Register:
     pairs: Path | None = None
     """Many pairs: a CSV file with the columns moving, fixed, and any of name, moving_labels, fixed_labels, moving_mask,
     fixed_mask, points_fixed, points_moving; or text, a line for each: moving fixed [moving_labels fixed_labels].
-    Writes a folder for each pair and results.csv (Dice, folds, TRE, seconds, errors) into -o. Pairs that are done are
-    left as they are; those that failed are tried again."""
+    Writes a folder for each pair and results.csv (Dice, HD95, folds, NDV, TRE, seconds, errors) into -o. Pairs that are
+    done are left as they are; those that failed are tried again."""
     save: str = "moved,warp"
     """With --pairs, what to keep of moved, warp, inverse-warp, affine. Given labels and points are always kept."""
     part: str | None = None
@@ -194,7 +194,8 @@ class Register:
             return
         if "dice" in figures:
             before, after = (_shown(figures.get(key)) for key in ("dice_before", "dice"))
-            out.print(f"mean Dice {before} before, {after} after; folds {figures.get('folds', '')}")
+            hd95 = f"; HD95 {_shown(figures['hd95_mm'])} mm" if "hd95_mm" in figures else ""
+            out.print(f"mean Dice {before} before, {after} after{hd95}; folds {figures.get('folds', '')}")
         if found.suspect is not None:
             err.print(f"suspect: {found.suspect}", soft_wrap=True)
         out.print(f"registered in {found.seconds:.1f} s: {', '.join(map(str, self._paths()))}", soft_wrap=True)
@@ -321,18 +322,25 @@ def _row_text(row: dict[str, Any], fresh: bool) -> str:
 
 
 def _shown(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:.3f}"
+    from fastreg.cli.output import shown
+
+    return shown(figure, "-")
 
 
 def _print_rows(rows: list[dict[str, Any]], table: Path) -> None:
     from fastreg.cli.output import out, print_table
 
-    known = {"dice_before": "Dice before", "dice": "Dice", "tre_mm_before": "TRE mm before", "tre_mm": "TRE mm"}
+    known = {"dice_before": "Dice before", "dice": "Dice", "hd95_mm": "HD95 mm"}
+    known |= {"tre_mm_before": "TRE mm before", "tre_mm": "TRE mm"}
     columns = {key: title for key, title in known.items() if any(key in row for row in rows)}
-    columns |= {"sdlogj": "SDlogJ", "seconds": "seconds"}
+    columns |= {"sdlogj": "SDlogJ", "ndv_percent": "NDV %", "seconds": "seconds"}
+    counts = {"folds": "folds", "corner_folds": "corner folds"}
     print_table(
-        ["pair", *columns.values(), "folds"],
-        [[row["name"], *(_shown(row.get(key)) for key in columns), str(row.get("folds", "-"))] for row in rows],
+        ["pair", *columns.values(), *counts.values()],
+        [
+            [row["name"], *(_shown(row.get(key)) for key in columns), *(str(row.get(key, "-")) for key in counts)]
+            for row in rows
+        ],
     )
     out.print(f"written: {table}", soft_wrap=True)
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from fastreg.training.record import Log
 
 TABLE, PICTURE = "sweep.csv", "sweep.png"
-COLUMNS = ("lambda", "dice", "dice_before", "folds_percent", "image", "step", "seconds")
+COLUMNS = (
+    "lambda", "dice", "dice_before", "folds_percent", "corner_folds_percent", "ndv_percent", "image", "step", "seconds",
+)  # fmt: skip
 
 
 @Parameter(name="*")
@@ -84,12 +86,12 @@ class Sweep:
         if self.json:
             print_json(rows)
             return
-        shown = ("lambda", "dice before", "Dice", "folds, %", "step")
+        shown = ("lambda", "dice before", "Dice", "folds, %", "NDV, %", "step")
         print_table(
             shown,
             [
                 [f"{r['lambda']:g}", f"{r['dice_before']:.3f}", f"{r['dice']:.3f}", f"{r['folds_percent']:.3f}",
-                 f"{r['step']:.0f}"]
+                 f"{r['ndv_percent']:.3g}", f"{r['step']:.0f}"]
                 for r in rows
             ],
         )  # fmt: skip

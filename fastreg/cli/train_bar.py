@@ -69,5 +69,5 @@ class TrainBar(Log):
         parts = [f"step {validation.step}", f"loss {validation.image:.4f}"]
         if not math.isnan(validation.dice):
             parts.append(f"Dice {validation.dice_before:.3f} -> {validation.dice:.3f}")
-        parts.append(f"folds {validation.folds_percent:.3f} %")
+        parts.append(f"folds {validation.folds_percent:.3f} %  NDV {validation.ndv_percent:.3g} %")
         err.print("validation  " + "  ".join(parts))

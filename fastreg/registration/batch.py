@@ -35,8 +35,8 @@ OUTPUTS = (*SAVED.values(), MOVED_LABELS, POINTS)
 RECORD = "pair.json"
 TABLE = "results.csv"
 _COLUMNS = (
-    "name", "moving", "fixed", "dice_before", "dice", "folds", "folds_of", "sdlogj", "tre_mm_before", "tre_mm",
-    "seconds", "suspect", "error",
+    "name", "moving", "fixed", "dice_before", "dice", "hd95_mm_before", "hd95_mm", "folds", "folds_of", "corner_folds",
+    "ndv_percent", "sdlogj", "learn2reg_sdlogj", "tre_mm_before", "tre_mm", "seconds", "suspect", "error",
 )  # fmt: skip
 
 Row = dict[str, Any]

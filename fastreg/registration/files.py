@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def register_files(
         options: Arguments of `fastreg.register`.
 
     Returns:
-        The registration and its figures: folds, SDlogJ, seconds; mean Dice and TRE where labels and points are given.
+        The registration and its figures: folds, NDV, SDlogJ, seconds; mean Dice, HD95 (if scipy is there) and TRE where
+        labels and points are given.
 
     Raises:
         InputError: a file or an option that cannot be used.
@@ -114,9 +116,14 @@ def register_files(
 _FIGURES: Mapping[str, str] = {
     "dice_before": "dice_before_mean",
     "dice": "dice_mean",
+    "hd95_mm_before": "hd95_mm_before_mean",
+    "hd95_mm": "hd95_mm_mean",
     "folds": "folds_central",
     "folds_of": "folds_central_of",
+    "corner_folds": "folds_corner",
+    "ndv_percent": "ndv_percent",
     "sdlogj": "sdlogj",
+    "learn2reg_sdlogj": "learn2reg_sdlogj",
 }
 """Column of a table -> name in `evaluate`."""
 
@@ -128,7 +135,8 @@ def score(found: RegistrationResult, pair: PairFiles, points_space: str = "ras",
         given |= {"fixed_labels": pair.fixed_labels, "moving_labels": pair.moving_labels}
     if landmarks and pair.points_fixed is not None and pair.points_moving is not None:
         given |= {"points_fixed": pair.points_fixed, "points_moving": pair.points_moving}
-    figures = {} if min(found.fixed.shape) < 2 else evaluate(hd95=False, points_space=points_space, **given)
+    hd95 = importlib.util.find_spec("scipy") is not None  # an extra, and no reason to register nothing without it
+    figures = {} if min(found.fixed.shape) < 2 else evaluate(hd95=hd95, points_space=points_space, **given)
     row: Figures = {"seconds": round(found.seconds, 3), "suspect": found.suspect}
     for column, name in _FIGURES.items():
         if name in figures:

@@ -49,6 +49,10 @@ class Validation:
     dice_before: float
     folds_percent: float
     """Voxels whose Jacobian determinant (central differences) is not positive."""
+    corner_folds_percent: float
+    """Voxels where one of those by one-sided differences is not."""
+    ndv_percent: float
+    """Non-diffeomorphic volume."""
 
 
 TABLES: dict[str, type] = {"metrics.csv": Step, "validation.csv": Validation}

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from fastreg.data.cohorts import Subject
 from fastreg.data.datasets import Volumes
-from fastreg.evaluation.metrics import dice, mean
+from fastreg.evaluation.diffeomorphism import simplices
+from fastreg.evaluation.metrics import dice, folds, mean, ndv_percent
 from fastreg.geometry.fields import jacobian_determinant
 from fastreg.nn.cascade import cascade
 from fastreg.nn.registration_net import RegistrationNet
@@ -38,8 +39,10 @@ def validate(
             theirs, ours = volumes.labels(moving), volumes.labels(fixed)
             moved = warp(theirs[None].double(), found.flow.cpu().double(), mode="nearest")[0].round().int()
             before, after = _mean_dice(ours, theirs), _mean_dice(ours, moved)
-        folds = (jacobian_determinant(found.flow) <= 0).float().mean().item()
-        rows.append([image_loss(found.moved, here).item(), after, before, 100 * folds])
+        at = simplices(found.flow)
+        folded = [100 * folds(determinant).fraction for determinant in (jacobian_determinant(found.flow), at.least)]
+        ndv = ndv_percent(at.reversed, at.volume)
+        rows.append([image_loss(found.moved, here).item(), after, before, *folded, ndv])
     net.train()
     return Validation(step, *(mean(column) for column in zip(*rows, strict=True)))
 

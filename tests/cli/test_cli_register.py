@@ -130,6 +130,8 @@ def test_many_pairs_restart_and_stay(cohort, capsys):
     assert list(rows) == NAMES
     for name, row in rows.items():
         assert float(row["dice"]) > float(row["dice_before"]) and row["error"] == "" and row["folds"] == "0"
+        assert float(row["hd95_mm"]) < float(row["hd95_mm_before"]) and 0 <= float(row["ndv_percent"]) < 1
+        assert int(row["corner_folds"]) >= 0 and float(row["learn2reg_sdlogj"]) < float(row["sdlogj"])
         there = {path.name for path in (out / name).iterdir()}
         assert there == {
             "moved.nii.gz", "warp.nii.gz", "affine.mat", "inverse_warp.nii.gz", "moved_labels.nii.gz", "pair.json",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastreg.cli import main
+from fastreg.cli import main, output
 from fastreg.data.pairs import read_scored_files
 from fastreg.evaluation import metrics
 from fastreg.evaluation.scoring import evaluate
@@ -206,6 +206,18 @@ def test_command_for_one_pair(case, capsys):
     assert run(*options, "--no-hd95") == 0
     shown = capsys.readouterr().out
     assert "hd95" not in shown and f"{figures['dice_mean']:.3f}" in shown and "SDlogJ" in shown
+    assert "folds, at any corner" in shown and f"{figures['ndv_percent']:.3g}" in shown and "NDV" in shown
+
+
+def test_small_figures_keep_a_digit():
+    assert [output.shown(figure) for figure in (0.25, 0.0, 0.0004, 3, math.nan)] == [
+        "0.250",
+        "0.000",
+        "4.0e-04",
+        "3",
+        "",
+    ]
+    assert output.shown(None, "-") == "-"
 
 
 def test_command_for_many_pairs(case, capsys):

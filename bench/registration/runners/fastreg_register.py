@@ -1,4 +1,7 @@
-"""fastreg itself, in the environment that runs the benchmark. Options: `affine`, or `stages` for `fastreg.deform`."""
+"""fastreg itself, in the environment that runs the benchmark.
+
+Options: what `fastreg.register` takes, or `stages` for `fastreg.deform`.
+"""
 
 import numpy as np
 import torch
@@ -31,7 +34,7 @@ with measured() as result:
     if "stages" in job.options:
         warp = by_stages(job.options["stages"])
     else:
-        warp = register(fixed, moving, affine=job.options["affine"], device="cpu").warp
+        warp = register(fixed, moving, device="cpu", **job.options).warp
 
 save_image(job.moved_labels, Image(sample(load_labels(job.labels), warp.tensor(), "nearest"), fixed.affine))
 save_warp(job.file("warp.nii.gz"), warp, format="itk")

@@ -1,13 +1,15 @@
 """What a runner and bench/registration/measure.py tell each other; imports nothing that a peer may lack.
 
 A runner is called with one JSON file: paths of the images, options, threads, and a folder for what it makes. It leaves
-there `moved_labels.nii.gz` and the files of its transforms, and writes `result.json`.
+there the moving labels on the fixed grid and the files of its transforms, and writes `result.json`. Where the case has
+no labels, nothing asks for them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import sys
 import time
@@ -24,17 +26,24 @@ class Job:
 
     fixed: str
     moving: str
-    labels: str
+    labels: str | None
     """Label map of the moving image."""
     out: str
     """An empty folder."""
     threads: int
     options: dict[str, Any]
+    points: str | None = None
+    """CSV of places in the fixed image, for programs that map them by a command; the others' transforms do."""
 
     @property
     def moved_labels(self) -> str:
         """Where the runner leaves the labels on the fixed grid."""
         return str(Path(self.out) / "moved_labels.nii.gz")
+
+    @property
+    def mapped_points(self) -> str:
+        """Where a runner that maps points leaves them."""
+        return str(Path(self.out) / "mapped_points.csv")
 
     def file(self, name: str) -> str:
         """A path in the folder of results."""
@@ -47,6 +56,8 @@ class Result:
 
     seconds: float = 0.0
     """Of the registration alone: images read before, nothing written after."""
+    cpu_seconds: float = 0.0
+    """The same, user and system time of all its threads: other work on the machine hardly changes it."""
     base_mb: float = 0.0
     """Resident before the registration: the library and both images."""
     peak_mb: float = 0.0
@@ -73,10 +84,17 @@ def measured() -> Iterator[Result]:
     """Seconds and peak resident memory of what runs inside."""
     result = Result(base_mb=_resident_mb("VmRSS"))
     _forget_peak()
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), _cpu_seconds()
     yield result
     result.seconds = time.perf_counter() - start
+    result.cpu_seconds = _cpu_seconds() - cpu_start
     result.peak_mb = _resident_mb("VmHWM")
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it started and that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _forget_peak() -> None:
