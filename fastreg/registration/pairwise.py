@@ -152,7 +152,7 @@ def register(
     else:
         grid = _network_grid(fixed_image, model.working) if model else _isotropic_grid(fixed_image)
         if refine is not None or model is not None:
-            stages = (Stage(1, refine, 1),) if refine else ()
+            stages = (Stage(1, refine),) if refine else ()
         optimise = None
         if stages:
             choice = Choice(metric) if metric != "auto" else choose(fixed_image, moving_image, world, (masks[0], masks[1]))
