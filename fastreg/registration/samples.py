@@ -59,7 +59,7 @@ class Samples:
     def at(self, places: np.ndarray) -> Seen:
         """The images there."""
         met: np.ndarray = np.all((places >= -0.5) & (places <= np.array(self.moving.shape) - 0.5), axis=-1)
-        own = np.stack(np.meshgrid(*map(np.arange, self.counted.shape), indexing="ij"), -1)
+        own: np.ndarray = np.stack(np.meshgrid(*map(np.arange, self.counted.shape), indexing="ij"), -1)
         theirs = sample(self.moving, to_flow(places - own), padding="border")
         where = met & self.counted
         if self.moving_mask is not None:
