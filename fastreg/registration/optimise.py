@@ -115,4 +115,4 @@ def _plateau(values: list[float], tolerance: float, span: int = 10) -> bool:
     if len(values) < 2 * span:
         return False
     recent, before = sum(values[-span:]) / span, sum(values[-2 * span : -span]) / span
-    return before - recent < tolerance * max(values[0] - recent, 0.0)
+    return before - recent <= tolerance * max(values[0] - recent, 0.0)
