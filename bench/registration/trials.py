@@ -26,25 +26,29 @@ from fastreg.geometry.image import Image
 from fastreg.geometry.resample import sample
 from fastreg.geometry.transforms import Affine
 from fastreg.io.images import load_image, load_labels
-from fastreg.registration.affine import align
-from fastreg.registration.deformable import deform, read_stages
+from fastreg.registration.deformable import deform
+from fastreg.registration.linear.align import align
 from fastreg.registration.pairwise import register
+from fastreg.registration.stages import read_stages
 
 DEFORM: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("default: 4x60, 2x40, 1x10; window 7, smoothness 1.5", {}),
+    ("default: 4x60, 2x40, 1x10; windows 9, 15, 31", {}),
     ("folds left as they come", {"unfold": False}),
-    ("4x60, 2x40 (the 4-second variant)", {"levels": "4x60,2x40"}),
+    ("4x60, 2x40 (without the finest level)", {"levels": "4x60,2x40"}),
     ("4x60, 2x40, 1x20", {"levels": "4x60,2x40,1x20"}),
     ("8x40, 4x50, 2x40, 1x10", {"levels": "8x40,4x50,2x40,1x10"}),
     ("4x60, 2x25, 1x14", {"levels": "4x60,2x25,1x14"}),
     ("no early stop", {"tolerance": 0.0}),
+    ("regularity close", {"regularity": "close"}),
+    ("regularity smooth", {"regularity": "smooth"}),
     ("smoothness 1", {"smoothness": 1.0}),
     ("smoothness 2", {"smoothness": 2.0}),
-    ("smoothness 2, 4x60, 2x40, 1x20", {"smoothness": 2.0, "levels": "4x60,2x40,1x20"}),
-    ("window 5", {"window": 5}),
-    ("window 9", {"window": 9}),
-    ("step 0.1", {"step": 0.1}),
+    ("no weight of the volume", {"volume": 0.0}),
+    ("windows 7", {"windows": "7"}),
+    ("windows 9", {"windows": "9"}),
+    ("windows 15", {"windows": "15"}),
     ("step 0.2", {"step": 0.2}),
+    ("step 0.6", {"step": 0.6}),
     ("bidir", {"bidir": True}),
     ("MSE", {"metric": "mse"}),
 )
@@ -66,8 +70,10 @@ CONTRASTS: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
 
 
 def _staged(options: dict[str, Any]) -> dict[str, Any]:
-    rest = {key: value for key, value in options.items() if key not in ("levels", "masks")}
-    return {**rest, "stages": read_stages(options["levels"])} if "levels" in options else rest
+    rest = {key: value for key, value in options.items() if key not in ("levels", "windows", "masks")}
+    if "levels" not in options and "windows" not in options:
+        return rest
+    return {**rest, "stages": read_stages(options.get("levels", "3"), options.get("windows"))}
 
 
 def _table(title: str, columns: str) -> None:
@@ -131,7 +137,7 @@ def lung(data: Path) -> None:
 
 
 def contrasts(data: Path) -> None:
-    """subject_b's T1 with its intensities replaced: the affine against LNCC's on the original, and the whole."""
+    """subject_b's T1 with its intensities replaced: the affine against that of the original, and the whole."""
     pair = pairs_of(data)[0]
     fixed, moving = load_image(pair.fixed), load_image(pair.moving)
     labels, moving_labels, counted = load_labels(pair.fixed_labels), load_labels(pair.moving_labels), structures(pair)
@@ -141,12 +147,13 @@ def contrasts(data: Path) -> None:
     places = Affine(fixed.affine)(np.array(list(itertools.product(*zip(brain.min(0), brain.max(0), strict=True)))))
     _table(
         f"{pair.name}: subject_b in another contrast",
-        "contrast, metric, affine: mm from LNCC's on the original (corners of the brain's box; mean and most), Dice",
+        "contrast, metric, affine: mm from that of the original (corners of the brain's box; mean and most), Dice",
     )
     for name, bend in CONTRASTS:
         other = Image(np.where(scaled > 0.02, bend(scaled), 0).astype(np.float32), moving.affine)
-        for metric in ("lncc", "mi"):
-            apart = np.linalg.norm(align(fixed, other, metric=metric)(places) - true(places), axis=1)
+        for metric in ("lncc", "remap", "mind", "mi"):
+            linear = align(fixed, other, metric="auto" if metric == "remap" else metric)
+            apart = np.linalg.norm(linear(places) - true(places), axis=1)
             found = register(fixed, other, affine=False, metric=metric, device="cpu")
             moved = found.apply(moving_labels).data
             overlap = mean(dice(labels.data, moved, counted).values())

@@ -4,7 +4,7 @@ import sys
 
 from fastreg.data.cohorts import read_cohort
 from fastreg.io.images import save_image
-from fastreg.registration.deformable import Stage
+from fastreg.registration.stages import Stage
 from fastreg.registration.template import build_template
 
 images, output = sys.argv[1], sys.argv[2]

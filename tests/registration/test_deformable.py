@@ -7,10 +7,11 @@ import torch
 import fastreg
 from fastreg.geometry import fields
 from fastreg.geometry.fields import jacobian_determinant
-from fastreg.registration.deformable import STAGES, Progress, Stage, deform, read_stages
+from fastreg.registration.deformable import Progress, deform
+from fastreg.registration.stages import STAGES, Stage, read_stages
 from fastreg.utils.files import InputError
 
-SMALL = (Stage(2, 40), Stage(1, 20, 1))
+SMALL = (Stage(2, 40), Stage(1, 20))
 
 
 def texture(size, seed=0):
@@ -63,7 +64,7 @@ def test_starts_from_a_flow_and_improves_it():
     truth, _ = known(size, 4.0)
     fixed = fastreg.warp(moving, truth, padding="border")
     start = 0.7 * truth
-    found = deform(fixed, moving, flow=start, stages=(Stage(1, 15, 1),), smoothness=0.3)
+    found = deform(fixed, moving, flow=start, stages=(Stage(1, 15),), smoothness=0.3)
     assert (found.flow - truth).norm(dim=1).mean() < 0.7 * (start - truth).norm(dim=1).mean()
 
 
@@ -112,7 +113,7 @@ def test_a_plateau_ends_a_stage():
 
 def test_thin_and_odd_images():
     for size in ((17, 1, 23), (5, 7, 33), (9, 64)):
-        found = deform(texture(size), texture(size, seed=3), stages=(Stage(4, 3), Stage(1, 3, 1)))
+        found = deform(texture(size), texture(size, seed=3), stages=(Stage(4, 3), Stage(1, 3)))
         assert found.flow.shape == (1, len(size), *size) and found.flow.isfinite().all()
 
 
@@ -121,7 +122,7 @@ def test_thin_and_odd_images():
     [
         ({"moving": torch.zeros(1, 1, 8, 8, 9)}, "moving must lie on the grid of fixed"),
         ({"flow": torch.zeros(1, 3, 8, 8, 9)}, "flow must lie on the grid of fixed"),
-        ({"metric": "ssd"}, "metric must be one of lncc, mse, mi, got 'ssd'"),
+        ({"metric": "ssd"}, "metric must be one of lncc, remap, mind, mse, mi, got 'ssd'"),
     ],
 )
 def test_wrong_arguments(change, message):
@@ -238,8 +239,8 @@ def test_folds_between_the_stages_are_mended():
 
 
 def test_levels_as_a_user_writes_them():
-    assert read_stages("3") == tuple(Stage(s.factor, s.iterations, 1) for s in STAGES)
-    assert read_stages("1") == (Stage(1, 60, 1),)
+    assert read_stages("3") == STAGES
+    assert read_stages("1") == (Stage(1, 60),)
     assert [(s.factor, s.iterations) for s in read_stages("4")] == [(8, 60), (4, 40), (2, 40), (1, 10)]
     assert [(s.factor, s.iterations) for s in read_stages(" 4x60, 2x0")] == [(4, 60), (2, 0)]
     for wrong in ("", "0", "7", "4x", "0x3", "four", "4x60;2x40", "-1"):

@@ -9,8 +9,8 @@ from fastreg.geometry.image import Image
 from fastreg.geometry.resample import resample_to_grid
 from fastreg.geometry.transforms import Affine, apply
 from fastreg.io.images import load_image, load_labels
-from fastreg.registration.affine import KINDS, align
-from fastreg.registration.affine_objective import METRICS, generators
+from fastreg.registration.linear.align import KINDS, align
+from fastreg.registration.linear.objective import METRICS, generators
 from fastreg.utils.files import InputError
 
 CENTRE = np.array([40.0, -20.0, 15.0])
@@ -163,7 +163,7 @@ def test_a_given_start_is_used():
     ("change", "message"),
     [
         ({"kind": "projective"}, "kind: expected one of translation"),
-        ({"metric": "ssd"}, "metric: expected one of lncc"),
+        ({"metric": "ssd"}, "metric: expected one of auto, lncc, mi, mse, mind, got ssd"),
         ({"init": "moments"}, "init: expected one of auto"),
         ({"moving": Image(np.ones((8, 8), np.float32), np.eye(4))}, "moving image: 2-D, but the fixed image is 3-D"),
         ({"moving": Image(np.full((8, 8, 8), 3, np.float32), np.eye(4))}, "moving image: .* constant 3"),

@@ -16,8 +16,8 @@ from fastreg.io.warps import load_warp, save_warp
 from fastreg.nn import checkpoint
 from fastreg.nn.checkpoint import Checkpoint, TrainedModel, WorkingSpace
 from fastreg.nn.registration_net import RegistrationNet
-from fastreg.registration.deformable import Stage
 from fastreg.registration.pairwise import register
+from fastreg.registration.stages import Stage
 from fastreg.utils.files import InputError
 
 
@@ -259,7 +259,7 @@ def test_every_orientation_of_the_moving_image(tmp_path):
     truth = np.eye(4)
     truth[:3, 3] = [1.5, -2, 1]
     moving = blobs_on(about_origin(shape, (2, 2, 2)), shape, truth)
-    given = {"affine": False, "stages": (Stage(2, 6), Stage(1, 4, 1)), "device": "cpu"}
+    given = {"affine": False, "stages": (Stage(2, 6), Stage(1, 4)), "device": "cpu"}
     expected = register(fixed, moving, **given).moved
     for order in itertools.permutations(range(3)):
         for signs in itertools.product("+-", repeat=3):
@@ -327,7 +327,7 @@ def test_masks_reach_the_deformation():
     mask = np.zeros(shape, np.uint8)
     mask[:, :, :20] = 1
     spoiled = Image(np.where(mask > 0, fixed.data, np.random.default_rng(0).uniform(0, 250, shape)), grid)
-    given = {"affine": False, "stages": (Stage(2, 40), Stage(1, 10, 1)), "device": "cpu"}
+    given = {"affine": False, "stages": (Stage(2, 40), Stage(1, 10)), "device": "cpu"}
     inside = (slice(8, -8), slice(8, -8), slice(8, 16))
     wanted = np.linalg.inv(world)[:3, 3]
     errors = [
@@ -350,7 +350,7 @@ def test_masks_reach_the_deformation():
         ({"moving_mask": np.zeros((20, 24, 22)), "bidir": True}, "moving mask: expected voxels above 0"),
         ({"moving": np.zeros((4, 4, 4, 3))}, "moving image: expected 2-D or 3-D, got 4-D"),
         ({"moving": picture(affine=np.eye(4) + 500 * np.eye(4, k=3))}, "does not overlap|nothing of it lies"),
-        ({"metric": "ncc"}, "metric: expected one of lncc, mse, mi, got ncc"),
+        ({"metric": "ncc"}, "metric: expected one of auto, lncc, remap, mind, mse, mi, got ncc"),
     ],
 )
 @pytest.mark.parametrize("affine", [True, False])

@@ -11,7 +11,7 @@ from fastreg.data.synthesis import smooth_noise
 from fastreg.io.images import load_image, load_labels, save_image
 from fastreg.ops.integrate import integrate
 from fastreg.ops.warp import warp
-from fastreg.registration.deformable import Stage
+from fastreg.registration.stages import Stage
 from fastreg.registration.template import build_template
 from fastreg.utils.files import InputError
 

@@ -13,8 +13,9 @@ from fastreg.geometry.resample import sample
 from fastreg.geometry.transforms import Warp
 from fastreg.io.images import load_image, load_labels, save_image
 from fastreg.io.warps import save_warp
-from fastreg.registration.deformable import Stage, deform
+from fastreg.registration.deformable import deform
 from fastreg.registration.pairwise import register
+from fastreg.registration.stages import Stage
 
 job = read_job()
 torch.set_num_threads(job.threads)
