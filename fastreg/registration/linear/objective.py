@@ -90,6 +90,7 @@ class Objective:
         if metric == "mind":
             fixed, moving = (replace(scan, values=descriptors(scan.values)) for scan in (fixed, moving))
         self.fixed, self.moving, self.metric = fixed, moving, METRICS[metric]
+        self.looked_along, self.seen = list(range(moving.values.shape[1])), moving.values
         if metric == "lncc":
             self._compare_everywhere()
         else:
@@ -117,11 +118,20 @@ class Objective:
 
     def weigh(self, world: np.ndarray) -> float:
         """Hold the weights as they are under `world`; returns the share of the fixed weight that is met, 0 to 1."""
+        self._look_along(world)
         met = self.weight * warp(self.moving.weight, self.flow(torch.from_numpy(world)))
         share = float(met.sum() / self.weight.sum())
         if share > 0:
             self.similarity = self.metric(self.target, met)
         return share
+
+    def _look_along(self, world: np.ndarray) -> None:
+        """Bring the moving image's descriptors into the order of the fixed one's: each looks along its own grid."""
+        if self.moving.values.shape[1] == 1:
+            return
+        order = aligned_channels(self.fixed.affine, self.moving.affine, world, self.moving.ndim)
+        if order != self.looked_along:
+            self.looked_along, self.seen = order, self.moving.values[:, order]
 
     def flow(self, world: Tensor) -> Flow:
         """From the places that are compared into the moving grid, under a map of the world [4, 4], float64."""
@@ -146,13 +156,29 @@ class Objective:
 
     def __call__(self, world: Tensor) -> Scalar:
         """The similarity under a map of the world [4, 4], float64, differentiable."""
-        return self.similarity(warp(self.moving.values, self.flow(world), padding="border"))
+        return self.similarity(warp(self.seen, self.flow(world), padding="border"))
 
     def score(self, world: np.ndarray) -> float:
         """Similarity times overlap."""
         share = self.weigh(world)
         with torch.no_grad():
             return share * float(self(torch.from_numpy(world))) if share > 0 else 0.0
+
+
+def aligned_channels(fixed: np.ndarray, moving: np.ndarray, world: np.ndarray, ndim: int) -> list[int]:
+    """For each neighbour that a descriptor of the fixed image looks at, the moving image's in about that direction.
+
+    Args:
+        fixed: [4, 4], voxel -> RAS mm.
+        moving: Likewise.
+        world: Fixed RAS mm -> moving RAS mm.
+        ndim: Number of axes; each has two neighbours, the one ahead and the one behind.
+    """
+    ours, theirs = (affine[:3, :ndim] / np.linalg.norm(affine[:3, :ndim], axis=0) for affine in (fixed, moving))
+    along = theirs.T @ world[:3, :3] @ ours
+    axes = max(itertools.permutations(range(ndim)), key=lambda order: np.abs(along[order, range(ndim)]).sum())
+    back = [int(along[axis, own] < 0) for own, axis in enumerate(axes)]
+    return [2 * axis + (side ^ turned) for axis, turned in zip(axes, back, strict=True) for side in (0, 1)]
 
 
 def generators(kind: str, ndim: int) -> np.ndarray:
