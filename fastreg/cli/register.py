@@ -114,6 +114,8 @@ class Register:
 
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
+    strict: bool = False
+    """End with exit code 1 where a result is suspect: it is written all the same."""
     overwrite: bool = False
     """Replace outputs that exist."""
     json: bool = False
@@ -191,14 +193,24 @@ class Register:
             written = {str(path): digest(path) for path in self._paths()}
             figures = {k: v for k, v in figures.items() if k not in ("seconds", "suspect")}
             print_json({**found.log, **figures, "written": written})
+            self._end(found.suspect is not None)
             return
         if "dice" in figures:
             before, after = (_shown(figures.get(key)) for key in ("dice_before", "dice"))
             hd95 = f"; HD95 {_shown(figures['hd95_mm'])} mm" if "hd95_mm" in figures else ""
             out.print(f"mean Dice {before} before, {after} after{hd95}; folds {figures.get('folds', '')}")
+        if "metric_because" in found.log and self.metric == "auto":
+            err.print(f"metric {found.log['metric']}: {found.log['metric_because']}", soft_wrap=True)
+        if found.log.get("affine_kept_start"):
+            err.print("linear: nothing was found that is better than the start, which stays", soft_wrap=True)
         if found.suspect is not None:
             err.print(f"suspect: {found.suspect}", soft_wrap=True)
         out.print(f"registered in {found.seconds:.1f} s: {', '.join(map(str, self._paths()))}", soft_wrap=True)
+        self._end(found.suspect is not None)
+
+    def _end(self, suspect: bool) -> None:
+        if suspect and self.strict:
+            raise SystemExit(1)
 
     def _outputs(self) -> Outputs:
         from fastreg.registration.files import Outputs
@@ -294,6 +306,7 @@ class Register:
             if launch().world == 1:
                 raise InputError(said)
             err.print(said, soft_wrap=True)  # torchrun stops all others where one process ends with 1
+        self._end(any(row.get("suspect") for row in rows))
 
     def _check_pairs(self) -> Path:
         from fastreg.utils.files import InputError

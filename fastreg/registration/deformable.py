@@ -53,6 +53,7 @@ def deform(
     regularity: str = "default",
     smoothness: float | None = None,
     volume: float | None = None,
+    stiffness: float = 1.0,
     step: float = 0.4,
     tolerance: float = 1e-3,
     mask: Mask | None = None,
@@ -74,6 +75,7 @@ def deform(
         regularity: "close", "default" or "smooth": how far the field may go for the images' sake.
         smoothness: Weight of the velocity's roughness (mean squared forward difference), in place of the regularity's.
         volume: Likewise of the mean squared log Jacobian determinant of the deformation.
+        stiffness: Multiplies both weights of the regularity: for images that say little about the deformation.
         step: Adam's step in voxels of the stage, before its update is smoothed.
         tolerance: A stage ends when the mean loss of the last ten iterations is not better than that of the ten before
             by this fraction of what the stage gained; 0 runs all iterations.
@@ -94,7 +96,7 @@ def deform(
     size = tuple(fixed.shape[2:])
     counted = mask if moving_mask is None else moving_mask if mask is None else mask * moving_mask
     share = 1.0 if counted is None else float(counted.mean())
-    weights = regularity_of(regularity, metric, smoothness, volume, share)
+    weights = regularity_of(regularity, metric, smoothness, volume, stiffness, share)
     fixed_seen, moving_seen = filled(fixed, mask), filled(moving, moving_mask)
     back: Flow | None = None
     if inverse or bidir:

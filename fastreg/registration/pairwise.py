@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,15 @@ from fastreg.nn import checkpoint
 from fastreg.nn.cascade import cascade
 from fastreg.nn.checkpoint import TrainedModel, WorkingSpace
 from fastreg.registration.linear.align import KINDS, find_alignment
-from fastreg.registration.contrast import Choice, choose
+from fastreg.registration.contrast import Choice, candidates
 from fastreg.registration.deformable import deform
+from fastreg.registration.guarded import guarded
 from fastreg.registration.image_grid import inverse_on_image_grid, on_image_grid, without_folds
 from fastreg.registration.noise import differ_by_noise
+from fastreg.registration.quality import field_figures
 from fastreg.registration.result import RegistrationResult
 from fastreg.registration.stages import METRICS, REGULARITIES, STAGES, Stage
-from fastreg.registration.verdict import judge
+from fastreg.registration.verdict import judge, of_field
 from fastreg.types import RegistrationOutput
 from fastreg.utils.devices import pick_device
 from fastreg.utils.files import InputError
@@ -113,10 +115,10 @@ def register(
     ndim = None if model is None else model.net.config.ndim
     fixed_image = load_image(_array(fixed), what="fixed image", ndim=ndim)
     moving_image = load_image(_array(moving), what="moving image", ndim=ndim)
-    masks = [
-        None if mask is None else load_image(_array(mask), what=f"{what} mask", ndim=ndim)
-        for mask, what in ((fixed_mask, "fixed"), (moving_mask, "moving"))
-    ]
+    masks = (
+        None if fixed_mask is None else load_image(_array(fixed_mask), what="fixed mask", ndim=ndim),
+        None if moving_mask is None else load_image(_array(moving_mask), what="moving mask", ndim=ndim),
+    )
     for image, name in ((moving_image, "moving"), (fixed_image, "fixed")):
         if image.ndim != (ndim or fixed_image.ndim):
             wanted = f"the network is {ndim}-D" if ndim else f"the fixed image is {fixed_image.ndim}-D"
@@ -153,19 +155,11 @@ def register(
         grid = _network_grid(fixed_image, model.working) if model else _isotropic_grid(fixed_image)
         if refine is not None or model is not None:
             stages = (Stage(1, refine),) if refine else ()
-        optimise = None
-        if stages:
-            choice = Choice(metric) if metric != "auto" else choose(fixed_image, moving_image, world, (masks[0], masks[1]))
-            clock.lap("choose")
-            metric, log["metric"], log["metric_because"] = choice.metric, choice.metric, choice.reason
-            optimise = partial(
-                deform, stages=stages, metric=metric, regularity=regularity, smoothness=smoothness,
-                volume=volume, bidir=bidir,
-            )  # fmt: skip
-        optimised = optimise is not None
-        found = _deformable(
-            grid, fixed_image, moving_image, masks[0], masks[1], world, model, optimise, device, inverse, clock
-        )
+        weights = {"regularity": regularity, "smoothness": smoothness, "volume": volume}
+        how = _How(metric, model is None and smoothness is None and volume is None, tuple(stages), bidir, weights)
+        found = _deformable(grid, fixed_image, moving_image, masks, world, model, how, device, inverse, clock)
+        metric, optimised = how.chosen.metric, bool(stages)
+        log |= {"metric": metric, "metric_because": how.chosen.reason, "stiffness": how.chosen.stiffness}
         log |= {"network": model.net.config.name if model else None, "working_shape": list(grid.shape)}
     warp = on_image_grid(found.flow.cpu(), grid, fixed_image, moving_image, world)
     if optimised and grid.shape != fixed_image.shape:
@@ -175,11 +169,13 @@ def register(
         inverse_warp = inverse_on_image_grid(found.inverse_flow.cpu(), grid, moving_image, fixed_image, world)
     clock.lap("warp")
     start = init if isinstance(init, Affine) else Affine(np.eye(4))
-    verdict = judge(fixed_image, moving_image, warp, start, metric, (masks[0], masks[1]), world)
+    verdict = judge(fixed_image, moving_image, warp, start, metric, masks, world)
+    figures = field_figures(warp, inverse_warp)
+    suspect = verdict.suspect or of_field(figures, math.prod(fixed_image.shape))
     clock.lap("judge")
-    log |= {"suspect": verdict.suspect, "measure": verdict.measure, "measure_before": round(verdict.before, 4)}
-    log |= {"measure_after": round(verdict.after, 4), "overlap": round(verdict.overlap, 4)}
-    result = RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, verdict.suspect, background)
+    log |= {"suspect": suspect, "measure": verdict.measure, "measure_before": round(verdict.before, 4)}
+    log |= {"measure_after": round(verdict.after, 4), "overlap": round(verdict.overlap, 4), **figures}
+    result = RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, suspect, background)
     result.log = {**log, **clock.laps}
     return result
 
@@ -188,25 +184,38 @@ _LINEAR = {"mi": "mi", "mse": "mse"}
 """Metric of the deformation -> of the alignment before it, where that is not found by several."""
 
 
+@dataclass
+class _How:
+    """The optimisation that was asked for, and what the images made of it."""
+
+    metric: str
+    guarded: bool
+    """Metric and stiffness are tried first, as far as nobody has said them."""
+    stages: tuple[Stage, ...]
+    bidir: bool
+    weights: dict[str, Any]
+    chosen: Choice = field(default_factory=lambda: Choice("none"))
+
+
 def _deformable(
     grid: Grid,
     fixed: Image,
     moving: Image,
-    mask: Image | None,
-    moving_mask: Image | None,
+    masks: tuple[Image | None, Image | None],
     world: Affine,
     model: TrainedModel | None,
-    optimise: Callable[..., RegistrationOutput] | None,
+    how: _How,
     device: torch.device,
     inverse: bool,
     clock: _Clock,
 ) -> RegistrationOutput:
     """The flow on the working grid: the network's, and what the optimisation makes of it."""
-    how = model.working.normalise if model else "percentile"
+    mask, moving_mask = masks
+    scale = model.working.normalise if model else "percentile"
     back = Affine(np.linalg.inv(world.matrix))
     pair = [
-        _working(moving, grid, how, (moving_mask, mask), (world, back)).to(device),
-        _working(fixed, grid, how, (mask, moving_mask), (None, world)).to(device),
+        _working(moving, grid, scale, (moving_mask, mask), (world, back)).to(device),
+        _working(fixed, grid, scale, (mask, moving_mask), (None, world)).to(device),
     ]
     clock.lap("prepare")
     found = None
@@ -215,23 +224,27 @@ def _deformable(
         with torch.inference_mode():
             found = cascade(net, pair[0], pair[1], model.working.passes, inverse)
         clock.lap("network")
-    if optimise is None:
+    if not how.stages:
         zero = torch.zeros(1, fixed.ndim, *grid.shape)
         return found or RegistrationOutput(pair[0], zero, inverse_flow=zero if inverse else None)
     if pair[0].max() == pair[0].min():
         raise InputError(f"moving image: nothing of it lies in the fixed image{_named(fixed)}; check the headers")
     weights = _weight(mask, grid, "fixed", device), _weight(moving_mask, grid, "moving", device, world)
+    if weights[1] is None:
+        weights = weights[0], _reach(moving, grid, world, device)
     if weights[0] is not None and weights[1] is not None and not (weights[0] * weights[1]).any():
         raise InputError("moving mask: where the deformation starts, it does not meet the fixed mask")
-    return optimise(
-        pair[1],
-        pair[0],
-        flow=None if found is None else found.flow.clone(),
-        mask=weights[0],
-        moving_mask=weights[1],
-        inverse=inverse,
-        on_progress=lambda p: clock.lap(f"level_{p.factor}"),
-    )
+    given = {
+        "stages": how.stages, "mask": weights[0], "moving_mask": weights[1], "inverse": inverse, "bidir": how.bidir,
+        "on_progress": lambda p: clock.lap(f"level_{p.factor}"), **how.weights,
+    }  # fmt: skip
+    metrics = (how.metric,) if how.metric != "auto" else candidates(fixed, moving, world, masks)
+    if how.guarded:
+        output, how.chosen = guarded(pair[1], pair[0], metrics, **given)
+        return output
+    how.chosen = Choice(metrics[0])
+    start = None if found is None else found.flow.clone()
+    return deform(pair[1], pair[0], flow=start, metric=metrics[0], **given)
 
 
 def _check_structure(image: Image, what: str) -> None:
@@ -261,6 +274,19 @@ def _weight(
     if not (weight > 0).any():
         raise InputError(f"{what} mask{_named(mask)}: expected voxels above 0 within the fixed image, got none")
     return weight
+
+
+def _reach(moving: Image, grid: Grid, world: Affine, device: torch.device) -> Tensor | None:
+    """Where the moving image lies on the working grid, [1, 1, ...]; None where it covers nearly all of it.
+
+    What a device did not see is not dark, and an edge that it leaves is none of the object's.
+    """
+    whole = Image(np.ones(moving.shape, np.float32), moving.affine)
+    met = on_grid(_seen(whole, world), grid) >= 0.5
+    return None if met.mean() > _COVERED else torch.from_numpy(met.astype(np.float32))[None, None].to(device)
+
+
+_COVERED = 0.95
 
 
 def _aligned(fixed: Image, moving: Image) -> bool:

@@ -111,7 +111,12 @@ REGULARITIES: dict[str, Regularity] = {
 
 
 def regularity_of(
-    name: str, metric: str, smoothness: float | None = None, volume: float | None = None, share: float = 1.0
+    name: str,
+    metric: str,
+    smoothness: float | None = None,
+    volume: float | None = None,
+    stiffness: float = 1.0,
+    share: float = 1.0,
 ) -> Regularity:
     """The weights of a run.
 
@@ -120,11 +125,12 @@ def regularity_of(
         metric: Of `METRICS`.
         smoothness: Replaces the weight of the roughness, as it is; what suits the metric if None.
         volume: Likewise of the log Jacobian.
+        stiffness: Multiplies the weights of the regularity's name.
         share: Of the voxels that count. The images' loss is a mean over them, the penalties are means over the grid:
             the fewer count, the harder each pulls. The root of the share is between pulling as without a mask and not
             caring; see docs/register.md.
     """
-    preset, scale = REGULARITIES[name], METRICS[metric]
+    preset, scale = REGULARITIES[name], METRICS[metric] * stiffness
     softer = max(share, 1e-3) ** 0.5
     return Regularity(
         (preset.smoothness * scale if smoothness is None else smoothness) / softer,

@@ -11,6 +11,7 @@ from fastreg.geometry.image import Image
 from fastreg.geometry.transforms import Affine, Warp
 from fastreg.ops.lncc import lncc
 from fastreg.registration.contrast import correlated
+from fastreg.registration.quality import Figures
 from fastreg.registration.samples import Samples, Seen, information, objects
 
 _GAIN = 0.02
@@ -60,6 +61,24 @@ def judge(
     if suspect is None and metric in ("lncc", "mse"):
         suspect = _other_contrast(samples.at(samples.under(linear or start)))
     return Verdict(measure, before, after, last.overlap, suspect)
+
+
+FOLDED = 1e-3
+"""Share of voxels that fold at a corner: with more the field is no map of one space onto the other."""
+STRETCHED = 2.0
+"""Log of the change of volume that one voxel in a hundred exceeds: seven times as large or as small."""
+
+
+def of_field(figures: Figures, voxels: int) -> str | None:
+    """What is suspicious about a field, by `quality.field_figures`; None if nothing is."""
+    folds, low, high = (figures[k] for k in ("corner_folds", "log_jacobian_low", "log_jacobian_high"))
+    if folds is None or low is None or high is None:
+        return None
+    if folds > FOLDED * voxels:
+        return f"the field folds in {100 * folds / voxels:.2g} % of the voxels"
+    if max(-low, high) > STRETCHED:
+        return f"volumes change {np.exp(max(-low, high)):.0f}-fold in a hundredth of the image"
+    return None
 
 
 def _suspect(measure: str, before: float, after: float, overlap: float, moved: float) -> str | None:
