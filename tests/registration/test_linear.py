@@ -3,13 +3,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers.textured import head
+from scipy import ndimage
 
 from fastreg.evaluation import metrics
 from fastreg.geometry.image import Image
 from fastreg.geometry.resample import reorient, resample_to_grid
 from fastreg.geometry.transforms import Affine, apply
 from fastreg.io.images import load_image, load_labels
-from fastreg.registration.linear.align import KINDS, align
+from fastreg.registration.linear.align import KINDS, align, find_alignment
 from fastreg.registration.linear.objective import METRICS, generators
 from fastreg.utils.files import InputError
 
@@ -160,6 +162,91 @@ def test_two_dimensions():
     assert np.allclose(found[:2, :2], truth[:2, :2], atol=0.01)
     at = np.array([*CENTRE[:2], 0, 1])
     assert np.linalg.norm((found - truth) @ at) < 0.5
+
+
+def turned(degrees: float, scale: float, shift: tuple[float, ...]) -> np.ndarray:
+    """About CENTRE and the last axis."""
+    angle, world = np.deg2rad(degrees), np.eye(4)
+    world[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    world[:3, :3] *= scale
+    world[:3, 3] = CENTRE - world[:3, :3] @ CENTRE + shift
+    return world
+
+
+def flat(truth: np.ndarray) -> tuple[Image, Image]:
+    """`pair` in the plane; `truth` becomes a map of the plane."""
+    shift = truth[:3, :3] @ CENTRE + truth[:3, 3] - CENTRE
+    truth[2], truth[:2, 2] = [0, 0, 1, 0], 0
+    truth[:2, 3] = CENTRE[:2] - truth[:2, :2] @ CENTRE[:2] + shift[:2]
+    affine = np.diag([1.5, 1.5, 1.0, 1.0])
+    affine[:2, 3] = CENTRE[:2] - 60
+    there = affine.copy()
+    there[:2, 3] += shift[:2]
+    return scene(affine, (80, 80)), scene(there, (80, 80), np.linalg.inv(truth))
+
+
+def error_of(found: Affine, truth: np.ndarray, ndim: int) -> float:
+    if ndim == 3:
+        return error_mm(found, truth)
+    corners = np.array([[*CENTRE[:2] + 30 * np.array(sides), 0] for sides in itertools.product((-1, 1), repeat=2)])
+    return float(np.linalg.norm(found(corners) - Affine(truth)(corners), axis=1).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_large_shift_and_a_turn_of_thirty_degrees(ndim, inverted):
+    """In the same contrast and in the inverse one, with no word about which."""
+    truth = turned(30, 1, (40, -30, 20))
+    fixed, moving = (flat if ndim == 2 else pair)(truth)
+    if inverted:
+        moving = Image(moving.data.max() - moving.data, moving.affine)
+    found = find_alignment(fixed, moving, kind="rigid")
+    assert error_of(found.world, truth, ndim) < 0.6
+    assert not found.kept_start and found.after > 2 * found.before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_search_finds_a_right_angle_and_a_scale(ndim, inverted):
+    truth = turned(90, 1.15, (5, -5, 3))
+    fixed, moving = (flat if ndim == 2 else pair)(truth)
+    if inverted:
+        moving = Image(moving.data.max() - moving.data, moving.affine)
+    levels = None if ndim == 2 else (10, 5)  # of 500 turns each costs all shifts
+    found = find_alignment(fixed, moving, kind="similarity", init="search", levels_mm=levels)
+    assert error_of(found.world, truth, ndim) < (1 if ndim == 2 else 2)
+
+
+@pytest.mark.parametrize("shape", [(40, 36, 32), (90, 80)], ids=str)
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_images_that_lie_on_each_other_stay(shape, kind):
+    image = Image(head(shape, 1, 0.9), np.diag([2.0, 2, 2, 1]))
+    found = find_alignment(image, image, kind=kind)
+    assert found.after - found.before < 1e-3
+    np.testing.assert_allclose(found.world.matrix[:3, :3], np.eye(3), atol=1e-3)
+    np.testing.assert_allclose(found.world.matrix[:3, 3], 0, atol=0.05)
+    assert not found.kept_start or np.array_equal(found.world.matrix, np.eye(4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_images_with_nothing_in_common_agree_nowhere(seed):
+    """Wherever they are put, the figure says so; and where nothing is better they stay where their headers say."""
+    rng = np.random.default_rng(seed)
+    noises = [ndimage.gaussian_filter(rng.standard_normal((40, 36, 32)), 1.5).astype(np.float32) for _ in range(2)]
+    found = find_alignment(*(Image(noise, np.eye(4)) for noise in noises), kind="rigid")
+    assert found.before <= found.after < 0.01
+    assert found.kept_start == (found.before == found.after)
+    assert not found.kept_start or np.array_equal(found.world.matrix, np.eye(4))
+
+
+def test_a_given_start_is_what_is_kept():
+    """And what it is compared with: from the truth nothing leads away."""
+    truth = known("rigid")
+    found = find_alignment(*pair(truth), kind="rigid", init=Affine(truth), levels_mm=(8, 4))
+    assert error_mm(found.world, truth) < 0.5 and found.after >= found.before > 0.5
 
 
 @pytest.mark.slow
