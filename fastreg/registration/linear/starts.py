@@ -49,7 +49,7 @@ def everywhere(body: Body) -> list[np.ndarray]:
     if ndim == 2:
         around = turns(body, tuple(range(-180, 180, 15)))
     else:
-        near = [turn for turn in turns(body, (0, -30, 30)) if np.trace(turn) > 2.7]  # about one axis, or none
+        near = [turn for turn in turns(body, (0, -30, 30)) if np.trace(turn[:3, :3]) > 2.7]  # about one axis, or none
         around = [_about(body, side) @ turn for side in _sides() for turn in near]
     return [_about(body, scale * np.eye(3)) @ turn for scale in _SCALES for turn in around]
 
