@@ -132,11 +132,12 @@ class _Search:
 
     def run(self, init: str | Affine) -> Alignment:
         """From all starts to the best map."""
-        start, starts = self._starts(init)
+        surely, maybe = self._starts(init)
+        start = surely[0]
         best, before = start, self._agreed(start)
         after = before
         for name in self.sought:
-            for found in self._fitted(name, starts):
+            for found in self._fitted(name, surely, maybe):
                 if (agreed := self._agreed(found)) > after:
                     best, after = found, agreed
         if self.refine and best is not start:
@@ -147,15 +148,15 @@ class _Search:
             raise InputError("moving image: it does not overlap the fixed image at the start; another init may help")
         return Alignment(Affine(best), best is start, before, after)
 
-    def _starts(self, init: str | Affine) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Where the images lie, and where else the fits may begin."""
+    def _starts(self, init: str | Affine) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Where fits begin, first of all where the images lie; and where else they may, if it looks promising."""
         fixed, moving = self.pairs[0]
         if isinstance(init, Affine):
             world = np.array(init.matrix, np.float64)
-            return world, [world]
+            return [world], []
         shifted = shifts(self.body, fixed, moving)
         if init not in ("auto", "search"):
-            return shifted[init], [shifted[init]]
+            return [shifted[init]], []
         if self.kind == "translation":
             around = [np.eye(4)]
         elif init == "search":
@@ -166,13 +167,16 @@ class _Search:
         pair = self.pairs[0 if fixed.ndim == 3 else -1]
         objects = without_background(pair[0]), without_background(pair[1])
         found = correlated(*pair, around)[:_TRIED]
+        best = found[:1]
         if objects[0] is not pair[0] or objects[1] is not pair[1]:  # an outline leads, and it misleads where it is cut
-            found += correlated(*objects, around)[:_TRIED]
-        return shifted["header"], [*shifted.values(), *(one.world for one in found)]
+            inside = correlated(*objects, around)[:_TRIED]
+            found, best = found + inside, best + inside[:1]
+        surely, maybe = [shifted["header"], *(f.world for f in best)], [*shifted.values(), *(f.world for f in found)]
+        return surely, maybe
 
-    def _fitted(self, name: str, starts: list[np.ndarray]) -> list[np.ndarray]:
+    def _fitted(self, name: str, surely: list[np.ndarray], maybe: list[np.ndarray]) -> list[np.ndarray]:
         """What one metric finds: rigidly from the most promising starts, then the best of these as far as is allowed."""
-        ranked = starts if len(starts) == 1 else [starts[0], *self._ranked(name, 0, starts)[:_TRIED]]
+        ranked = [*surely, *self._ranked(name, 0, maybe)[:_TRIED]]
         found = [self._fit(name, 0, start, self.rigid, 15, once=True) for start in ranked]
         if self.second:
             found = [self._fit(name, 1, world, self.rigid, 15, once=True) for world in self._ranked(name, 1, found)[:3]]
