@@ -260,13 +260,16 @@ def test_every_orientation_of_the_moving_image(tmp_path):
     truth[:3, 3] = [1.5, -2, 1]
     moving = blobs_on(about_origin(shape, (2, 2, 2)), shape, truth)
     given = {"affine": False, "stages": (Stage(2, 6), Stage(1, 4)), "device": "cpu"}
-    expected = register(fixed, moving, **given).moved
+    expected = register(fixed, moving, **given)
+    there = expected.warp.displacement_mm()
     for order in itertools.permutations(range(3)):
         for signs in itertools.product("+-", repeat=3):
             codes = "".join({"+": "RAS", "-": "LPI"}[sign][axis] for axis, sign in zip(order, signs, strict=True))
             stored = reorient(moving, codes)
             found = register(fixed, stored, **given)
-            torch.testing.assert_close(found.moved, expected, atol=0.05, rtol=0)
+            np.testing.assert_allclose(found.warp.displacement_mm(), there, atol=1e-3)
+            apart = (found.moved - expected.moved).abs() > 0.05
+            assert apart.sum() <= 2, "a place on the border of the moving image is inside of it, or not"
             simpleitk_agrees(found, stored, tmp_path)
 
 
