@@ -1,14 +1,13 @@
-"""One image in the other's contrast, and the metric that suits two images."""
+"""One image in the other's contrast, and the metrics that may suit two images."""
 
 import numpy as np
 import pytest
 import torch
 from helpers.textured import head
-from scipy import ndimage
 
 from fastreg.geometry.image import Image
 from fastreg.geometry.transforms import Affine
-from fastreg.registration.contrast import choose, correlated
+from fastreg.registration.contrast import ACROSS, WITHIN, candidates, correlated
 from fastreg.registration.remap import Curve, curves
 from fastreg.registration.samples import Seen
 
@@ -86,42 +85,35 @@ def pair(size, other):
     return Image(data, np.eye(4)), Image(np.where(data > 0, other(data), 0).astype(np.float32), np.eye(4))
 
 
-def unrelated(data):
-    rng = np.random.default_rng(5)
-    return 0.3 + 0.7 * (ndimage.gaussian_filter(rng.random(data.shape), 1.5) * 10 % 1)
-
-
 @pytest.mark.parametrize("size", [(40, 44, 36), (160, 150)], ids=str)
 @pytest.mark.parametrize(
-    ("other", "metric"),
+    ("other", "expected"),
     [
-        (lambda x: x, "lncc"),
-        (lambda x: 40 * x**1.5 + 3, "lncc"),
-        (lambda x: 1.4 - x, "remap"),
-        (bent, "remap"),
-        (unrelated, "mind"),
+        (lambda x: x, WITHIN),
+        (lambda x: 40 * x**1.5 + 3, WITHIN),
+        (lambda x: 1.4 - x, ACROSS),
+        (bent, ACROSS),
+        (lambda x: np.random.default_rng(0).random(x.shape) + 0.3, ACROSS),
     ],
     ids=["same", "gamma", "inverted", "bent", "unrelated"],
 )
-def test_the_metric_that_is_chosen(size, other, metric):
-    choice = choose(*pair(size, other), HERE, (None, None))
-    assert choice.metric == metric
-    assert choice.reason.startswith("intensities correlate by ")
+def test_the_metrics_that_may_suit(size, other, expected):
+    assert candidates(*pair(size, other), HERE, (None, None)) == expected
 
 
-def test_the_choice_is_made_where_the_images_lie():
+def test_it_is_looked_where_the_images_lie():
     """Under the alignment, and inside of the masks."""
-    fixed, moving = pair((40, 44, 36), lambda x: x)
+    fixed, moving = pair((40, 44, 36), lambda x: 1.4 - x)
     away = Image(moving.data, moving.affine + 200 * np.eye(4, k=3))
     world = Affine(np.eye(4) + 200 * np.eye(4, k=3))
-    assert choose(fixed, away, world, (None, None)).metric == "lncc"
-    assert choose(fixed, away, HERE, (None, None)).reason == "one contrast", "too little overlap to tell"
-    spoiled, mask = moving.data.copy(), np.ones(moving.shape, np.uint8)
-    spoiled[:24] = 1.4 - spoiled[:24]
-    mask[:24] = 0
-    masks = (None, Image(mask, np.eye(4)))
-    assert choose(fixed, Image(spoiled, np.eye(4)), HERE, (None, None)).metric != "lncc"
-    assert choose(fixed, Image(spoiled, np.eye(4)), HERE, masks).metric == "lncc"
+    assert candidates(fixed, away, world, (None, None)) == ACROSS
+    assert candidates(fixed, away, HERE, (None, None)) == WITHIN, "too little overlap to tell"
+    spoiled, mask = fixed.data.copy(), np.ones(fixed.shape, np.uint8)
+    spoiled[:24], mask[:24] = moving.data[:24], 0
+    half = Image(spoiled, np.eye(4)), Image(mask, np.eye(4))
+    assert candidates(fixed, half[0], HERE, (None, None)) == ACROSS
+    assert candidates(fixed, half[0], HERE, (None, half[1])) == WITHIN
+    assert candidates(fixed, half[0], HERE, (half[1], None)) == WITHIN
 
 
 def test_too_little_to_correlate():
