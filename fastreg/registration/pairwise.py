@@ -141,7 +141,7 @@ def register(
         kind = "affine" if transform == "deformable" else transform
         alignment = find_alignment(
             fixed_image, moving_image, kind=kind, metric=_LINEAR.get(metric, "auto"), fixed_mask=masks[0], moving_mask=masks[1], init=init,
-            device=device,
+            sparing=transform == "deformable", device=device,
         )  # fmt: skip
         world, stayed = alignment.world, alignment.kept_start
         clock.lap("affine")

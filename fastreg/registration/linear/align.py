@@ -30,6 +30,9 @@ _BESIDE = {"mi": "mind"}
 _LEAST_REFINED = 0.98
 """What of the product of both measures a refinement by local correlation must leave."""
 _LEAST_OVERLAP = 0.01
+_SPARING = (1.01, 1.06)
+"""By how much a moved image must be better than one that stays, and a freer map better than a rigid one. Strains that
+were none of the object's gained up to 1.05 (two visits and two contrasts of one head), true ones 1.08 to 1.3."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def find_alignment(
     levels_mm: Sequence[float] | None = None,
     iterations: int = 40,
     seed: int = 0,
+    sparing: bool = False,
     device: str | torch.device | None = None,
 ) -> Alignment:
     """The linear map of the fixed image's world to the moving image's that makes them look most alike.
@@ -82,6 +86,7 @@ def find_alignment(
             8, 4 and 2 mm.
         iterations: Of L-BFGS at every level, at most.
         seed: Of the points at which the images are compared.
+        sparing: Move the image, and strain it, only where that clearly pays: for a deformation, which finds the rest.
         device: Where it runs; the CPU if None.
 
     Raises:
@@ -100,7 +105,7 @@ def find_alignment(
     levels = default_levels(fixed) if levels_mm is None else tuple(levels_mm)
     scans = [pyramid(*of, levels, device) for of in ((fixed, fixed_mask, "fixed"), (moving, moving_mask, "moving"))]
     pairs = without_field_of_view(list(zip(*scans, strict=True)))
-    return _Search(pairs, levels, metric, kind, iterations, seed).run(init)
+    return _Search(pairs, levels, metric, kind, iterations, seed, sparing).run(init)
 
 
 def _check_names(**choices: tuple[str, Sequence[str]]) -> None:
@@ -120,7 +125,9 @@ class _Search:
         kind: str,
         iterations: int,
         seed: int,
+        sparing: bool,
     ) -> None:
+        self.margins = _SPARING if sparing else (1.0, 1.0)
         self.pairs, self.levels_mm, self.kind, self.iterations, self.seed = pairs, levels_mm, kind, iterations, seed
         self.sought = ("mind", "mi") if metric == "auto" else (metric,)
         self.judges = ("mind", "mi") if metric == "auto" else (metric, _BESIDE.get(metric, "mi"))
@@ -133,20 +140,24 @@ class _Search:
     def run(self, init: str | Affine) -> Alignment:
         """From all starts to the best map."""
         surely, maybe = self._starts(init)
-        start = surely[0]
-        best, before = start, self._agreed(start)
-        after = before
-        for name in self.sought:
-            for found in self._fitted(name, surely, maybe):
-                if (agreed := self._agreed(found)) > after:
-                    best, after = found, agreed
-        if self.refine and best is not start:
-            refined = self._fit("lncc", len(self.pairs) - 1, best, self.kind, self.iterations // 2)
+        best, name, kind = surely[0], "", ""
+        before = after = self._agreed(best)
+        rigid = {metric: self._place(metric, surely, maybe) for metric in self.sought}
+        for kind_now, least in ((self.rigid, self.margins[0]), (self.kind, self.margins[1])):
+            if kind_now == kind:
+                break
+            for metric, world in rigid.items():
+                found = self._finer(metric, world, kind_now)
+                agreed = self._agreed(found)
+                if agreed > after * (least if kind != kind_now else 1):
+                    best, after, kind, name = found, agreed, kind_now, metric
+        if name and self.refine:
+            refined = self._fit("lncc", len(self.pairs) - 1, best, kind, self.iterations // 2)
             if (agreed := self._agreed(refined)) > max(_LEAST_REFINED * after, before):
                 best, after = refined, agreed
         if self._objective(self.judges[0], 0).weigh(best) < _LEAST_OVERLAP:
             raise InputError("moving image: it does not overlap the fixed image at the start; another init may help")
-        return Alignment(Affine(best), best is start, before, after)
+        return Alignment(Affine(best), not name, before, after)
 
     def _starts(self, init: str | Affine) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Where fits begin, first of all where the images lie; and where else they may, if it looks promising."""
@@ -174,20 +185,19 @@ class _Search:
         surely, maybe = [shifted["header"], *(f.world for f in best)], [*shifted.values(), *(f.world for f in found)]
         return surely, maybe
 
-    def _fitted(self, name: str, surely: list[np.ndarray], maybe: list[np.ndarray]) -> list[np.ndarray]:
-        """What one metric finds: rigidly from the most promising starts, then the best of these as far as is allowed."""
+    def _place(self, name: str, surely: list[np.ndarray], maybe: list[np.ndarray]) -> np.ndarray:
+        """Where one metric puts the image rigidly, at the coarser levels, from the most promising starts."""
         ranked = [*surely, *self._ranked(name, 0, maybe)[:_TRIED]]
         found = [self._fit(name, 0, start, self.rigid, 15, once=True) for start in ranked]
         if self.second:
             found = [self._fit(name, 1, world, self.rigid, 15, once=True) for world in self._ranked(name, 1, found)[:3]]
-        best = rigid = max(found, key=self._agreed)
-        if self.kind == self.rigid:
-            for level in range(self.second, len(self.pairs)):
-                best = self._fit(name, level, best, self.kind, self.iterations // 2)
-            return [best]
+        return max(found, key=self._agreed)
+
+    def _finer(self, name: str, world: np.ndarray, kind: str) -> np.ndarray:
+        """From a place on, at the finer levels."""
         for level in range(self.second, len(self.pairs)):
-            best = self._fit(name, level, best, self.kind, self.iterations // 2)
-        return [rigid, best]
+            world = self._fit(name, level, world, kind, self.iterations // 2)
+        return world
 
     def _fit(
         self, name: str, level: int, world: np.ndarray, kind: str, iterations: int, once: bool = False
