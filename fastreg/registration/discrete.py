@@ -1,4 +1,11 @@
-"""A discrete start for large motion: every displacement of a cube is looked at, so no local minimum is in the way."""
+"""A discrete start for large motion: every displacement of a cube is looked at, so no local minimum is in the way.
+
+Coupled convex optimisation, Heinrich et al. 2014, "Non-parametric discrete registration with convex optimisation", with
+descriptors and inverse consistency as in Siebert, Hansen and Heinrich 2021, "Fast 3D registration with accurate
+optimisation and little learning for Learn2Reg 2021". The cost of every displacement at every voxel of a coarse grid is
+made once. The field is then found by turns: at each voxel the displacement of least cost that is not far from the
+smooth field, and the field smoothed. The further this goes, the harder the two are held together.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +13,34 @@ import itertools
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastreg.geometry import fields
 from fastreg.geometry.fill import filled, pooled_known
 from fastreg.nn.cost_volume import costs
 from fastreg.nn.descriptors import descriptors
+from fastreg.ops.lncc import lncc
 from fastreg.ops.warp import warp
+from fastreg.registration.deformable import deform
+from fastreg.registration.stages import Stage
 from fastreg.types import Flow, Mask, Volume
+from fastreg.utils.checks import check_same_device, check_volume, check_whole, shape
 
 COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-ENTRIES = 200_000_000
+"""Weights of the squared distance to the smooth field, in voxels of the coarse grid, against the mean cost."""
+LARGEST = 240_000_000
+"""Costs that are held at once, about 1 GB; larger images get a coarser grid."""
+CONSISTENCY = 10
+"""Passes that bring the fields of both directions together."""
+SMOOTHINGS = 10
+"""Of a field that folds, before it is made shorter."""
+LEAST_DETERMINANT = 0.05
+"""Of the result's one-sided differences."""
+FAR = 2.0
+"""Voxels that a start moves on average: what moves less, the pyramid bridges."""
+GAIN = 0.001
+"""By which the local correlation must be better from a start than from none, after the coarsest stage of both."""
 
 
 def discrete_start(
@@ -27,91 +51,196 @@ def discrete_start(
     *,
     factor: int = 4,
     radius: int = 4,
-    couplings=COUPLINGS,
-    smooth=1,
-    aggregate=0,
-    half=True,
-    tol=None,
-    fill=3,
 ) -> Flow:
+    """A coarse displacement field by exhaustive search, from which a deformable registration may start.
+
+    Args:
+        fixed: [1, 1, D, H, W] or [1, 1, H, W], intensities about [0, 1], of any contrast.
+        moving: The same shape, aligned linearly.
+        mask: [1, 1, D, H, W], weights of the fixed image's voxels; without weight they follow their neighbours.
+        moving_mask: Likewise of the moving image's; what leads to voxels without weight costs about the mean.
+        factor: Edge of the cubes over which descriptors are averaged, in voxels. It is doubled, and `radius` halved,
+            until the costs fit into about 1 GB.
+        radius: Largest displacement along each axis, in voxels of the coarse grid: `factor * radius` of the image.
+
+    Returns:
+        [1, 3, D, H, W] or [1, 2, H, W] in voxels: moved(p) = moving(p + flow(p)). It does not fold (`fields.
+        jacobian_determinant` with the scheme "least" is above 0), and is 0 where the images are the same.
+
+    Raises:
+        ValueError: shapes, devices or numbers that do not fit.
+    """
+    _check(fixed, moving, mask, moving_mask)
+    check_whole("factor", factor, 1)
+    check_whole("radius", radius, 1)
     size = tuple(fixed.shape[2:])
-    if half:
-        sides = []
-        for image, weight in ((fixed, mask), (moving, moving_mask)):
-            image, weight = pooled_known(filled(image, weight), weight, factor // 2)
-            sides.append(pooled_known(descriptors(image), weight, 2))
-        (ours, weight), (theirs, seen) = sides
-    else:
-        sides = [pooled_known(filled(image, weight), weight, factor) for image, weight in ((fixed, mask), (moving, moving_mask))]
-        (ours, weight), (theirs, seen) = ((descriptors(image), w) for image, w in sides)
-    forward = _matched(ours, theirs, weight, seen, radius, couplings, smooth, aggregate)
-    backward = _matched(theirs, ours, seen, weight, radius, couplings, smooth, aggregate)
-    if tol is not None:
-        forward, backward = (_confirmed(a, b, w, tol, fill) for a, b, w in ((forward, backward, weight), (backward, forward, seen)))
-    flow = _consistent(forward, backward)
-    return _without_folds(flow, size, factor)
+    while radius > 1 and math.prod(math.ceil(n / factor) * (2 * radius + 1) for n in size) > LARGEST:
+        factor, radius = 2 * factor, math.ceil(radius / 2)
+    with torch.no_grad():
+        ours, weight = _described(fixed, mask, factor)
+        theirs, seen = _described(moving, moving_mask, factor)
+        cost = costs(_neutral(theirs, seen), _neutral(ours, weight), radius)[0]
+        cost /= cost.mean().clamp_min(1e-12)
+        steps = cost.new_tensor(list(itertools.product(range(-radius, radius + 1), repeat=len(size))))
+        forward = _matched(cost, steps, weight)
+        _turn_round(cost, steps)
+        backward = _matched(cost, steps, seen)
+        del cost
+        for _ in range(CONSISTENCY):
+            forward, backward = (
+                (one - warp(other, one, padding="border")) / 2
+                for one, other in ((forward, backward), (backward, forward))
+            )
+        return _without_folds(forward, size, factor).to(fixed.dtype)
 
 
-def _matched(ours, theirs, weight, seen, radius, couplings, smooth, aggregate):
-    size, ndim = tuple(ours.shape[2:]), ours.ndim - 2
-    if seen is not None:
-        total = seen.sum().clamp_min(1e-12)
-        mean = (theirs * seen).sum(tuple(range(2, theirs.ndim)), keepdim=True) / total
-        theirs = torch.where(seen > 0, theirs, mean)
-    cost = costs(theirs, ours, radius)
-    for _ in range(aggregate):
-        cost = (torch.nn.functional.avg_pool3d if ndim==3 else torch.nn.functional.avg_pool2d)(cost, 3, 1, 1, count_include_pad=False)
-    cost = cost[0].flatten(1)
-    w = torch.ones(1, 1, *size) if weight is None else weight.clamp_min(1e-3)
-    if weight is not None:
-        cost *= (weight > 0).to(cost.dtype).view(1, -1) * weight.view(1,-1)
-    cost /= (cost.mean() / w.mean()).clamp_min(1e-12)
-    steps = torch.tensor(list(itertools.product(range(-radius, radius + 1), repeat=ndim)), dtype=cost.dtype)
-    field = torch.zeros(1, ndim, *size)
-    for coupling in couplings:
-        field = _smoothed(_nearest(cost, steps, field, coupling), w, smooth)
+def worth_it(
+    fixed: Volume,
+    moving: Volume,
+    flow: Flow,
+    mask: Mask | None = None,
+    moving_mask: Mask | None = None,
+    *,
+    metric: str = "lncc",
+    factor: int = 4,
+) -> bool:
+    """Whether a start is better than none: whether it leads where the pyramid alone does not come.
+
+    Few pairs need a start, and where none is needed one may do harm. So a start must move the image far, and when the
+    pyramid's coarsest stage has gone on from it, the images must correlate better than after the same stage from zero.
+
+    Args:
+        fixed: [1, 1, D, H, W] or [1, 1, H, W].
+        moving: The same shape.
+        flow: The start, [1, 3, D, H, W] in voxels.
+        mask: [1, 1, D, H, W], weights of the fixed image's voxels.
+        moving_mask: Likewise of the moving image's.
+        metric: Of the registration to come, see `fastreg.registration.deformable.deform`.
+        factor: Of the stage.
+
+    Raises:
+        ValueError: shapes, devices or names that do not fit.
+    """
+    _check(fixed, moving, mask, moving_mask)
+    with torch.no_grad():
+        length = flow.norm(dim=1, keepdim=True)
+        weight = torch.ones_like(length) if mask is None else mask
+        if float((length * weight).sum()) < FAR * float(weight.sum()):
+            return False
+        ours, weight = pooled_known(filled(fixed, mask), mask, factor)
+        theirs, seen = pooled_known(filled(moving, moving_mask), moving_mask, factor)
+        start = fields.coarsened(flow, factor)
+    found = [
+        deform(
+            ours, theirs, flow=known, stages=(Stage(1, 60, 9),), metric=metric, mask=weight, moving_mask=seen,
+            unfold=False,
+        ).flow
+        for known in (None, start)
+    ]  # fmt: skip
+    none, some = (_correlation(ours, theirs, known, weight, seen) for known in found)
+    return some - none > GAIN
+
+
+def _correlation(fixed: Volume, moving: Volume, flow: Flow, mask: Mask | None, moving_mask: Mask | None) -> float:
+    """Mean squared correlation in windows of 5 voxels."""
+    counted = mask
+    if moving_mask is not None:
+        there = warp(moving_mask, flow)
+        counted = there if mask is None else mask * there
+    return float(lncc(fixed, warp(moving, flow, padding="border"), window=5, eps=1e-2, mask=counted))
+
+
+def _described(image: Volume, mask: Mask | None, factor: int) -> tuple[Tensor, Mask | None]:
+    """Descriptors on the coarse grid and the weights there. An even factor leaves half of the averaging until after
+    the descriptors, which so see edges that the coarse grid does not have.
+    """
+    fine = factor // 2 if factor % 2 == 0 else factor
+    work = image.to(torch.promote_types(image.dtype, torch.float32))
+    image, weight = pooled_known(filled(work, mask), None if mask is None else mask.to(work.dtype), fine)
+    return pooled_known(descriptors(image), weight, factor // fine)
+
+
+def _neutral(described: Tensor, weight: Mask | None) -> Tensor:
+    """The mean descriptors where nothing counts: they fit everything about equally."""
+    if weight is None:
+        return described
+    axes = tuple(range(2, described.ndim))
+    mean = (described * weight).sum(axes, keepdim=True) / weight.sum().clamp_min(1e-12)
+    return torch.where(weight > 0, described, mean)
+
+
+def _matched(cost: Tensor, steps: Tensor, weight: Mask | None) -> Flow:
+    """The smooth field of low cost: [displacements, D, H, W], [displacements, 3] -> [1, 3, D, H, W]."""
+    size = cost.shape[1:]
+    weight = cost.new_ones(1, 1, *size) if weight is None else weight.clamp_min(1e-3)
+    field = cost.new_zeros(1, len(size), *size)
+    for coupling in COUPLINGS:
+        field = _smoothed(_nearest(cost.flatten(1), steps, field, coupling), weight)
     return field
 
 
-def _nearest(cost, steps, field, coupling, chunk=4096):
-    flat = field[0].flatten(1)
-    found = torch.empty_like(flat)
-    lengths = coupling * steps.square().sum(1, keepdim=True)
-    pull = -2 * coupling * steps
-    for s in range(0, cost.shape[1], chunk):
-        part = torch.addmm(cost[:, s:s+chunk], pull, flat[:, s:s+chunk]).add_(lengths)
-        found[:, s:s+chunk] = steps[part.argmin(0)].T
-    return found.view_as(field)
+def _nearest(cost: Tensor, steps: Tensor, field: Flow, coupling: float) -> Flow:
+    """At every voxel the d of least cost(d) + coupling |d - field|^2; of equals no displacement, or the first."""
+    where = field[0].flatten(1).T
+    pull, lengths = -2 * coupling * steps, (coupling * steps.square().sum(1)).tolist()
+    middle = len(steps) // 2
+    least = torch.addmv(cost[middle], where, pull[middle])
+    chosen = torch.full_like(least, middle, dtype=torch.int64)
+    value = torch.empty_like(least)
+    for k in range(len(steps)):  # the least so far is in the cache; all sums at once would not be
+        torch.addmv(cost[k], where, pull[k], out=value).add_(lengths[k])
+        chosen.masked_fill_(value < least, k)
+        torch.minimum(least, value, out=least)
+    return steps[chosen].T.reshape(field.shape)
 
 
-def _smoothed(field, weight, passes):
-    pool = torch.nn.functional.avg_pool3d if field.ndim == 5 else torch.nn.functional.avg_pool2d
-    both = torch.cat([field * weight, weight], 1)
-    for _ in range(passes):
-        both = pool(both, 3, 1, 1, count_include_pad=False)
+def _turn_round(cost: Tensor, steps: Tensor) -> None:
+    """Makes the costs of p -> p + d those of the way back, p + d -> p, in place.
+
+    What comes from beyond the image costs 1, the mean.
+    """
+    last = len(cost) - 1
+    for k, step in enumerate(steps[: last // 2].int().tolist()):
+        ahead, back = cost[k].clone(), cost[last - k].clone()
+        for source, target, way in ((ahead, cost[last - k], step), (back, cost[k], [-d for d in step])):
+            target.fill_(1.0)
+            for axis, (d, length) in enumerate(zip(way, source.shape, strict=True)):
+                kept = max(length - abs(d), 0)
+                target = target.narrow(axis, min(max(d, 0), length - kept), kept)
+                source = source.narrow(axis, min(max(-d, 0), length - kept), kept)
+            target.copy_(source)
+
+
+def _smoothed(field: Flow, weight: Mask) -> Flow:
+    """Weighted averages over 3 voxels along each axis."""
+    pool = F.avg_pool3d if field.ndim == 5 else F.avg_pool2d
+    both = pool(torch.cat([field * weight, weight], 1), 3, 1, 1, count_include_pad=False)
     return both[:, :-1] / both[:, -1:]
 
 
-def _consistent(forward, backward, passes=10):
-    for _ in range(passes):
-        forward, backward = (
-            0.5 * (forward - warp(backward, forward, padding="border")),
-            0.5 * (backward - warp(forward, backward, padding="border")),
-        )
-    return forward
+def _without_folds(field: Flow, size: tuple[int, ...], factor: int) -> Flow:
+    """On the grid of `size`, smoothed until it does not fold there, or else made shorter."""
+    ones = torch.ones_like(field[:, :1])
+    for attempt in itertools.count():
+        found = fields.refined(field, size, factor)
+        if _least_determinant(found) > LEAST_DETERMINANT:
+            return found
+        field = _smoothed(field, ones) if attempt < SMOOTHINGS else 0.8 * field
+    raise AssertionError  # for the type checker
 
 
-def _confirmed(field, back, weight, tol, passes):
-    apart = (field + warp(back, field, padding="border")).square().sum(1, keepdim=True)
-    trust = torch.exp(-apart / tol**2) + 1e-3
-    if weight is not None: trust = trust * weight.clamp_min(1e-3)
-    return _smoothed(field, trust, passes)
+def _least_determinant(flow: Flow) -> float:
+    for axis in range(2, flow.ndim):
+        if flow.shape[axis] == 1:
+            flow = flow.repeat_interleave(2, axis)
+    return float(fields.jacobian_determinant(flow, scheme="least").min())
 
 
-def _without_folds(flow, size, factor, floor=0.05):
-    one = torch.ones_like(flow[:, :1])
-    for k in range(100):
-        found = fields.refined(flow, size, factor)
-        if min(size) < 2 or float(fields.jacobian_determinant(found, scheme="least").min()) > floor: return found
-        flow = _smoothed(flow, one, 1) if k < 10 else 0.8 * flow
-    return torch.zeros_like(found)
+def _check(fixed: Volume, moving: Volume, mask: Mask | None, moving_mask: Mask | None) -> None:
+    check_volume("fixed", fixed)
+    if fixed.shape[:2] != (1, 1):
+        raise ValueError(f"fixed must be one image of one channel, [1, 1, ...], got {shape(fixed)}")
+    for name, other in (("moving", moving), ("mask", mask), ("moving_mask", moving_mask)):
+        if other is not None and other.shape != fixed.shape:
+            raise ValueError(f"{name} must lie on the grid of fixed {shape(fixed)}, got {shape(other)}")
+    check_same_device(fixed=fixed, moving=moving, mask=mask, moving_mask=moving_mask)
