@@ -27,7 +27,7 @@ from fastreg.registration.stages import Stage
 from fastreg.types import Flow, Mask, Volume
 from fastreg.utils.checks import check_same_device, check_volume, check_whole, shape
 
-COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+COUPLINGS = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.3, 1.0)
 """Weights of the squared distance to the smooth field, in voxels of the coarse grid, against the mean cost."""
 LARGEST = 240_000_000
 """Costs that are held at once, about 1 GB; larger images get a coarser grid."""
@@ -185,13 +185,13 @@ def _nearest(cost: Tensor, steps: Tensor, field: Flow, coupling: float) -> Flow:
     pull, lengths = -2 * coupling * steps, (coupling * steps.square().sum(1)).tolist()
     middle = len(steps) // 2
     least = torch.addmv(cost[middle], where, pull[middle])
-    chosen = torch.full_like(least, middle, dtype=torch.int64)
-    value = torch.empty_like(least)
+    chosen = torch.full_like(least, middle, dtype=torch.int16)
+    value, lower = torch.empty_like(least), torch.empty_like(least, dtype=torch.bool)
     for k in range(len(steps)):  # the least so far is in the cache; all sums at once would not be
         torch.addmv(cost[k], where, pull[k], out=value).add_(lengths[k])
-        chosen.masked_fill_(value < least, k)
+        chosen.masked_fill_(torch.lt(value, least, out=lower), k)
         torch.minimum(least, value, out=least)
-    return steps[chosen].T.reshape(field.shape)
+    return steps[chosen.long()].T.reshape(field.shape)
 
 
 def _turn_round(cost: Tensor, steps: Tensor) -> None:
