@@ -40,7 +40,8 @@ LEAST_DETERMINANT = 0.05
 FAR = 2.0
 """Voxels that a start moves on average: what moves less, the pyramid bridges."""
 GAIN = 0.001
-"""By which the local correlation must be better from a start than from none, after the coarsest stage of both."""
+"""By which the local correlation must be better from a start than from none, after the coarsest stage of both. Both
+numbers were chosen on one half of real pairs and of the same pairs with made motion, and kept on the other half."""
 
 
 def discrete_start(
@@ -86,6 +87,8 @@ def discrete_start(
         _turn_round(cost, steps)
         backward = _matched(cost, steps, seen)
         del cost
+        extended = forward.new_tensor([float(n > 1) for n in forward.shape[2:]]).view(1, -1, *[1] * len(size))
+        forward, backward = forward * extended, backward * extended  # along one voxel there is nothing to match
         for _ in range(CONSISTENCY):
             forward, backward = (
                 (one - warp(other, one, padding="border")) / 2
@@ -124,8 +127,8 @@ def worth_it(
     _check(fixed, moving, mask, moving_mask)
     with torch.no_grad():
         length = flow.norm(dim=1, keepdim=True)
-        weight = torch.ones_like(length) if mask is None else mask
-        if float((length * weight).sum()) < FAR * float(weight.sum()):
+        counted = torch.ones_like(length) if mask is None else mask
+        if float((length * counted).sum()) < FAR * float(counted.sum()):
             return False
         ours, weight = pooled_known(filled(fixed, mask), mask, factor)
         theirs, seen = pooled_known(filled(moving, moving_mask), moving_mask, factor)
@@ -214,7 +217,7 @@ def _turn_round(cost: Tensor, steps: Tensor) -> None:
 def _smoothed(field: Flow, weight: Mask) -> Flow:
     """Weighted averages over 3 voxels along each axis."""
     pool = F.avg_pool3d if field.ndim == 5 else F.avg_pool2d
-    both = pool(torch.cat([field * weight, weight], 1), 3, 1, 1, count_include_pad=False)
+    both = pool(F.pad(torch.cat([field * weight, weight], 1), (1,) * (2 * field.ndim - 4)), 3, 1)
     return both[:, :-1] / both[:, -1:]
 
 
