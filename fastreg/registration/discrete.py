@@ -39,9 +39,10 @@ LEAST_DETERMINANT = 0.05
 """Of the result's one-sided differences."""
 FAR = 2.0
 """Voxels that a start moves on average: what moves less, the pyramid bridges."""
-GAIN = 0.001
-"""By which the local correlation must be better from a start than from none, after the coarsest stage of both. Both
-numbers were chosen on one half of real pairs and of the same pairs with made motion, and kept on the other half."""
+WINDOW = 5
+"""Of the local correlation that compares a start with none, in voxels of the coarse grid."""
+SURE = 2.0
+"""Standard errors, of as many windows as fit beside each other, by which it must be better from a start."""
 
 
 def discrete_start(
@@ -97,6 +98,19 @@ def discrete_start(
         return _without_folds(forward, size, factor).to(fixed.dtype)
 
 
+def start_if_worth_it(
+    fixed: Volume,
+    moving: Volume,
+    mask: Mask | None = None,
+    moving_mask: Mask | None = None,
+    *,
+    metric: str = "lncc",
+) -> Flow | None:
+    """`discrete_start` where `worth_it` approves of it, else None; arguments as there."""
+    flow = discrete_start(fixed, moving, mask, moving_mask)
+    return flow if worth_it(fixed, moving, flow, mask, moving_mask, metric=metric) else None
+
+
 def worth_it(
     fixed: Volume,
     moving: Volume,
@@ -110,7 +124,8 @@ def worth_it(
     """Whether a start is better than none: whether it leads where the pyramid alone does not come.
 
     Few pairs need a start, and where none is needed one may do harm. So a start must move the image far, and when the
-    pyramid's coarsest stage has gone on from it, the images must correlate better than after the same stage from zero.
+    pyramid's coarsest stage has gone on from it, the images must correlate better than after the same stage from zero,
+    by more than chance. That the images show the same thing at all is taken for granted.
 
     Args:
         fixed: [1, 1, D, H, W] or [1, 1, H, W].
@@ -140,17 +155,25 @@ def worth_it(
         ).flow
         for known in (None, start)
     ]  # fmt: skip
-    none, some = (_correlation(ours, theirs, known, weight, seen) for known in found)
-    return some - none > GAIN
+    (none, counted), (some, there) = (_correlation(ours, theirs, known, weight, seen) for known in found)
+    counted = counted * there
+    total = counted.sum().clamp_min(1e-12)
+    gain = some - none
+    better = float((gain * counted).sum() / total)
+    spread = float(((gain - better).square() * counted).sum() / total) ** 0.5
+    independent = float(total) / WINDOW ** (ours.ndim - 2)
+    return better > SURE * spread / max(independent, 1.0) ** 0.5
 
 
-def _correlation(fixed: Volume, moving: Volume, flow: Flow, mask: Mask | None, moving_mask: Mask | None) -> float:
-    """Mean squared correlation in windows of 5 voxels."""
-    counted = mask
+def _correlation(
+    fixed: Volume, moving: Volume, flow: Flow, mask: Mask | None, moving_mask: Mask | None
+) -> tuple[Tensor, Tensor]:
+    """The squared correlation in windows of `WINDOW` voxels, and what counts."""
+    counted = torch.ones_like(fixed) if mask is None else (mask > 0).to(fixed.dtype)
     if moving_mask is not None:
-        there = warp(moving_mask, flow)
-        counted = there if mask is None else mask * there
-    return float(lncc(fixed, warp(moving, flow, padding="border"), window=5, eps=1e-2, mask=counted))
+        counted = counted * (warp(moving_mask, flow) >= 0.5)
+    there = warp(moving, flow, padding="border")
+    return lncc(fixed, there, window=WINDOW, eps=1e-2, mask=counted, reduction="none"), counted
 
 
 def _described(image: Volume, mask: Mask | None, factor: int) -> tuple[Tensor, Mask | None]:

@@ -8,7 +8,7 @@ from fastreg.geometry import fields
 from fastreg.nn.cost_volume import costs
 from fastreg.registration import discrete
 from fastreg.registration.deformable import deform
-from fastreg.registration.discrete import discrete_start, worth_it
+from fastreg.registration.discrete import discrete_start, start_if_worth_it, worth_it
 
 SIZES = [(72, 64, 80), (128, 140)]
 
@@ -58,7 +58,8 @@ def test_finds_a_shift_that_the_pyramid_does_not(size, shift):
 @pytest.mark.parametrize("size", SIZES)
 def test_finds_a_stretch_that_the_pyramid_does_not(size):
     fixed, moving, truth = stretched(size, 12)
-    start = discrete_start(fixed, moving)
+    start = start_if_worth_it(fixed, moving)
+    assert start is not None
     _bridges(fixed, moving, start, truth)
 
 
@@ -79,13 +80,13 @@ def test_no_motion_where_there_is_none(size):
     image = texture(size)
     start = discrete_start(image, image)
     assert (start == 0).all()
-    assert not worth_it(image, image, start)
+    assert start_if_worth_it(image, image) is None
 
 
 @pytest.mark.parametrize("size", [(48, 40, 44), (96, 90)])
 def test_unrelated_images_do_not_fold(size):
-    start = discrete_start(texture(size), torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(3)))
-    assert _no_folds(start)
+    fixed, moving = texture(size), torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(3))
+    assert _no_folds(discrete_start(fixed, moving))
 
 
 def test_a_start_that_does_not_pay_is_refused():
