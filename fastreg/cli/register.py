@@ -91,8 +91,8 @@ class Register:
     too), header, mass (centres of mass), centre (of the grids), or a file with an affine."""
     metric: Literal["auto", "lncc", "remap", "mind", "mse", "mi"] = "auto"
     """Similarity of the images: auto looks at them and says what it chose; lncc is local correlation; between contrasts
-    remap is that after one image is mapped into the other's contrast, mind that of descriptors; mse squared differences;
-    mi mutual information."""
+    remap is that after one image is mapped into the other's contrast, mind that of descriptors; mse is squared
+    differences, mi mutual information."""
     regularity: Literal["close", "default", "smooth"] = "default"
     """How far the field may bend for the images' sake: close fits more, smooth keeps volumes."""
     smoothness: Annotated[float | None, Parameter(alias="--lambda"), Range(0)] = None
@@ -102,6 +102,10 @@ class Register:
     windows: str | None = None
     """Edges of the windows of lncc and mind in voxels of each level, such as 9,15,31, or one for all levels; if not
     given, about one size in space."""
+    discrete: Literal["no", "yes", "auto"] = "no"
+    """Start the deformation from an exhaustive search over displacements of up to 16 voxels along each axis, for motion
+    that the pyramid does not bridge, such as breathing. auto: where the coarsest level gains from it by more than
+    chance."""
     bidir: bool = False
     """Compare the images on the moving image's grid too, by the inverse warp, so that neither image is preferred."""
     background: float | None = None
@@ -132,7 +136,13 @@ class Register:
         if self.levels is not None and self.transform != "deformable":
             raise InputError(f"--levels is the pyramid of a deformation; not with --transform {self.transform}")
         if self.windows is not None and (self.model is not None or self.transform != "deformable"):
-            raise InputError("--windows are those of a deformation by optimisation; not with --model or a linear --transform")
+            raise InputError(
+                "--windows are those of a deformation by optimisation; not with --model or a linear --transform"
+            )
+        if self.discrete != "no" and (self.model is not None or self.transform != "deformable"):
+            raise InputError(
+                "--discrete starts a deformation by optimisation; not with --model or a linear --transform"
+            )
         if self.pairs is not None:
             self._run_pairs(self.pairs)
         elif self.fixed is None or self.moving is None:
@@ -157,6 +167,7 @@ class Register:
             "smoothness": self.smoothness,
             "volume": self.volume,
             "bidir": self.bidir,
+            "discrete": {"no": False, "yes": True, "auto": None}[self.discrete],
             "background": self.background,
         }
         if self.levels is not None or self.windows is not None:

@@ -104,7 +104,14 @@ def deform(
     for stage in stages:
         start = time.perf_counter()
         level = Level.of(
-            fixed_seen, moving_seen, mask, moving_mask, flow, back if bidir else None, stage.factor, SEEN_AS.get(metric, "intensities")
+            fixed_seen,
+            moving_seen,
+            mask,
+            moving_mask,
+            flow,
+            back if bidir else None,
+            stage.factor,
+            SEEN_AS.get(metric, "intensities"),
         )
         loss = _loss(metric, window_of(stage, size))
         velocity, value, iterations = optimise(level, stage.iterations, loss, weights, step, tolerance)

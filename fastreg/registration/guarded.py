@@ -25,9 +25,11 @@ ENOUGH = 0.7
 """Of the best gain: a stiffer field that has so much of it is preferred. Serial sections had 1.0, two visits of one
 person 0.74, pairs of different people 0.68 at most."""
 ACROSS = 1.2
-"""Between contrasts the least gain that lets the field be as soft as usual: with less it follows what the contrasts show
-differently. Simulated contrasts and prostates had 1.3 to 2.3, T1 with CT, FLAIR, T2 or EPI 1.0 to 1.11."""
+"""Between contrasts the least gain that lets the field be as soft as usual: with less it follows what the contrasts
+show differently. Simulated contrasts and prostates had 1.3 to 2.3, T1 with CT, FLAIR, T2 or EPI 1.0 to 1.11."""
 
+_AS_GOOD = 0.97
+"""Of the best gain: of metrics with so much the one that is named first is taken."""
 EVIDENCE = 0.1
 """And the least agreement: below it chance gains as much. Simulated contrasts had 0.4, two contrasts of one slice 0.14,
 MR with ultrasound 0.06, two stains 0.03."""
@@ -51,6 +53,7 @@ def guarded(
     moving: Volume,
     metrics: Sequence[str],
     *,
+    flow: Flow | None = None,
     stages: Sequence[Stage] = STAGES,
     mask: Mask | None = None,
     moving_mask: Mask | None = None,
@@ -64,6 +67,7 @@ def guarded(
         fixed: As in `deform`.
         moving: Likewise.
         metrics: One for images of one contrast, several for others.
+        flow: Where to start.
         stages: Likewise.
         mask: Likewise.
         moving_mask: Likewise.
@@ -77,7 +81,7 @@ def guarded(
 
     def tried(metric: str, stiffness: float) -> Trial:
         found = deform(
-            fixed, moving, metric=metric, stiffness=stiffness, stages=stages[:1], unfold=False,
+            fixed, moving, flow=flow, metric=metric, stiffness=stiffness, stages=stages[:1], unfold=False,
             **{**given, "on_progress": lambda progress: None},
         ).flow  # fmt: skip
         agreement = opinion.of(found)
@@ -90,7 +94,7 @@ def guarded(
     choice = Choice(trial.metric, f"agreement x {trial.gain:.2f} at the coarsest level", trial.stiffness)
     chosen = {"metric": trial.metric, "stiffness": trial.stiffness, **given}
     if inverse or bidir:  # the inverse grows with the stages, the first among them
-        return deform(fixed, moving, stages=stages, inverse=inverse, bidir=bidir, **chosen), choice
+        return deform(fixed, moving, flow=flow, stages=stages, inverse=inverse, bidir=bidir, **chosen), choice
     return deform(fixed, moving, flow=trial.flow, stages=stages[1:], **chosen), choice
 
 
@@ -105,7 +109,9 @@ def _soft(tried: Any, metrics: Sequence[str]) -> Trial | None:
 
 def _across(tried: Any, metrics: Sequence[str]) -> Trial | None:
     """Several contrasts: the metric that gains most; hardly deformed where none gains much."""
-    best = max((tried(metric, STIFFER[0]) for metric in metrics), key=lambda trial: trial.gain)
+    trials = [tried(metric, STIFFER[0]) for metric in metrics]
+    most = max(trial.gain for trial in trials)
+    best = next(trial for trial in trials if trial.gain >= _AS_GOOD * most)
     if best.gain >= ACROSS and best.agreement >= EVIDENCE:
         return best
     return _stiffest([max((tried(metric, STIFFER[-1]) for metric in metrics), key=lambda trial: trial.gain)])

@@ -25,7 +25,9 @@ BINS = 32
 class Opinion:
     """Of one pair, for any number of fields."""
 
-    def __init__(self, fixed: Volume, moving: Volume, mask: Mask | None = None, moving_mask: Mask | None = None) -> None:
+    def __init__(
+        self, fixed: Volume, moving: Volume, mask: Mask | None = None, moving_mask: Mask | None = None
+    ) -> None:
         """As in `fastreg.registration.deformable.deform`."""
         self.factor = max(1, math.ceil((math.prod(fixed.shape[2:]) / VOXELS) ** (1 / (fixed.ndim - 2)) - 0.25))
         self.moving, self.mask, self.moving_mask = moving, mask, moving_mask

@@ -25,11 +25,12 @@ from fastreg.io.images import load_image
 from fastreg.nn import checkpoint
 from fastreg.nn.cascade import cascade
 from fastreg.nn.checkpoint import TrainedModel, WorkingSpace
-from fastreg.registration.linear.align import KINDS, find_alignment
 from fastreg.registration.contrast import Choice, candidates
 from fastreg.registration.deformable import deform
+from fastreg.registration.discrete import discrete_start, start_if_worth_it
 from fastreg.registration.guarded import guarded
 from fastreg.registration.image_grid import inverse_on_image_grid, on_image_grid, without_folds
+from fastreg.registration.linear.align import KINDS, find_alignment
 from fastreg.registration.noise import differ_by_noise
 from fastreg.registration.quality import field_figures
 from fastreg.registration.result import RegistrationResult
@@ -59,6 +60,7 @@ def register(
     device: str | torch.device | None = None,
     inverse: bool = False,
     bidir: bool = False,
+    discrete: bool | None = False,
     background: float | None = None,
     on_progress: Callable[[str, float], None] = lambda what, seconds: None,
 ) -> RegistrationResult:
@@ -90,6 +92,9 @@ def register(
         device: Where it is computed; a GPU if there is one.
         inverse: Also find the inverse warp.
         bidir: The optimisation compares the images on both grids, by the warp and by its inverse, which is kept.
+        discrete: Start the optimisation from an exhaustive search over displacements of up to 16 voxels along each
+            axis, for motion that the pyramid does not bridge; None: where the coarsest level gains from it by more than
+            chance.
         background: What lies outside the moving image in the moved one; None: 0, or the moving image's minimum where
             that is below 0, as the air of a CT is.
         on_progress: Called with what was done and its seconds after each stage.
@@ -140,9 +145,16 @@ def register(
     elif affine:
         kind = "affine" if transform == "deformable" else transform
         alignment = find_alignment(
-            fixed_image, moving_image, kind=kind, metric=_LINEAR.get(metric, "auto"), fixed_mask=masks[0], moving_mask=masks[1], init=init,
-            sparing=transform == "deformable", device=device,
-        )  # fmt: skip
+            fixed_image,
+            moving_image,
+            kind=kind,
+            metric=_LINEAR.get(metric, "auto"),
+            fixed_mask=masks[0],
+            moving_mask=masks[1],
+            init=init,
+            sparing=transform == "deformable",
+            device=device,
+        )
         world, stayed = alignment.world, alignment.kept_start
         clock.lap("affine")
     optimised = False
@@ -156,7 +168,9 @@ def register(
         if refine is not None or model is not None:
             stages = (Stage(1, refine),) if refine else ()
         weights = {"regularity": regularity, "smoothness": smoothness, "volume": volume}
-        how = _How(metric, model is None and smoothness is None and volume is None, tuple(stages), bidir, weights)
+        how = _How(
+            metric, model is None and smoothness is None and volume is None, tuple(stages), bidir, discrete, weights
+        )
         found = _deformable(grid, fixed_image, moving_image, masks, world, model, how, device, inverse, clock)
         metric, optimised = how.chosen.metric, bool(stages)
         log |= {"metric": metric, "metric_because": how.chosen.reason, "stiffness": how.chosen.stiffness}
@@ -193,6 +207,7 @@ class _How:
     """Metric and stiffness are tried first, as far as nobody has said them."""
     stages: tuple[Stage, ...]
     bidir: bool
+    discrete: bool | None
     weights: dict[str, Any]
     chosen: Choice = field(default_factory=lambda: Choice("none"))
 
@@ -238,12 +253,15 @@ def _deformable(
         "stages": how.stages, "mask": weights[0], "moving_mask": weights[1], "inverse": inverse, "bidir": how.bidir,
         "on_progress": lambda p: clock.lap(f"level_{p.factor}"), **how.weights,
     }  # fmt: skip
+    start = None if found is None else found.flow.clone()
+    if start is None and how.discrete is not False:
+        start = (discrete_start if how.discrete else start_if_worth_it)(pair[1], pair[0], *weights)
+        clock.lap("discrete")
     metrics = (how.metric,) if how.metric != "auto" else candidates(fixed, moving, world, masks)
     if how.guarded:
-        output, how.chosen = guarded(pair[1], pair[0], metrics, **given)
+        output, how.chosen = guarded(pair[1], pair[0], metrics, flow=start, **given)
         return output
     how.chosen = Choice(metrics[0])
-    start = None if found is None else found.flow.clone()
     return deform(pair[1], pair[0], flow=start, metric=metrics[0], **given)
 
 

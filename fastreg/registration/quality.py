@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from fastreg.geometry.transforms import Warp
 from fastreg.ops.determinant import determinant

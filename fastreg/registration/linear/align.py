@@ -18,7 +18,14 @@ from fastreg.geometry.image import Image
 from fastreg.geometry.transforms import Affine
 from fastreg.registration.linear.fit import fit
 from fastreg.registration.linear.objective import METRICS, Objective
-from fastreg.registration.linear.scans import Body, Scan, default_levels, pyramid, without_background, without_field_of_view
+from fastreg.registration.linear.scans import (
+    Body,
+    Scan,
+    default_levels,
+    pyramid,
+    without_background,
+    without_field_of_view,
+)
 from fastreg.registration.linear.starts import correlated, everywhere, shifts, turns
 from fastreg.utils.files import InputError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ from fastreg.ops.lncc import lncc
 from fastreg.ops.warp import warp
 from fastreg.registration.linear.scans import Scan
 from fastreg.types import Flow, Mask, Scalar, Volume
-
 
 Similarity = Callable[[Volume], Scalar]
 """Of the moved image to the fixed one, more is better, about 0 where they have nothing in common."""

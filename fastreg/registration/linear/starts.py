@@ -168,9 +168,9 @@ def _best_shift(fixed: _Channels, moving: _Channels) -> tuple[float, np.ndarray]
         (ours[:, :count] * theirs[:, :count]).sum(1),
         *(ours[:, a] * theirs[:, b] for a, b in ((w, w), (s, w), (w, s), (q, w), (w, q))),
     ]
-    cross, overlap, sum_a, sum_b, squares_a, squares_b = torch.fft.irfftn(
-        torch.stack(products, 1), s=padded, dim=axes
-    )[0]
+    cross, overlap, sum_a, sum_b, squares_a, squares_b = torch.fft.irfftn(torch.stack(products, 1), s=padded, dim=axes)[
+        0
+    ]
     voxels = (overlap * count).clamp_min(1e-3)
     spread_a = (squares_a - sum_a.square() / voxels).clamp_min(0)
     spread_b = (squares_b - sum_b.square() / voxels).clamp_min(0)
