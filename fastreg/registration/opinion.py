@@ -32,7 +32,7 @@ class Opinion:
         self.factor = max(1, math.ceil((math.prod(fixed.shape[2:]) / VOXELS) ** (1 / (fixed.ndim - 2)) - 0.25))
         self.moving, self.mask, self.moving_mask = moving, mask, moving_mask
         self.fixed = fields.pooled(fixed, self.factor)
-        self.described = descriptors(self.fixed)
+        self.described, self.object = descriptors(self.fixed), _object(self.fixed)
         self.ours = _binned(self.fixed)
 
     @torch.no_grad()
@@ -42,6 +42,7 @@ class Opinion:
         if flow is not None:
             moved = warp(moved, flow, padding="border")
         moved = fields.pooled(moved, self.factor)
+        weight = weight * (self.object | _object(moved)).to(weight.dtype)  # a noisy background agrees with nothing
         if not bool((weight > 0).any()):
             return 0.0
         return max(0.0, _correlation(self.described, descriptors(moved), weight)) * _information(
@@ -58,10 +59,24 @@ class Opinion:
         return (fields.pooled(seen, self.factor) >= 0.5).to(self.moving.dtype)
 
 
-def _binned(image: Volume) -> Tensor:
-    """A bin for each voxel: equal steps between its outermost intensities, the last half per cent apart."""
+def _object(image: Volume) -> Tensor:
+    """Boolean, what is not like the border of the grid."""
+    border = torch.ones(image.shape[2:], dtype=torch.bool, device=image.device)
+    border[tuple(slice(1, -1) for _ in border.shape)] = False
+    low, high = _outermost(image)
+    return (image[:, :1] - image[0, 0][border].median()).abs() > 0.15 * (high - low)
+
+
+def _outermost(image: Volume) -> tuple[Tensor, Tensor]:
+    """The intensities that half a per cent lies below, and above."""
     sample = image.flatten()[:: max(1, image.numel() // 100_000)]
     low, high = torch.quantile(sample, torch.tensor([0.005, 0.995], dtype=sample.dtype, device=sample.device))
+    return low, high
+
+
+def _binned(image: Volume) -> Tensor:
+    """A bin for each voxel: equal steps between its outermost intensities, the last half per cent apart."""
+    low, high = _outermost(image)
     return ((image - low) / (high - low).clamp_min(1e-12) * BINS).clamp(0, BINS - 1).long()
 
 

@@ -169,7 +169,12 @@ def register(
             stages = (Stage(1, refine),) if refine else ()
         weights = {"regularity": regularity, "smoothness": smoothness, "volume": volume}
         how = _How(
-            metric, model is None and smoothness is None and volume is None, tuple(stages), bidir, discrete, weights
+            metric,
+            model is None and metric == "auto" and smoothness is None and volume is None,
+            tuple(stages),
+            bidir,
+            discrete,
+            weights,
         )
         found = _deformable(grid, fixed_image, moving_image, masks, world, model, how, device, inverse, clock)
         metric, optimised = how.chosen.metric, bool(stages)
@@ -204,7 +209,7 @@ class _How:
 
     metric: str
     guarded: bool
-    """Metric and stiffness are tried first, as far as nobody has said them."""
+    """Metric and stiffness are tried first, where nobody has said them."""
     stages: tuple[Stage, ...]
     bidir: bool
     discrete: bool | None
