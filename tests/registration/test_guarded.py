@@ -68,11 +68,11 @@ def test_one_contrast_is_as_soft_as_usual(pair):
     assert left(found.flow, truth) < 0.5
 
 
-def test_another_contrast_is_mapped(pair):
+def test_between_contrasts_a_metric_for_them_is_taken_and_the_field_gets_nearer(pair):
     fixed, moving, truth = pair
     bent = 0.3 + 1.5 * (fixed - fixed.median()).abs()
     found, choice = guarded(bent, moving, ACROSS, stages=STAGES)
-    assert choice.metric == "remap" and left(found.flow, truth) < 0.5
+    assert choice.metric in ("remap", "mind") and left(found.flow, truth) < 0.75 * left(torch.zeros_like(truth), truth)
 
 
 def test_where_nothing_gains_nothing_is_deformed(pair):
