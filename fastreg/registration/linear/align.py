@@ -34,7 +34,7 @@ KINDS = ("translation", "rigid", "similarity", "affine")
 STARTS = ("auto", "header", "mass", "centre", "search")
 _BESIDE = {"mi": "mind"}
 """The second opinion on what a metric found; mutual information on the others."""
-_LEAST_REFINED = 0.98
+_LEAST_REFINED = 0.9
 """What of the product of both measures a refinement by local correlation must leave."""
 _LEAST_OVERLAP = 0.01
 _SPARING = (1.01, 1.06)
