@@ -7,13 +7,13 @@ such function, descriptors of self-similarity, or what locally goes together all
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from fastreg.geometry.image import Image
 from fastreg.geometry.transforms import Affine
-from fastreg.registration.samples import Samples, Seen, objects
+from fastreg.registration.samples import Samples, Seen
 
 ONE_CONTRAST = 0.45
 """Correlation of intensities inside of objects. Pairs of one contrast had 0.52 to 0.96 (brains, abdomens, ultrasound,
@@ -44,8 +44,7 @@ def candidates(fixed: Image, moving: Image, world: Affine, masks: tuple[Image | 
     """
     samples = Samples(fixed, moving, masks)
     seen = samples.at(samples.under(world))
-    inside = replace(seen, where=seen.where & objects(seen.ours) & objects(seen.theirs))
-    correlation = correlated(inside)
+    correlation = correlated(seen.inside())
     return WITHIN if correlation is None or correlation >= ONE_CONTRAST else ACROSS
 
 

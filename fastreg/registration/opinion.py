@@ -15,6 +15,8 @@ from torch import Tensor
 from fastreg.geometry import fields
 from fastreg.nn.descriptors import descriptors
 from fastreg.ops.warp import warp
+from fastreg.registration.linear.objective import METRICS
+from fastreg.registration.samples import normalised_information
 from fastreg.types import Flow, Mask, Volume
 
 VOXELS = 300_000
@@ -45,9 +47,8 @@ class Opinion:
         weight = weight * (self.object | _object(moved)).to(weight.dtype)  # a noisy background agrees with nothing
         if not bool((weight > 0).any()):
             return 0.0
-        return max(0.0, _correlation(self.described, descriptors(moved), weight)) * _information(
-            self.ours, _binned(moved), weight
-        )
+        alike = float(METRICS["mind"](self.described, weight)(descriptors(moved)))
+        return max(0.0, alike) * _information(self.ours, _binned(moved), weight)
 
     def _weight(self, flow: Flow | None) -> Mask:
         """Where both images count, and the moving one lies."""
@@ -81,22 +82,6 @@ def _binned(image: Volume) -> Tensor:
 
 
 def _information(a: Tensor, b: Tensor, weight: Mask) -> float:
-    joint = torch.zeros(BINS * BINS, dtype=torch.float64, device=a.device)
     counts = weight.expand_as(a).flatten() > 0
     joint = torch.bincount((a * BINS + b).flatten()[counts], minlength=BINS * BINS).double().view(BINS, BINS)
-    joint = joint / joint.sum().clamp_min(1)
-    apart = _entropy(joint.sum(0)) + _entropy(joint.sum(1))
-    return 2 * (apart - _entropy(joint.flatten())) / apart if apart > 0 else 0.0
-
-
-def _entropy(share: Tensor) -> float:
-    share = share[share > 0]
-    return -float((share * share.log()).sum())
-
-
-def _correlation(a: Tensor, b: Tensor, weight: Mask) -> float:
-    axes = tuple(range(2, a.ndim))
-    share = weight / weight.sum()
-    ours, theirs = (x - (share * x).sum(axes, keepdim=True) for x in (a, b))
-    spread = (share * ours * ours).sum() * (share * theirs * theirs).sum()
-    return float((share * ours * theirs).sum() / spread.clamp_min(1e-20).sqrt())
+    return normalised_information((joint / joint.sum().clamp_min(1)).cpu().numpy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,10 @@ class Seen:
     """Boolean: both count there."""
     overlap: float
     """Share of the fixed image's voxels that lie in the moving image."""
+
+    def inside(self) -> Seen:
+        """Counts the objects of both images alone."""
+        return replace(self, where=self.where & objects(self.ours) & objects(self.theirs))
 
 
 class Samples:
@@ -86,9 +90,13 @@ def information(seen: Seen) -> float:
         return 0.0
     codes = [_ranked(image[where]) for image in (seen.ours, seen.theirs)]
     joint = np.bincount(codes[0] * _BINS + codes[1], minlength=_BINS**2).reshape(_BINS, _BINS) / where.sum()
-    entropies = [_entropy(joint.sum(1)), _entropy(joint.sum(0)), _entropy(joint.ravel())]
-    total = entropies[0] + entropies[1]
-    return 2 * (total - entropies[2]) / total if total > 0 else 0.0
+    return normalised_information(joint)
+
+
+def normalised_information(joint: np.ndarray) -> float:
+    """Of a joint histogram whose sum is 1: 2 I / (H_a + H_b)."""
+    apart = _entropy(joint.sum(1)) + _entropy(joint.sum(0))
+    return 2 * (apart - _entropy(joint.ravel())) / apart if apart > 0 else 0.0
 
 
 def _ranked(values: np.ndarray) -> np.ndarray:

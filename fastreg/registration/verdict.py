@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from fastreg.geometry.transforms import Affine, Warp
 from fastreg.ops.lncc import lncc
 from fastreg.registration.contrast import correlated
 from fastreg.registration.quality import Figures
-from fastreg.registration.samples import Samples, Seen, information, objects
+from fastreg.registration.samples import Samples, Seen, information
 
 _GAIN = 0.02
 """Less than this part of the measure is no difference."""
@@ -92,8 +92,7 @@ def _suspect(measure: str, before: float, after: float, overlap: float, moved: f
 
 def _other_contrast(seen: Seen) -> str | None:
     """A word where intensities inside of the objects do not rise together: there "lncc" and "mse" may be misled."""
-    inside = replace(seen, where=seen.where & objects(seen.ours) & objects(seen.theirs))
-    agreement = correlated(inside)
+    agreement = correlated(seen.inside())
     if agreement is None or agreement >= _ONE_CONTRAST:
         return None
     return f"the contrasts seem to differ (intensities correlate by {agreement:.2f}): try the metric auto"
