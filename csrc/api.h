@@ -23,8 +23,9 @@ struct WarpArgs {
   Mode mode;
   Padding padding;
   bool channels_last;  // flow is [batch, D', H', W', ndim] instead of [batch, ndim, D', H', W']
+  bool vol_shared;     // vol and grad_vol are [1, channels, D, H, W]: one image for all fields of the batch
   int threads;
-  const void* vol;       // [batch, channels, D, H, W]
+  const void* vol;       // [batch, channels, D, H, W], or as vol_shared says
   const void* flow;      // [batch, ndim, D', H', W'], voxels of vol
   void* out;             // [batch, channels, D', H', W']           (forward)
   const void* grad_out;  // like out                                (backward)

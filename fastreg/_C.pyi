@@ -50,6 +50,7 @@ class WarpArgs:
     mode: Mode
     padding: Padding
     channels_last: bool
+    vol_shared: bool
     threads: int
     vol: Address
     flow: Address
@@ -72,6 +73,7 @@ class WarpArgs:
         mode: Mode,
         padding: Padding,
         channels_last: bool,
+        vol_shared: bool = ...,
         threads: int,
         vol: Address,
         flow: Address,

@@ -165,7 +165,7 @@ class _Slab:
             )
             self.fields, self.spare = self.spare, self.fields
         (count,) = grid = programs(self.images, (self.planes, *self.size[1:]), ROWS, COLUMNS)
-        partial = a.new_empty(count, dtype=torch.float64)
+        partial = a.new_empty((count,), dtype=torch.float64)
         lncc_forward_correlate_kernel[grid](
             self.fields,
             *self.counts[-2:],

@@ -37,6 +37,7 @@ void bind_arguments(py::module_ m) {
       .needed<&WarpArgs::mode>("mode")
       .needed<&WarpArgs::padding>("padding")
       .needed<&WarpArgs::channels_last>("channels_last")
+      .optional<&WarpArgs::vol_shared>("vol_shared")
       .needed<&WarpArgs::threads>("threads")
       .needed<&WarpArgs::vol>("vol")
       .needed<&WarpArgs::flow>("flow")

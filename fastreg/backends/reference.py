@@ -94,9 +94,11 @@ def _prepare(vol: Volume, flow: Flow, channels_last: bool) -> tuple[Volume, Flow
 
 
 def warp(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> Volume:
-    """See `fastreg.warp`. Differentiable by autograd, forward-mode and torch.func."""
+    """See `fastreg.warp`. Differentiable by autograd, forward-mode and torch.func. A batch of 1 goes with any other."""
     dtype = vol.dtype
     vol, flow = _prepare(vol, flow, channels_last)
+    batch = flow.shape[0] if vol.shape[0] == 1 else vol.shape[0]
+    vol, flow = vol.expand(batch, *vol.shape[1:]), flow.expand(batch, *flow.shape[1:])
     size, grid = tuple(vol.shape[2:]), tuple(flow.shape[2:])
     ndim = len(size)
     is_nan = flow.detach().isnan().any(1).flatten(1)[:, None]  # NaN coordinate -> NaN there and only there
@@ -129,8 +131,9 @@ def warp_backward(
     grad: Volume, vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool, need_vol: bool, need_flow: bool
 ) -> tuple[Volume | None, Flow | None]:
     """Gradients of sum(grad * warp(vol, flow)). At integer coordinates the slope is the right-hand difference."""
-    vol_dtype, flow_dtype = vol.dtype, flow.dtype
+    vol_dtype, flow_dtype, shared = vol.dtype, flow.dtype, vol.shape[0] != flow.shape[0]
     vol, flow = _prepare(vol, flow, channels_last)
+    vol = vol.expand(flow.shape[0], *vol.shape[1:])
     size, ndim = tuple(vol.shape[2:]), vol.ndim - 2
     is_nan = flow.isnan().any(1).flatten(1)[:, None]
     upstream = grad.to(vol.dtype).flatten(2)
@@ -160,8 +163,11 @@ def warp_backward(
     grad_flow = grad_flow.reshape(flow.shape)
     if channels_last:
         grad_flow = grad_flow.movedim(1, -1).contiguous()
+    grad_vol = grad_vol.reshape(vol.shape)
+    if shared:
+        grad_vol = grad_vol.sum(0, keepdim=True)
     return (
-        grad_vol.reshape(vol.shape).to(vol_dtype) if need_vol else None,
+        grad_vol.to(vol_dtype) if need_vol else None,
         grad_flow.to(flow_dtype) if need_flow else None,
     )
 
@@ -315,14 +321,14 @@ def integrate_forward(velocity: Flow, steps: int, padding: str, need_grad: bool)
     for _ in range(steps):
         saved.append(v)
         v = v + warp(v, v, "linear", padding, False)
-    kept = torch.stack(saved) if saved and need_grad else velocity.new_empty(0)
+    kept = torch.stack(saved) if saved and need_grad else velocity.new_empty((0,))
     return v.to(velocity.dtype), kept
 
 
 def integrate_saved_like(velocity: Flow, steps: int, need_grad: bool) -> torch.Tensor:
     """An empty tensor like the second result of `integrate_forward`."""
     if not need_grad or steps == 0:
-        return velocity.new_empty(0)
+        return velocity.new_empty((0,))
     return velocity.new_empty((steps, *velocity.shape), dtype=_work_dtype(velocity))
 
 

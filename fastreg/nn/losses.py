@@ -87,7 +87,7 @@ class _Information(torch.autograd.Function):
         joint = torch.zeros(bins * bins, dtype=torch.float64, device=moved.device)
         for values, rows, share in _slices(moved, fixed, weight, bins):
             cells, t = _cells(values, rows, bins)
-            part = values.new_zeros(bins * bins)
+            part = values.new_zeros((bins * bins,))
             for k, parts in enumerate(_spline(t)):
                 part.scatter_add_(0, cells + k, parts if share is None else parts * share)
             joint += part  # in float64: a slice is too short for float32 to lose anything

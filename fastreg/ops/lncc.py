@@ -11,6 +11,7 @@ from fastreg import backends
 from fastreg.backends import reference
 from fastreg.backends.lncc_form import LNCC_DEFINITIONS, lncc_form
 from fastreg.ops._autograd import needs_reference, no_double_backward, times, wants_grad
+from fastreg.ops._define import define_op
 from fastreg.types import Mask, Scalar, Volume
 from fastreg.utils.checks import check_choice, check_floating, check_same_device, check_volume, check_whole, shape
 
@@ -104,7 +105,7 @@ def _scalar_dtype(a: Tensor, b: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
 
 
-@torch.library.custom_op("fastreg::lncc", mutates_args=())
+@define_op("lncc")
 def _lncc(
     a: Tensor,
     b: Tensor,
@@ -129,8 +130,8 @@ def _lncc(
             factor = torch.where(weights > 0, 1 / weights, 0.0)
     return (
         (value * factor * scale).to(_scalar_dtype(a, b)),
-        a.new_empty(0) if grad_a is None else grad_a,
-        b.new_empty(0) if grad_b is None else grad_b,
+        a.new_empty((0,)) if grad_a is None else grad_a,
+        b.new_empty((0,)) if grad_b is None else grad_b,
         factor,
     )
 
@@ -166,8 +167,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         a.new_empty((), dtype=_scalar_dtype(a, b)),
-        a.new_empty(a.shape if need_a else 0),
-        b.new_empty(b.shape if need_b else 0),
+        a.new_empty(a.shape if need_a else (0,)),
+        b.new_empty(b.shape if need_b else (0,)),
         a.new_empty((), dtype=torch.float64),
     )
 
@@ -195,7 +196,7 @@ def _backward(ctx: Any, grad: Tensor | None, *again: Tensor | None) -> tuple[Ten
 _lncc.register_autograd(_backward, setup_context=_setup)
 
 
-@torch.library.custom_op("fastreg::lncc_map", mutates_args=())
+@define_op("lncc_map")
 def _lncc_map(
     a: Tensor, b: Tensor, mask: Tensor | None, window: int, eps: float, definition: str, backend: str
 ) -> Tensor:
@@ -208,7 +209,7 @@ def _(a: Tensor, b: Tensor, mask: Tensor | None, window: int, eps: float, defini
     return a.new_empty(a.shape, dtype=torch.promote_types(a.dtype, b.dtype))
 
 
-@torch.library.custom_op("fastreg::lncc_map_backward", mutates_args=())
+@define_op("lncc_map_backward")
 def _lncc_map_backward(
     grad: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, window: int, eps: float, definition: str, backend: str
 ) -> tuple[Tensor, Tensor]:

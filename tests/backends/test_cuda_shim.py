@@ -104,6 +104,18 @@ def test_warp_of_coordinates_that_are_no_voxels(kernels, dtype, padding):
     check_warp(kernels, vol, flow, grad, "nearest", "border" if padding == "reflection" else padding, False)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_warp_of_one_volume_by_a_batch_of_fields(kernels, dtype, deterministic):
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        for size, grid in SIZES:
+            vol, flow, grad = warp_case(size, grid, dtype, batch=3)
+            check_warp(kernels, vol[:1], flow, grad, "linear", "border", False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_warp_by_integers_is_exact_and_keeps_nan_in_its_place(kernels):
     vol = torch.rand(1, 1, 6, 9, 35)
     vol[0, 0, 2, 4, 7] = float("nan")

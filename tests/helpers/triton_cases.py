@@ -92,6 +92,16 @@ def test_warp_of_a_batch_gives_one_gradient_alone():
     assert_close(grad_flow, expected[1], 1e-6)
 
 
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_warp_of_one_volume_by_a_batch_of_fields(mode):
+    vol, flow, grad = random(1, 3, 4, 5), random(2, 2, 4, 5), random(2, 3, 4, 5)
+    options = mode, "zeros", False
+    assert_close(triton.warp_forward(vol, flow, *options), reference.warp_forward(vol, flow, *options), 1e-6)
+    got = triton.warp_backward(grad, vol, flow, *options, True, True)
+    for mine, expected in zip(got, reference.warp_backward(grad, vol, flow, *options, True, True), strict=True):
+        assert_close(mine, expected, 1e-6)
+
+
 def test_nan_voxel_stays_where_it_is_under_the_identity():
     vol = random(1, 1, 3, 4)
     vol[0, 0, 1, 2] = float("nan")
