@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastreg.geometry import fields
+from fastreg.nn._typed import call_of
 from fastreg.ops.lncc import lncc
 from fastreg.types import Flow, Mask, Scalar, Volume
 from fastreg.utils.checks import check_volume, shape
@@ -36,6 +37,8 @@ class LNCC(nn.Module):
             backend=self.backend,
         )
 
+    __call__ = call_of(forward)
+
 
 class MSE(nn.Module):
     """Mean squared difference of intensities, for images of one contrast and scale."""
@@ -47,6 +50,8 @@ class MSE(nn.Module):
             return square.mean()
         weight = mask.to(square.dtype).expand_as(square)
         return (weight * square).sum() / weight.sum().clamp_min(torch.finfo(square.dtype).tiny)
+
+    __call__ = call_of(forward)
 
 
 class MI(nn.Module):
@@ -77,6 +82,8 @@ class MI(nn.Module):
             for k, (m, f) in enumerate(zip(item, other, strict=True))
         ]
         return -torch.stack(terms).mean()
+
+    __call__ = call_of(forward)
 
 
 class _Information(torch.autograd.Function):
@@ -182,6 +189,8 @@ class Dice(nn.Module):
         dice = torch.where(present, 2 * overlap / total.clamp_min(torch.finfo(total.dtype).tiny), 0.0)
         return -dice.sum() / present.sum().clamp_min(1)
 
+    __call__ = call_of(forward)
+
 
 class Smoothness(nn.Module):
     """Roughness of a displacement field; `penalty` as in `fastreg.smoothness`."""
@@ -193,6 +202,8 @@ class Smoothness(nn.Module):
     def forward(self, flow: Flow, image: Volume | None = None) -> Scalar:
         """`flow`: [batch, 3, D, H, W], voxels; `image` only for "edge_aware"."""
         return fields.smoothness(flow, penalty=self.penalty, image=image, backend=self.backend)
+
+    __call__ = call_of(forward)
 
 
 LOSSES: dict[str, type[nn.Module]] = {"lncc": LNCC, "mse": MSE}
@@ -227,6 +238,8 @@ class NoImage(nn.Module):
     def forward(self, moved: Volume, fixed: Volume, mask: Mask | None = None) -> Scalar:
         """0 on the device of `moved`."""
         return moved.new_zeros(())
+
+    __call__ = call_of(forward)
 
 
 def kl_divergence(mean: Flow, log_variance: Flow, prior_lambda: float) -> Scalar:
