@@ -88,7 +88,7 @@ class WarpArgs:
 
 class LnccForm:
     needed: ClassVar[tuple[str, ...]]
-    window: int
+    window: Sizes
     floor: Floor
     floor_eps: float
     den_eps: float
@@ -99,10 +99,11 @@ class LnccForm:
     flat_eps: float
     flat: float
     clamp: bool
+    squared: bool
     def __init__(
         self,
         *,
-        window: int,
+        window: Sizes,
         floor: Floor,
         floor_eps: float,
         den_eps: float,
@@ -113,6 +114,7 @@ class LnccForm:
         flat_eps: float,
         flat: float,
         clamp: bool,
+        squared: bool,
     ) -> None: ...
 
 class LnccArgs:

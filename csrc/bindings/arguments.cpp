@@ -61,6 +61,7 @@ void bind_arguments(py::module_ m) {
       .needed<&LnccForm::flat_eps>("flat_eps")
       .needed<&LnccForm::flat>("flat")
       .needed<&LnccForm::clamp>("clamp")
+      .needed<&LnccForm::squared>("squared")
       .done();
   Fields<LnccArgs>(m, "LnccArgs")
       .needed<&LnccArgs::ndim>("ndim")

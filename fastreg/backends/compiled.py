@@ -62,7 +62,7 @@ def weights_like(image: Volume, weight: Mask | None, mask: Mask | None) -> tuple
     return found, found if mask is weight else like(mask)
 
 
-def _size(shape: torch.Size) -> tuple[int, ...]:
+def _size(shape: tuple[int, ...]) -> tuple[int, ...]:
     """D, H, W; a 2-D image has one plane."""
     return (1, *shape) if len(shape) == 2 else shape
 
@@ -89,7 +89,9 @@ def warp_args(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: b
 
 @functools.lru_cache
 def _form(form: LnccForm) -> _C.LnccForm:
-    fields = {**vars(form), "floor": _C.Floor.__members__[form.floor]}
+    assert form.kernel == "box"
+    fields = {**vars(form), "window": _size(form.window), "floor": _C.Floor.__members__[form.floor]}
+    del fields["kernel"], fields["sigma"]
     return _C.LnccForm(**fields)
 
 

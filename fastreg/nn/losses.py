@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +20,20 @@ class LNCC(nn.Module):
     """Minus the mean squared local correlation: -1 for identical images. Arguments as in `fastreg.lncc`."""
 
     def __init__(
-        self, window: int = 9, eps: float = 1e-5, definition: str = "fastreg", backend: str | None = None
+        self,
+        window: int | Sequence[int] = 9,
+        eps: float = 1e-5,
+        definition: str = "fastreg",
+        backend: str | None = None,
+        *,
+        num_eps: float | None = None,
+        squared: bool = True,
+        kernel: str = "box",
+        sigma: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.window, self.eps, self.definition, self.backend = window, eps, definition, backend
+        self.num_eps, self.squared, self.kernel, self.sigma = num_eps, squared, kernel, sigma
 
     def forward(self, moved: Volume, fixed: Volume, mask: Mask | None = None) -> Scalar:
         """`moved`, `fixed`: [batch, channels, D, H, W]; `mask` weights the windows."""
@@ -32,6 +42,10 @@ class LNCC(nn.Module):
             fixed,
             window=self.window,
             eps=self.eps,
+            num_eps=self.num_eps,
+            squared=self.squared,
+            kernel=self.kernel,
+            sigma=self.sigma,
             definition=self.definition,
             mask=mask,
             backend=self.backend,
