@@ -31,7 +31,7 @@ def costs(moving: Tensor, fixed: Tensor, radius: int) -> Tensor:
     size, ndim = fixed.shape[2:], fixed.ndim - 2
     around = F.pad(moving, (radius,) * (2 * ndim), mode="replicate")
     reach = 2 * radius + 1
-    found = fixed.new_empty(len(fixed), reach**ndim, *size)
+    found = fixed.new_empty((len(fixed), reach**ndim, *size))
     difference = torch.empty_like(fixed)
     for k, start in enumerate(itertools.product(range(reach), repeat=ndim)):
         window = around
