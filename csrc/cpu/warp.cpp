@@ -24,13 +24,15 @@ bool fits_lanes(const WarpArgs& args) {
 
 template <class T>
 RowKernels<T> choose_rows(const WarpArgs& args) {
-#if FR_X86
   if constexpr (std::is_same_v<T, float>)
     if (args.mode == Mode::linear && fits_lanes(args)) {
+#if FR_X86
       if (isa_level() >= Isa::avx512) return avx512_rows(args.ndim, args.padding);
       if (isa_level() >= Isa::avx2) return avx2_rows(args.ndim, args.padding);
-    }
+#elif FR_NEON
+      if (isa_level() >= Isa::neon) return neon_rows(args.ndim, args.padding);
 #endif
+    }
   return portable_rows<T>(args.ndim, args.mode, args.padding);
 }
 

@@ -39,6 +39,7 @@ RowKernels<T> portable_rows(int ndim, Mode mode, Padding padding);
 // Kernels for float32, linear, volumes of less than 2^31 voxels and axes of at most 2^23; csrc/cpu/warp_lanes.inl.
 RowKernels<float> avx2_rows(int ndim, Padding padding);
 RowKernels<float> avx512_rows(int ndim, Padding padding);
+RowKernels<float> neon_rows(int ndim, Padding padding);
 
 // The whole op. With `squaring` vol = flow and, backward, grad_vol = grad_flow = grad_out + both gradients.
 void sweep_forward(const WarpArgs& args, bool squaring);
