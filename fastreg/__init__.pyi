@@ -9,6 +9,7 @@ from fastreg.geometry.fields import jacobian_determinant as jacobian_determinant
 from fastreg.geometry.fields import smoothness as smoothness
 from fastreg.nn import losses as losses
 from fastreg.nn.registration_net import RegistrationNet as RegistrationNet
+from fastreg.ops.grid_sample import grid_sample as grid_sample
 from fastreg.ops.integrate import integrate as integrate
 from fastreg.ops.lncc import lncc as lncc
 from fastreg.ops.warp import warp as warp
