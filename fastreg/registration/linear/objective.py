@@ -75,8 +75,8 @@ def _grid(shape: Sequence[int], device: torch.device) -> list[Tensor]:
 METRICS: dict[str, Callable[[Volume, Mask], Similarity]] = {"lncc": _lncc, "mi": _mi, "mse": _mse, "mind": _mind}
 
 
-_POINTS = {2: 180, 3: 32}
-"""Along each axis of the cube of points."""
+_POINTS = {2: (100, 180), 3: (20, 32)}
+"""Along each axis of the cube of points: as the grid has them, but no fewer and no more."""
 
 
 class Objective:
@@ -106,7 +106,9 @@ class Objective:
         weight = self.fixed.weight[0, 0].cpu()
         inside = weight.nonzero()
         # The points are a cube of places: in one long row their index, and so the flow, would lose digits.
-        shape = (_POINTS[weight.ndim],) * weight.ndim
+        fewest, most = _POINTS[weight.ndim]
+        edge = round(weight.numel() ** (1 / weight.ndim))
+        shape = (min(max(edge, fewest), most),) * weight.ndim
         chosen = inside[torch.randint(len(inside), shape, generator=rng)]
         places = chosen + torch.rand(chosen.shape, generator=rng) - 0.5
         last = torch.tensor(weight.shape) - 1
@@ -198,4 +200,4 @@ def generators(kind: str, ndim: int) -> np.ndarray:
 
 
 LOSS_SCALE = 1000.0
-"""Of the loss: L-BFGS' first step is one voxel, and it stops when a step gains a hundred-thousandth of similarity."""
+"""Of the loss: BFGS' first step is one voxel, and it stops when a step gains a hundred-thousandth of similarity."""

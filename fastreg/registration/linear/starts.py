@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -95,12 +95,13 @@ def correlated(fixed: Scan, moving: Scan, turns: list[np.ndarray]) -> list[Found
     middle = centre_of(fixed, np.ones(fixed.shape)), centre_of(moving, np.ones(moving.shape))
     while _transformed(fixed, moving) > _MOST_VOXELS:
         fixed, moving = fixed.halved(), moving.halved()
+    ours = _Channels.of(fixed)
     found = []
     for turn in turns:
         world = turn.copy()
         world[:3, 3] = middle[1] - turn[:3, :3] @ middle[0]
         turned, first = _turned(fixed, moving, world)
-        score, shift = _best_shift(_Channels.of(fixed), _Channels.of(turned))
+        score, shift = _best_shift(ours, _Channels.of(turned))
         back = np.eye(4)
         back[: fixed.ndim, 3] = first - shift
         found.append(Found(world @ fixed.affine @ back @ np.linalg.inv(fixed.affine), score))
@@ -144,6 +145,8 @@ class _Channels:
 
     parts: Tensor
     """[1, channels + 3, X, Y, Z]: the channels, then weight, sum and sum of squares."""
+    transforms: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+    """By padded size, for one image that is compared with many."""
 
     @classmethod
     def of(cls, scan: Scan) -> _Channels:
@@ -153,15 +156,19 @@ class _Channels:
         seen = (seen - (weight * seen).sum(axes, keepdim=True) / weight.sum().clamp_min(1)) * weight
         return cls(torch.cat([seen, weight, seen.sum(1, keepdim=True), seen.square().sum(1, keepdim=True)], 1))
 
+    def transformed(self, size: tuple[int, ...]) -> Tensor:
+        """The Fourier transforms of the parts, padded to a size."""
+        if size not in self.transforms:
+            self.transforms[size] = torch.fft.rfftn(self.parts, s=size, dim=tuple(range(2, self.parts.ndim)))
+        return self.transforms[size]
+
 
 def _best_shift(fixed: _Channels, moving: _Channels) -> tuple[float, np.ndarray]:
     """The score, and the voxel of the fixed image on which the moving one's first falls."""
     sizes = [tuple(x.parts.shape[2:]) for x in (fixed, moving)]
-    full = [a + b - 1 for a, b in zip(*sizes, strict=True)]
-    padded = [_good_length(n) for n in full]
+    padded = tuple(_good_length(a + b - 1) for a, b in zip(*sizes, strict=True))
     axes = tuple(range(2, fixed.parts.ndim))
-    ours = torch.fft.rfftn(fixed.parts, s=padded, dim=axes)
-    theirs = torch.fft.rfftn(moving.parts, s=padded, dim=axes).conj()
+    ours, theirs = fixed.transformed(padded), moving.transformed(padded).conj()
     count = ours.shape[1] - 3
     w, s, q = count, count + 1, count + 2
     products = [
