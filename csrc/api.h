@@ -23,8 +23,9 @@ struct WarpArgs {
   Mode mode;
   Padding padding;
   bool channels_last;  // flow is [batch, D', H', W', ndim] instead of [batch, ndim, D', H', W']
+  bool vol_shared;     // vol and grad_vol are [1, channels, D, H, W]: one image for all fields of the batch
   int threads;
-  const void* vol;       // [batch, channels, D, H, W]
+  const void* vol;       // [batch, channels, D, H, W], or as vol_shared says
   const void* flow;      // [batch, ndim, D', H', W'], voxels of vol
   void* out;             // [batch, channels, D', H', W']           (forward)
   const void* grad_out;  // like out                                (backward)
@@ -39,7 +40,7 @@ struct WarpArgs {
 
 // What two definitions of the local correlation may disagree about (MATH in docs/math.md, fastreg/types.py).
 struct LnccForm {
-  int window;  // edge length, odd
+  int window[3];  // edge lengths along D, H, W, odd
   Floor floor;
   double floor_eps, den_eps, num_eps;
   bool cross_floor;  // c <- max(c, floor_eps)
@@ -47,7 +48,8 @@ struct LnccForm {
   bool count;        // n is the number of voxels of the window inside the image, not window^ndim
   double flat_eps;   // >= 0: the value is `flat` where |v_a v_b| <= flat_eps; < 0: no such rule
   double flat;
-  bool clamp;  // value <- min(value, 1)
+  bool clamp;    // value <- min(value, 1)
+  bool squared;  // otherwise (c + num_eps) / (sqrt(a b) + den_eps)
 };
 
 struct LnccArgs {

@@ -50,6 +50,7 @@ class WarpArgs:
     mode: Mode
     padding: Padding
     channels_last: bool
+    vol_shared: bool
     threads: int
     vol: Address
     flow: Address
@@ -72,6 +73,7 @@ class WarpArgs:
         mode: Mode,
         padding: Padding,
         channels_last: bool,
+        vol_shared: bool = ...,
         threads: int,
         vol: Address,
         flow: Address,
@@ -86,7 +88,7 @@ class WarpArgs:
 
 class LnccForm:
     needed: ClassVar[tuple[str, ...]]
-    window: int
+    window: Sizes
     floor: Floor
     floor_eps: float
     den_eps: float
@@ -97,10 +99,11 @@ class LnccForm:
     flat_eps: float
     flat: float
     clamp: bool
+    squared: bool
     def __init__(
         self,
         *,
-        window: int,
+        window: Sizes,
         floor: Floor,
         floor_eps: float,
         den_eps: float,
@@ -111,6 +114,7 @@ class LnccForm:
         flat_eps: float,
         flat: float,
         clamp: bool,
+        squared: bool,
     ) -> None: ...
 
 class LnccArgs:

@@ -1,4 +1,5 @@
 from fastreg import backends as backends
+from fastreg import nn as nn
 from fastreg._version import __version__ as __version__
 from fastreg.backends import use_backend as use_backend
 from fastreg.evaluation.scoring import evaluate as evaluate

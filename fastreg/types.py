@@ -22,6 +22,7 @@ Scalar: TypeAlias = torch.Tensor
 
 MODES = ("linear", "nearest")
 PADDINGS = ("zeros", "border", "reflection")
+KERNELS = ("box", "triangular", "gaussian")
 
 
 class RegistrationOutput(NamedTuple):
@@ -52,7 +53,8 @@ class LnccForm:
     ``cc = (c^2 + num_eps) / (a b + den_eps)`` where a, b are the floored variances.
     """
 
-    window: int
+    window: tuple[int, ...]
+    """Edge lengths in voxels along (D, H, W)."""
     floor: str = "none"
     """Variances: "none" as they are, "max" max(v, floor_eps), "add" max(v, 0) + floor_eps."""
     floor_eps: float = 0.0
@@ -69,3 +71,10 @@ class LnccForm:
     flat: float = 0.0
     clamp: bool = False
     """cc <- min(cc, 1)."""
+    squared: bool = True
+    """Otherwise ``cc = (c + num_eps) / (sqrt(a b) + den_eps)``."""
+    kernel: str = "box"
+    """How the window weighs its voxels: one of `KERNELS`; n is the sum of the weights. Others than "box" are the
+    reference backend's alone."""
+    sigma: tuple[float, ...] = ()
+    """Of the kernel "gaussian", in voxels along (D, H, W)."""

@@ -19,7 +19,7 @@ WORKSPACE_BYTES = 128 * 2**20
 WORKSPACE_PER_VOXEL = 15
 """Numbers: three times five fields."""
 
-_merge = tuned(lncc_forward_merge_kernel, ("magnitude", "AXIS", "FIRST", "WINDOW", "MASKED"))
+_merge = tuned(lncc_forward_merge_kernel, ("magnitude", "AXIS", "FIRST", "WINDOWS", "MASKED"))
 _spread = tuned(lncc_backward_spread_kernel, ("magnitude", "AXIS", "FIRST", "WINDOW", "NEED_A", "NEED_B"))
 _gradient = tuned(lncc_backward_gradient_kernel, ("magnitude", "AXIS", "WINDOW", "NEED_A", "NEED_B"))
 
@@ -44,7 +44,7 @@ def lncc(
     size = images, depth, height, width
     need_grad = grad_a is not None or grad_b is not None
     work = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
-    halo = form.window // 2 if need_grad and a.ndim == 5 else 0
+    halo = form.window[0] // 2 if need_grad and a.ndim == 5 else 0
     room = WORKSPACE_BYTES // (WORKSPACE_PER_VOXEL * work.itemsize * height * width)  # planes
     at_once, planes = (min(images, room // depth), depth) if room >= depth else (1, max(1, room - 2 * halo))
     sums = []
@@ -79,12 +79,12 @@ def _counts(mask: torch.Tensor | None, a: torch.Tensor, form: LnccForm, work: to
     if mask is None:
         return []
     counts = [(mask > 0).to(work).expand(a.shape).reshape(-1, *grid_3d(a.shape[2:])).contiguous()]
-    half, beyond = form.window // 2, 0.0 if form.count else 1.0
-    for axis in range(5 - a.ndim, 3):
-        edges = [0, 0] * (2 - axis) + [half, half]
+    beyond = 0.0 if form.count else 1.0
+    for axis, window in enumerate(form.window, 5 - a.ndim):
+        edges = [0, 0] * (2 - axis) + [window // 2] * 2
         padded = torch.nn.functional.pad(counts[-1], edges, value=beyond)
-        counts.append(padded.unfold(1 + axis, form.window, 1).sum(-1).contiguous())
-        beyond *= form.window
+        counts.append(padded.unfold(1 + axis, window, 1).sum(-1).contiguous())
+        beyond *= window
     return counts
 
 
@@ -115,6 +115,7 @@ class _Slab:
         self.masked = bool(counts)
         self.counts = counts or [a] * (ndim + 1)  # not read without a mask
         self.ndim, self.form, self.work = ndim, form, work_type(work)
+        self.windows = grid_3d(form.window)
         self.first_plane, self.from_plane, self.to_plane, last = extent
         self.images, depth, height, width = a.shape
         self.size, self.planes = (depth, height, width), last - self.first_plane
@@ -158,14 +159,14 @@ class _Slab:
                 AXIS=axis,
                 FIRST=first,
                 NDIM=self.ndim,
-                WINDOW=self.form.window,
+                WINDOWS=self.windows,
                 COUNT=self.form.count,
                 MASKED=self.masked,
                 **self._options(),
             )
             self.fields, self.spare = self.spare, self.fields
         (count,) = grid = programs(self.images, (self.planes, *self.size[1:]), ROWS, COLUMNS)
-        partial = a.new_empty(count, dtype=torch.float64)
+        partial = a.new_empty((count,), dtype=torch.float64)
         lncc_forward_correlate_kernel[grid](
             self.fields,
             *self.counts[-2:],
@@ -188,6 +189,7 @@ class _Slab:
             volume,
             NDIM=self.ndim,
             FORM=self.form,
+            WINDOWS=self.windows,
             WEIGHTED=weight is not None,
             MASKED=self.masked,
             NEED_MAP=cc_map is not None,
@@ -201,7 +203,7 @@ class _Slab:
 
     def gradient(self, grad_a: torch.Tensor | None, grad_b: torch.Tensor | None) -> None:
         """Fills the gradients in the slab's own planes."""
-        wanted = {"NEED_A": grad_a is not None, "NEED_B": grad_b is not None, "WINDOW": self.form.window}
+        wanted = {"NEED_A": grad_a is not None, "NEED_B": grad_b is not None}
         for axis in range(2, 3 - self.ndim, -1):
             _spread[self._grid(self.planes)](
                 self.adjoint,
@@ -213,6 +215,7 @@ class _Slab:
                 magnitude((self.planes, *self.size[1:])),
                 AXIS=axis,
                 FIRST=axis == 2,
+                WINDOW=self.windows[axis],
                 **wanted,
                 **self._options(),
             )
@@ -233,6 +236,7 @@ class _Slab:
             self.size[0] * self.size[1] * self.size[2],
             magnitude((own, *self.size[1:])),
             AXIS=3 - self.ndim,
+            WINDOW=self.windows[3 - self.ndim],
             **wanted,
             **self._options(),
         )

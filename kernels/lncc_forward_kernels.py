@@ -39,7 +39,7 @@ def merged(
     AXIS: tl.constexpr,
     FIRST: tl.constexpr,
     NDIM: tl.constexpr,
-    WINDOW: tl.constexpr,
+    WINDOWS: tl.constexpr,
     COUNT: tl.constexpr,
     MASKED: tl.constexpr,
     WORK: tl.constexpr,
@@ -51,12 +51,13 @@ def merged(
     window for `after_here`, both at `location` in the image; what stands for none may be anything.
     """
     position, length, stride = along(place, size, AXIS)
+    WINDOW: tl.constexpr = WINDOWS[AXIS]
     voxels = reach(position, length, WINDOW, COUNT)
     before = 1  # voxels that each element stands for
     if AXIS == 2:
-        before = reach(place[1], size[1], WINDOW, COUNT)
+        before = reach(place[1], size[1], WINDOWS[1], COUNT)
     if (AXIS == 2 or AXIS == 1) and NDIM == 3:
-        before = before * reach(place[0], size[0], WINDOW, COUNT)
+        before = before * reach(place[0], size[0], WINDOWS[0], COUNT)
     if not FIRST:
         b = field(a, slab, 1)
     beyond = before * 1.0  # voxels that an element outside the image stands for
@@ -143,7 +144,7 @@ def lncc_forward_merge_kernel(
     AXIS: tl.constexpr,
     FIRST: tl.constexpr,
     NDIM: tl.constexpr,
-    WINDOW: tl.constexpr,
+    WINDOWS: tl.constexpr,
     COUNT: tl.constexpr,
     MASKED: tl.constexpr,
     WORK: tl.constexpr,
@@ -164,7 +165,7 @@ def lncc_forward_merge_kernel(
     after += image * volume
     fields = merged(
         a, b, before, after, location, outside_a, outside_b, (z, y, x), (D, H, W), source, valid, slab, AXIS, FIRST,
-        NDIM, WINDOW, COUNT, MASKED, WORK,
+        NDIM, WINDOWS, COUNT, MASKED, WORK,
     )  # fmt: skip
     store_fields(out, image, index, valid, slab, fields)
 
@@ -176,6 +177,7 @@ def unit_of(
     counted,
     NDIM: tl.constexpr,
     FORM: tl.constexpr,
+    WINDOWS: tl.constexpr,
     MASKED: tl.constexpr,
     WORK: tl.constexpr,
     BLOCK_Y: tl.constexpr,
@@ -186,10 +188,10 @@ def unit_of(
     if FORM.mean and MASKED:
         unit = unit / counted
     elif FORM.mean:
-        unit = unit / reach(place[2], size[2], FORM.window, FORM.count)
-        unit = unit / reach(place[1], size[1], FORM.window, FORM.count)
+        unit = unit / reach(place[2], size[2], WINDOWS[2], FORM.count)
+        unit = unit / reach(place[1], size[1], WINDOWS[1], FORM.count)
         if NDIM == 3:
-            unit = unit / reach(place[0], size[0], FORM.window, FORM.count)
+            unit = unit / reach(place[0], size[0], WINDOWS[0], FORM.count)
     return unit
 
 
@@ -232,6 +234,7 @@ def lncc_forward_correlate_kernel(
     volume,  # D * H * W
     NDIM: tl.constexpr,
     FORM: tl.constexpr,
+    WINDOWS: tl.constexpr,
     WORK: tl.constexpr,
     WIDE: tl.constexpr,
     WEIGHTED: tl.constexpr,
@@ -252,10 +255,10 @@ def lncc_forward_correlate_kernel(
     after += image * volume
     mean_a, mean_b, var_a, var_b, c = merged(
         fields, fields, before, after, location, outside_a, outside_b, (z, y, x), (D, H, W), index, valid, slab, 2,
-        False, NDIM, FORM.window, FORM.count, MASKED, WORK,
+        False, NDIM, WINDOWS, FORM.count, MASKED, WORK,
     )  # fmt: skip
     counted = tl.maximum(tl.load(after + location, mask=valid, other=1.0), 1.0) if MASKED else 1.0
-    unit = unit_of((z, y, x), (D, H, W), counted, NDIM, FORM, MASKED, WORK, BLOCK_Y, BLOCK_X)
+    unit = unit_of((z, y, x), (D, H, W), counted, NDIM, FORM, WINDOWS, MASKED, WORK, BLOCK_Y, BLOCK_X)
     c *= unit
     var_a *= unit
     var_b *= unit
@@ -267,8 +270,13 @@ def lncc_forward_correlate_kernel(
     if FORM.cross_floor:
         crossed = tl.where(c > FORM.floor_eps, 1.0, 0.0)
         c = tl.maximum(c, FORM.floor_eps)
-    den = tl.where(has_slope, floored_a * floored_b + FORM.den_eps, 1.0)
-    cc = (c * c + FORM.num_eps) / den
+    product = floored_a * floored_b
+    numerator = c * c
+    if not FORM.squared:
+        product = tl.sqrt(tl.maximum(product, 0.0))
+        numerator = c
+    den = tl.where(has_slope, product + FORM.den_eps, 1.0)
+    cc = (numerator + FORM.num_eps) / den
     if FORM.clamp:
         has_slope = has_slope & (cc <= 1)
         cc = tl.where(cc > 1, 1.0, cc)
@@ -288,9 +296,13 @@ def lncc_forward_correlate_kernel(
         tl.store(cc_map + image * volume + location, cc, mask=valid & (z >= from_plane) & (z < to_plane))
     if NEED_GRAD:
         g = tl.where(has_slope, g * tl.load(scale) * unit, 0.0)
-        slope_a = tl.where(varies_a, -g * cc * floored_b / den, 0.0)
-        slope_b = tl.where(varies_b, -g * cc * floored_a / den, 0.0)
+        share = -g * cc / den
         slope_c = 2 * g * c * crossed / den
+        if not FORM.squared:
+            share = tl.where(product > 0, 0.5 * share / tl.where(product > 0, product, 1.0), 0.0)
+            slope_c = g * crossed / den
+        slope_a = tl.where(varies_a, share * floored_b, 0.0)
+        slope_b = tl.where(varies_b, share * floored_a, 0.0)
         if MASKED:
             mean_a = tl.where(enters, mean_a, 0.0)
             mean_b = tl.where(enters, mean_b, 0.0)

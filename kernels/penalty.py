@@ -23,14 +23,14 @@ def penalty(
     options |= {"BLOCK_Y": ROWS, "BLOCK_X": COLUMNS, "num_warps": WARPS, "enable_fp_fusion": True}
     value, divergence = velocity.new_zeros((), dtype=torch.float64), velocity
     if volume_weight != 0:
-        divergence = velocity.new_empty(batch, voxels)
-        partial = velocity.new_empty(count, dtype=torch.float64)
+        divergence = velocity.new_empty((batch, voxels))
+        partial = velocity.new_empty((count,), dtype=torch.float64)
         arguments = velocity, velocity if known is None else known, divergence, partial, *size, voxels
         penalty_divergence_kernel[grid](*arguments, KNOWN=known is not None, **options)
         value = value + volume_weight / (batch * voxels) * partial.sum()
     if smoothness_weight != 0 or (grad is not None and volume_weight != 0):
         weights = [smoothness_weight, volume_weight / (batch * voxels)]
-        partial = velocity.new_empty(count, dtype=torch.float64)
+        partial = velocity.new_empty((count,), dtype=torch.float64)
         penalty_gradient_kernel[grid](
             velocity,
             divergence,

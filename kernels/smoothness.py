@@ -13,7 +13,7 @@ def smoothness(flow: torch.Tensor, grad: torch.Tensor | None) -> torch.Tensor:
     size = grid_3d(flow.shape[2:])
     images = flow.shape[0] * flow.shape[1]
     (count,) = grid = programs(images, size, ROWS, COLUMNS)
-    partial = flow.new_empty(count, dtype=torch.float64)
+    partial = flow.new_empty((count,), dtype=torch.float64)
     smoothness_kernel[grid](
         flow,
         partial,

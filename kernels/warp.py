@@ -28,6 +28,7 @@ def _options(vol: torch.Tensor, flow: torch.Tensor, mode: str, padding: str, cha
         "MODE": mode,
         "PADDING": padding,
         "CHANNELS_LAST": channels_last,
+        "SHARED": vol.shape[0] != flow.shape[0],
         "WORK": work_type(vol.dtype, flow.dtype),
         "WIDE": max(vol[0, 0].numel(), ndim * flow[0].numel()) >= 2**31,
         "enable_fp_fusion": True,
@@ -39,7 +40,7 @@ def warp_forward(
 ) -> None:
     """Fills `out`. Tensors are dense and not empty."""
     grid, sizes = _arguments(vol, flow, channels_last)
-    _forward[tuned_programs(vol.shape[0], grid)](
+    _forward[tuned_programs(flow.shape[0], grid)](
         vol, flow, out, *sizes, **_options(vol, flow, mode, padding, channels_last)
     )
 
@@ -70,7 +71,7 @@ def warp_backward(
     """
     grid, sizes = _arguments(vol, flow, channels_last)
     kernel = _backward_to_flow if grad_vol is None else _backward_to_vol
-    kernel[tuned_programs(vol.shape[0], grid)](
+    kernel[tuned_programs(flow.shape[0], grid)](
         grad,
         vol,
         flow,

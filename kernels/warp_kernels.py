@@ -11,7 +11,7 @@ from .tiles import tile
 
 @triton.jit(do_not_specialize=["magnitude"])
 def warp_forward_kernel(
-    vol,  # [B, channels, D, H, W]
+    vol,  # [B, channels, D, H, W], or [1, ...] where it is SHARED
     flow,  # [B, NDIM, GD, GH, GW], or channels last
     out,  # [B, channels, GD, GH, GW]
     channels,
@@ -28,6 +28,7 @@ def warp_forward_kernel(
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    SHARED: tl.constexpr,
     WORK: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_Y: tl.constexpr,
@@ -35,7 +36,8 @@ def warp_forward_kernel(
 ):
     """Every channel of the volume at the displaced points."""
     image, place, point, valid = tile(GD, GH, GW, WIDE, BLOCK_Y, BLOCK_X)
-    vol += image * channels * voxels
+    if not SHARED:
+        vol += image * channels * voxels
     out += image * channels * points
     nan = float("nan")
     if MODE == "nearest":
@@ -66,7 +68,7 @@ def warp_forward_kernel(
 @triton.jit(do_not_specialize=["magnitude"])
 def warp_backward_kernel(
     grad,  # [B, channels, GD, GH, GW]
-    vol,  # [B, channels, D, H, W]
+    vol,  # [B, channels, D, H, W], or [1, ...] where it is SHARED
     flow,  # [B, NDIM, GD, GH, GW], or channels last
     grad_vol,  # like vol, WORK or int64 in units of 1 / unit; added to
     grad_flow,  # like flow
@@ -85,6 +87,7 @@ def warp_backward_kernel(
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    SHARED: tl.constexpr,
     WORK: tl.constexpr,
     WIDE: tl.constexpr,
     NEED_VOL: tl.constexpr,
@@ -96,8 +99,9 @@ def warp_backward_kernel(
     """Scatters `grad` into `grad_vol`, and writes the slopes at the displaced points to `grad_flow`."""
     image, place, point, valid = tile(GD, GH, GW, WIDE, BLOCK_Y, BLOCK_X)
     grad += image * channels * points
-    vol += image * channels * voxels
-    grad_vol += image * channels * voxels
+    if not SHARED:
+        vol += image * channels * voxels
+        grad_vol += image * channels * voxels
     scale = tl.load(unit) if FIXED else 1.0
     if MODE == "nearest":
         offset, inside, is_nan = nearest_voxel(

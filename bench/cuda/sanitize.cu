@@ -89,7 +89,8 @@ void correlations(int window, int64_t d, int64_t h, int64_t w) {
   sized(args, d, h, w);
   args.channels = 1;
   args.weight_channels = 1;
-  args.form.window = window;
+  for (int& length : args.form.window) length = window;
+  args.form.squared = true;
   args.form.floor = 1;
   args.form.floor_eps = 1e-5;
   args.form.flat_eps = -1;

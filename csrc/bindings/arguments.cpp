@@ -37,6 +37,7 @@ void bind_arguments(py::module_ m) {
       .needed<&WarpArgs::mode>("mode")
       .needed<&WarpArgs::padding>("padding")
       .needed<&WarpArgs::channels_last>("channels_last")
+      .optional<&WarpArgs::vol_shared>("vol_shared")
       .needed<&WarpArgs::threads>("threads")
       .needed<&WarpArgs::vol>("vol")
       .needed<&WarpArgs::flow>("flow")
@@ -60,6 +61,7 @@ void bind_arguments(py::module_ m) {
       .needed<&LnccForm::flat_eps>("flat_eps")
       .needed<&LnccForm::flat>("flat")
       .needed<&LnccForm::clamp>("clamp")
+      .needed<&LnccForm::squared>("squared")
       .done();
   Fields<LnccArgs>(m, "LnccArgs")
       .needed<&LnccArgs::ndim>("ndim")

@@ -1,6 +1,10 @@
 // The local correlation of one window and, beside it, its derivatives: shared by every device.
 // V is a number or a vector of numbers; comparisons select lane by lane.
 #pragma once
+#include <cmath>
+#include <cstddef>
+#include <type_traits>
+
 #include "api.h"
 #include "common/portable.h"
 
@@ -21,8 +25,9 @@ struct LnccRule {
   S flat_eps, flat;
   S most;  // of the value
   bool mean;
-  bool plain;  // no cross_least, no flat, no var_add, no mean
-  S noise;     // a variance below this part of the sum of squares is rounding: 0
+  bool plain;  // no cross_least, no flat, no var_add, no mean, squared
+  bool squared;
+  S noise;  // a variance below this part of the sum of squares is rounding: 0
 };
 
 FR_HD LnccRule<double> lncc_rule(const LnccForm& form, double infinity) {
@@ -36,7 +41,8 @@ FR_HD LnccRule<double> lncc_rule(const LnccForm& form, double infinity) {
   rule.flat = form.flat;
   rule.most = form.clamp ? 1.0 : infinity;
   rule.mean = form.mean;
-  rule.plain = form.floor != Floor::add && !form.cross_floor && !form.mean && form.flat_eps < 0;
+  rule.plain = form.floor != Floor::add && !form.cross_floor && !form.mean && form.flat_eps < 0 && form.squared;
+  rule.squared = form.squared;
   rule.noise = 1e-13;
   return rule;
 }
@@ -46,6 +52,15 @@ template <class V>
 struct LnccWindow {
   V cc, mean_a, mean_b, slope_c, slope_aa, slope_bb;
 };
+
+template <class V>
+FR_HD V root(V v) {
+  if constexpr (std::is_arithmetic<V>::value) return std::sqrt(v);
+  else {
+    for (size_t lane = 0; lane < sizeof(v) / sizeof(v[0]); ++lane) v[lane] = std::sqrt(v[lane]);
+    return v;
+  }
+}
 
 // inv_n is 1 / the number of voxels of the window; drift_aa and drift_bb are what running sums of squares may have kept
 // of values that left (0 for fresh sums). `plain` may be set where rule.plain is. NaN in, NaN out: every comparison
@@ -77,21 +92,30 @@ FR_HD LnccWindow<V> lncc_window(const LnccSums<V>& s, V inv_n, V drift_aa, V dri
     floored_b += rule.var_add;
     crossed = c < rule.cross_least ? zero + rule.cross_least : c;
   }
-  V inv_den = S(1) / (floored_a * floored_b + rule.den_eps);
-  const V value = (crossed * crossed + rule.num_eps) * inv_den;
+  V product = floored_a * floored_b, numerator = crossed * crossed;
+  if (!plain && !rule.squared) {
+    product = root(product > zero ? product : zero);
+    numerator = crossed;
+  }
+  V inv_den = S(1) / (product + rule.den_eps);
+  const V value = (numerator + rule.num_eps) * inv_den;
   const auto clamped = value > rule.most;
   out.cc = clamped ? zero + rule.most : value;
   inv_den = clamped ? zero : inv_den;  // and with it every slope
   if (!plain) {
-    const V product = a * b;
-    const auto flat = (product < zero ? -product : product) <= rule.flat_eps;
+    const V variances = a * b;
+    const auto flat = (variances < zero ? -variances : variances) <= rule.flat_eps;
     out.cc = flat ? zero + rule.flat : out.cc;
     inv_den = flat ? zero : inv_den;
     if (rule.mean) inv_den *= inv_n;
   }
   out.slope_c = S(2) * crossed * inv_den;
+  V twice = S(-2) * out.cc * inv_den;
+  if (!plain && !rule.squared) {
+    out.slope_c = inv_den;
+    twice = product > zero ? S(0.5) * twice / product : zero;
+  }
   if (!plain) out.slope_c = c <= rule.cross_least ? zero : out.slope_c;
-  const V twice = S(-2) * out.cc * inv_den;
   out.slope_aa = a <= least ? zero : twice * floored_b;
   out.slope_bb = b <= least ? zero : twice * floored_a;
   return out;

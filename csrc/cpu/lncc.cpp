@@ -88,9 +88,9 @@ int64_t parts(int64_t size, int64_t about) { return std::max<int64_t>(1, (size +
 std::vector<LnccTile> cut(const LnccPlan& plan) {
   // Wider windows pay more for the borders of a tile, so their tiles are larger; but two threads want a tile each.
   const int64_t nz = parts(plan.depth, 40 + 10 * plan.half_z);
-  const int64_t rows = plan.half > 4 ? std::clamp<int64_t>(plan.height / 2, 48, 96) : 48;
+  const int64_t rows = plan.half_y > 4 ? std::clamp<int64_t>(plan.height / 2, 48, 96) : 48;
   int64_t ny = parts(plan.height, rows);
-  if (plan.half > 4 && nz % 2 && ny > 1) ny += ny % 2;
+  if (plan.half_y > 4 && nz % 2 && ny > 1) ny += ny % 2;
   std::vector<LnccTile> tiles;
   for (int64_t z = 0; z < nz; ++z)
     for (int64_t y = 0; y < ny; ++y)
@@ -105,12 +105,13 @@ double lncc(const LnccArgs& args) {
   const int64_t images = args.batch * args.channels;
   if (images == 0) return 0.0;
   const double infinity = std::numeric_limits<double>::infinity();
-  const int half = args.form.window / 2;
+  const int (&window)[3] = args.form.window;
   const LnccPlan plan{args.size[0],
                       args.size[1],
                       args.size[2],
-                      half,
-                      args.ndim == 3 ? half : 0,
+                      window[2] / 2,
+                      window[1] / 2,
+                      window[0] / 2,
                       (args.size[2] + lncc_lanes - 1) / lncc_lanes,
                       (args.grad_a != nullptr) + (args.grad_b != nullptr),
                       lncc_rule(args.form, infinity),

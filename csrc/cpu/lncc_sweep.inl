@@ -19,11 +19,11 @@ class Sweep {
   static constexpr int adjoint_fields = gradients == 0 ? 0 : gradients == 1 ? 3 : 5;
 
   Sweep(const LnccPlan& plan, int64_t tile_rows, char* memory) : p(plan), row(lanes * plan.segment) {
-    const int64_t halo = lanes * p.half, padded = row + 2 * halo;
+    const int64_t halo = lanes * p.half_x, padded = row + 2 * halo;
     window_z = 2 * p.half_z + 1;
-    window = 2 * p.half + 1;
-    const int64_t window_rows = min_of(p.height, tile_rows + (gradients ? 2 * p.half : 0));
-    const int64_t sum_rows = min_of(p.height, window_rows + 2 * p.half);
+    window_y = 2 * p.half_y + 1;
+    const int64_t window_rows = min_of(p.height, tile_rows + (gradients ? 2 * p.half_y : 0));
+    const int64_t sum_rows = min_of(p.height, window_rows + 2 * p.half_y);
     Scratch scratch{memory};
     slice = sum_rows * fields * row;
     image_ring = scratch.take<T>((window_z + 1) * slice);
@@ -55,31 +55,31 @@ class Sweep {
     image = pair;
     tile = whole;
     fresh = fresh_sums;
-    const int beyond = gradients ? p.half : 0, beyond_z = gradients ? p.half_z : 0;
+    const int beyond = gradients ? p.half_y : 0, beyond_z = gradients ? p.half_z : 0;
     first_window = max_of(0, tile.y0 - beyond);
     last_window = min_of(p.height, tile.y1 + beyond);
-    first_sum = max_of(0, first_window - p.half);
-    last_sum = min_of(p.height, last_window + p.half);
+    first_sum = max_of(0, first_window - p.half_y);
+    last_sum = min_of(p.height, last_window + p.half_y);
     first_slice = max_of(0, tile.z0 - beyond_z);
     last_slice = min_of(p.depth, tile.z1 + beyond_z);
     start_tile();
     total = Vec8{};
     for (int64_t z = first_slice; z < tile.z1 + beyond_z; ++z) {
       current = z;
-      if (gradients) fill(adjoint_sums_y - adjoint_fields * lanes * p.half, adjoint_sums_y_size, 0.0);
+      if (gradients) fill(adjoint_sums_y - adjoint_fields * lanes * p.half_x, adjoint_sums_y_size, 0.0);
       if (z < last_slice) {
         windows_of_slice();
       } else {
         for (int64_t y = first_window; y < last_window; ++y) {
           if (fresh) sum_adjoints_fresh(y);
           else enter_adjoint_row(y, true);
-          gradient_row(y - p.half);
+          gradient_row(y - p.half_y);
         }
       }
       if (gradients)
-        for (int64_t y = last_window; y < tile.y1 + p.half; ++y) {
-          add(adjoint_sums_y, y - window >= first_window ? adjoint_row(y - window) : zeros, adjoint_fields, -1.0);
-          gradient_row(y - p.half);
+        for (int64_t y = last_window; y < tile.y1 + p.half_y; ++y) {
+          add(adjoint_sums_y, y - window_y >= first_window ? adjoint_row(y - window_y) : zeros, adjoint_fields, -1.0);
+          gradient_row(y - p.half_y);
         }
     }
     double sum = 0;
@@ -105,7 +105,7 @@ class Sweep {
   };
 
   const LnccPlan& p;
-  int64_t row, slice, slope_slice, sums_y_size, adjoint_sums_y_size, window, window_z;
+  int64_t row, slice, slope_slice, sums_y_size, adjoint_sums_y_size, window_y, window_z;
   T* image_ring;  // a and b of the slices from which and into which the windows move
   T *outside, *weights, *values;
   double *sums, *outside_sums, *sums_y, *inv_n;
@@ -167,7 +167,7 @@ class Sweep {
     largest_aa = Vec{} + a * a;
     largest_bb = Vec{} + b * b;
     for (int f = 0; f < statistics; ++f) {
-      outside_window[f] = double(window_z) * double(window) * constants[f];
+      outside_window[f] = double(window_z) * double(window_y) * constants[f];
       for (int64_t j = 0; j < p.segment; ++j)
         fill(outside_sums + (j * statistics + f) * lanes, lanes, double(window_z) * constants[f]);
     }
@@ -202,9 +202,9 @@ class Sweep {
   }
 
   // The row y enters the window: its sums over z move on by one slice and enter the sums over y, where row
-  // y - window leaves.
+  // y - window_y leaves.
   void enter_row(int64_t y) {
-    const double* old = y - window >= first_window - p.half ? sum_row(y - window) : zeros;
+    const double* old = y - window_y >= first_window - p.half_y ? sum_row(y - window_y) : zeros;
     if (y < 0 || y >= p.height) {
       add(sums_y, outside_sums, statistics, 1.0);
       add(sums_y, old, statistics, -1.0);
@@ -244,7 +244,7 @@ class Sweep {
   Vec drift(Vec largest) const {
     double square = 0;
     for (int l = 0; l < per_vector; ++l) square = largest[l] > square ? largest[l] : square;
-    return Vec{} + (fresh ? 0.0 : 1e-15 * double(window_z * window * window) * square);
+    return Vec{} + (fresh ? 0.0 : 1e-15 * double(window_z * window_y * (2 * p.half_x + 1)) * square);
   }
 
   // The same by fresh sums.
@@ -254,25 +254,25 @@ class Sweep {
       fill(sum_row(y), statistics * row, 0.0);
       for (int64_t z = current - p.half_z; z <= current + p.half_z; ++z) add_products(sum_row(y), image_row(z, y));
     }
-    fill(sums_y - statistics * lanes * p.half, sums_y_size, 0.0);
-    for (int64_t k = max_of(first_window - p.half, y - window + 1); k <= y; ++k)
+    fill(sums_y - statistics * lanes * p.half_x, sums_y_size, 0.0);
+    for (int64_t k = max_of(first_window - p.half_y, y - window_y + 1); k <= y; ++k)
       add(sums_y, sum_row(k), statistics, 1.0);
   }
 
   void windows_of_slice() {
     const bool plain = p.rule.plain && !image.map && (masked || (!p.count && !image.weight));
-    fill(sums_y - statistics * lanes * p.half, sums_y_size, 0.0);
-    for (int64_t y = first_window - p.half; y < last_window + p.half; ++y) {
+    fill(sums_y - statistics * lanes * p.half_x, sums_y_size, 0.0);
+    for (int64_t y = first_window - p.half_y; y < last_window + p.half_y; ++y) {
       if (fresh) enter_row_fresh(y);
       else enter_row(y);
-      const int64_t centre = y - p.half;
+      const int64_t centre = y - p.half_y;
       if (centre < first_window) continue;
-      fill_halo(sums_y, p.segment, p.half, outside_window);
+      fill_halo(sums_y, p.segment, p.half_x, outside_window);
       if (plain) windows_of_row<true>(centre);
       else windows_of_row<false>(centre);
       if (gradients) enter_adjoint_row(centre, false);
       if (gradients && fresh) sum_adjoints_fresh(centre);
-      if (gradients) gradient_row(centre - p.half);
+      if (gradients) gradient_row(centre - p.half_y);
     }
   }
 
@@ -281,11 +281,11 @@ class Sweep {
     const auto inside = [](int64_t at, int64_t size, int half) {
       return double(min_of(size - 1, at + half) - max_of(0, at - half) + 1);
     };
-    const double plane = inside(current, p.depth, p.half_z) * inside(y, p.height, p.half);
+    const double plane = inside(current, p.depth, p.half_z) * inside(y, p.height, p.half_y);
     for (int64_t j = 0; j < p.segment; ++j)
       for (int k = 0; k < lanes; ++k) {
         const int64_t x = min_of(k * p.segment + j, p.width - 1);
-        inv_n[j * lanes + k] = 1.0 / (plane * inside(x, p.width, p.half));
+        inv_n[j * lanes + k] = 1.0 / (plane * inside(x, p.width, p.half_x));
       }
   }
 
@@ -308,7 +308,7 @@ class Sweep {
     if (p.count && !masked) count_row(y);
     const bool in_tile = current >= tile.z0 && current < tile.z1 && y >= tile.y0 && y < tile.y1;
     const Vec drift_aa = drift(largest_aa), drift_bb = drift(largest_bb);
-    const Vec n = Vec{} + 1.0 / (double(window_z) * double(window) * double(window));
+    const Vec n = Vec{} + 1.0 / (double(window_z) * double(window_y) * double(2 * p.half_x + 1));
 
     const LnccRule<double> rule = p.rule;
     const int64_t segment = p.segment, size = p.width;
@@ -318,7 +318,7 @@ class Sweep {
       Mask x{};
       for (int l = 0; l < per_vector; ++l) x[l] = (q + l) * segment;
       Vec partial{};
-      RowWindows<statistics> windows(sums_y + q, p.half, fresh);
+      RowWindows<statistics> windows(sums_y + q, p.half_x, fresh);
       T* slope = slope_row + q;
       double* mean = mean_row + q;
       for (int64_t j = 0; j < segment; ++j, x += 1) {
@@ -374,11 +374,11 @@ class Sweep {
   }
 
   // The derivatives of row y take their place in the ring; their sums over z move on by one slice and enter the sums
-  // over y, where row y - window leaves. `empty`: a slice beyond the last window, nothing enters.
+  // over y, where row y - window_y leaves. `empty`: a slice beyond the last window, nothing enters.
   void enter_adjoint_row(int64_t y, bool empty) {
     const int64_t at = current % window_z * slope_slice + (y - first_window) * row;
     const bool full = current - window_z >= first_slice;  // the ring still holds the slice that leaves
-    const double* leaving_y = y - window >= first_window ? adjoint_row(y - window) : zeros;
+    const double* leaving_y = y - window_y >= first_window ? adjoint_row(y - window_y) : zeros;
     double *sum_z = adjoint_row(y), *sum_y = adjoint_sums_y;
     const auto field = [&](auto* held, const auto* now) {
       for (int q = 0; q < lanes; q += per_vector) {
@@ -410,18 +410,18 @@ class Sweep {
     const int64_t z = current - p.half_z;
     if (z < tile.z0 || y < tile.y0 || y >= tile.y1) return;
     if (fresh) {
-      fill(adjoint_sums_y - adjoint_fields * lanes * p.half, adjoint_sums_y_size, 0.0);
-      for (int64_t k = max_of(first_window, y - p.half); k < min_of(last_window, y + p.half + 1); ++k)
+      fill(adjoint_sums_y - adjoint_fields * lanes * p.half_x, adjoint_sums_y_size, 0.0);
+      for (int64_t k = max_of(first_window, y - p.half_y); k < min_of(last_window, y + p.half_y + 1); ++k)
         add(adjoint_sums_y, adjoint_row(k), adjoint_fields, 1.0);
     }
     const double nothing[gradients ? adjoint_fields : 5] = {};
-    fill_halo(adjoint_sums_y, p.segment, p.half, nothing);
+    fill_halo(adjoint_sums_y, p.segment, p.half_x, nothing);
     const T* ab = image_row(z, y);
     T *out_a = values, *out_b = values + row;
     const Vec shift_a = Vec{} + image.shift_a, shift_b = Vec{} + image.shift_b, scale = Vec{} + p.scale;
     const int64_t segment = p.segment;
     for (int q = 0; q < lanes && gradients; q += per_vector) {
-      RowWindows<(gradients ? adjoint_fields : 5)> windows(adjoint_sums_y + q, p.half, fresh);
+      RowWindows<(gradients ? adjoint_fields : 5)> windows(adjoint_sums_y + q, p.half_x, fresh);
       for (int64_t j = 0; j < segment; ++j) {
         const int64_t i = j * lanes + q;
         windows.enter(j);

@@ -23,9 +23,9 @@ struct LnccImage {
 // What is the same for every tile.
 struct LnccPlan {
   int64_t depth, height, width;
-  int half, half_z;  // of the window; half_z is 0 in 2-D
-  int64_t segment;   // a row is kept as `segment` vectors of 8 lanes: lane k of vector j is voxel x = k * segment + j
-  int gradients;     // 0: none, 1: to a, 2: to both
+  int half_x, half_y, half_z;  // of the window; half_z is 0 in 2-D
+  int64_t segment;  // a row is kept as `segment` vectors of 8 lanes: lane k of vector j is voxel x = k * segment + j
+  int gradients;    // 0: none, 1: to a, 2: to both
   LnccRule<double> rule;
   bool count;   // n is counted
   bool masked;  // the images have a mask

@@ -39,7 +39,7 @@ Covered covered(const LnccPlan& p, const T* mask, const LnccTile& box) {
 }
 
 LnccTile around(const LnccPlan& p, const LnccTile& tile, int windows) {
-  const int64_t y = windows * p.half, z = windows * p.half_z;
+  const int64_t y = windows * p.half_y, z = windows * p.half_z;
   return {tile.z0 - z, tile.z1 + z, tile.y0 - y, tile.y1 + y};
 }
 

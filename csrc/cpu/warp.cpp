@@ -67,7 +67,7 @@ struct Sweep {
     row.squaring = squaring;
     for (int axis = 3 - args.ndim; axis < 3; ++axis)
       row.flow[axis] = static_cast<const T*>(args.flow) + flow_offset(batch, index, axis);
-    row.vol = static_cast<const T*>(args.vol) + batch * args.channels * size.count();
+    row.vol = static_cast<const T*>(args.vol) + volume_offset(batch);
     const int64_t out = batch * args.channels * grid.count() + index * grid.w;
     if (args.out) row.out = static_cast<T*>(args.out) + out;
     if (args.grad_out) row.grad_out = static_cast<const T*>(args.grad_out) + out;
@@ -86,20 +86,21 @@ struct Sweep {
                               : item + channel * grid.count() + index * grid.w;
   }
 
-  int64_t bytes(const Shape& shape, int64_t channels) const {
-    return args.batch * channels * shape.count() * sizeof(T);
-  }
+  int64_t volumes() const { return args.vol_shared ? 1 : args.batch; }
+  int64_t volume_offset(int64_t batch) const { return args.vol_shared ? 0 : batch * args.channels * size.count(); }
+
+  int64_t bytes(const Shape& shape, int64_t items) const { return items * shape.count() * sizeof(T); }
 
   void forward() const {
-    prefer_huge_pages(args.out, bytes(grid, args.channels));
+    prefer_huge_pages(args.out, bytes(grid, args.batch * args.channels));
     const int64_t rows = args.batch * grid.rows();
 #pragma omp parallel for num_threads(args.threads) schedule(static)
     for (int64_t r = 0; r < rows; ++r) kernels.forward(row(r / grid.rows(), r % grid.rows()));
   }
 
   void backward() const {
-    prefer_huge_pages(args.grad_vol, bytes(size, args.channels));
-    prefer_huge_pages(args.grad_flow, bytes(grid, args.ndim));
+    prefer_huge_pages(args.grad_vol, bytes(size, volumes() * args.channels));
+    prefer_huge_pages(args.grad_flow, bytes(grid, args.batch * args.ndim));
     if (args.grad_vol) return backward_slabs();
     const int64_t rows = args.batch * grid.rows();
 #pragma omp parallel for num_threads(args.threads) schedule(static)
@@ -135,23 +136,26 @@ struct Sweep {
     return reach;
   }
 
-  // Each slab of target planes is summed by one thread from all rows that reach it, in the order of the rows.
+  // Each slab of target planes is summed by one thread from all rows that reach it, in the order of the rows; of all
+  // fields, in the order of the batch, where these share the volume.
   void backward_slabs() const {
     const int64_t rows = grid.rows();
     const int64_t threads = std::max(args.threads, 1);
-    const int64_t slabs = args.batch >= threads ? 1 : std::min(threads, planes(size));
+    const int64_t slabs = volumes() >= threads ? 1 : std::min(threads, planes(size));
+    const int64_t fields = args.vol_shared ? args.batch : 1;  // of a volume
     std::vector<Reach> reaches(slabs > 1 ? args.batch * rows : 0);
 #pragma omp parallel num_threads(args.threads)
     {
 #pragma omp for schedule(static)
       for (int64_t r = 0; r < static_cast<int64_t>(reaches.size()); ++r) reaches[r] = reach(r / rows, r % rows);
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t task = 0; task < args.batch * slabs; ++task) {
-        const int64_t batch = task / slabs, slab = task % slabs;
+      for (int64_t task = 0; task < volumes() * slabs; ++task) {
+        const int64_t volume = task / slabs, slab = task % slabs;
         const int64_t first = slab * planes(size) / slabs, last = (slab + 1) * planes(size) / slabs;
         const int64_t first_own = slab * planes(grid) / slabs, last_own = (slab + 1) * planes(grid) / slabs;
-        prepare(batch, first, last);
-        for (int64_t index = 0; index < rows; ++index) {
+        prepare(volume, first, last);
+        for (int64_t r = 0; r < fields * rows; ++r) {
+          const int64_t batch = volume * fields + r / rows, index = r % rows;
           Row<T> row = this->row(batch, index);
           const int64_t plane = plane_of(index);
           const bool own = args.grad_flow && plane >= first_own && plane < last_own;
@@ -159,7 +163,7 @@ struct Sweep {
           const bool reached = reach.high >= first && reach.low < last;
           if (!own && !reached) continue;
           if (own) want_grad_flow(row, batch, index);
-          if (reached) row.grad_vol = static_cast<T*>(args.grad_vol) + batch * args.channels * size.count();
+          if (reached) row.grad_vol = static_cast<T*>(args.grad_vol) + volume_offset(batch);
           row.first = first;
           row.last = last;
           kernels.backward(row);
@@ -169,10 +173,10 @@ struct Sweep {
   }
 
   // What the planes of grad_vol hold before anything is added.
-  void prepare(int64_t batch, int64_t first, int64_t last) const {
+  void prepare(int64_t volume, int64_t first, int64_t last) const {
     const int64_t plane = size.count() / planes(size);
     for (int64_t c = 0; c < args.channels; ++c) {
-      const int64_t channel = (batch * args.channels + c) * size.count();
+      const int64_t channel = (volume * args.channels + c) * size.count();
       T* target = static_cast<T*>(args.grad_vol) + channel;
       const T* upstream = static_cast<const T*>(args.grad_out) + channel;
       if (squaring) std::copy(upstream + first * plane, upstream + last * plane, target + first * plane);

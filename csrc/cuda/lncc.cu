@@ -32,13 +32,13 @@ struct Slab {
 class Plan {
  public:
   explicit Plan(const LnccArgs& args) : args_(args), size_(shape_of(args.size)) {
-    const int half = args.form.window / 2;
-    const bool wide = args.dtype == DType::f64;
-    fast = !wide && !args.mask && !args.form.count && half >= 1 && half <= 4 && size_.count() < 0x7fffffff;
+    const int half = args.form.window[2] / 2, half_y = args.form.window[1] / 2;
+    half_z = args.form.window[0] / 2;
+    const bool wide = args.dtype == DType::f64, cube = half_y == half && (args.ndim == 2 || half_z == half);
+    fast = !wide && !args.mask && !args.form.count && cube && half >= 1 && half <= 4 && size_.count() < 0x7fffffff;
     fields = args.grad_a && args.grad_b ? 5 : args.grad_a || args.grad_b ? 3 : 0;
     const int64_t images = args.batch * args.channels;
     const int64_t plane_bytes = std::max(1, fields) * size_.h * size_.w * (wide ? 8 : 4);
-    half_z = args.ndim == 3 ? half : 0;
     const int64_t fitting = args.workspace / plane_bytes;
     ring = std::min(size_.d, std::max<int64_t>(fitting, 4 * half_z + 8));
     group = fields == 0 ? images : std::max<int64_t>(1, std::min(images, fitting / size_.d));
@@ -49,7 +49,7 @@ class Plan {
       most_blocks = std::max(most_blocks, blocks);
       partials += (fast ? blocks : 0) + any_blocks(blocks);
     });
-    memory_doubles = any_memory(args.mask ? kMostStatistics : kStatistics, half);
+    memory_doubles = any_memory(args.mask ? kMostStatistics : kStatistics, half_y, half);
     const size_t shared = any_shared_bytes();
     in_shared = shared <= size_t(device_.shared);
     columns_bytes = in_shared ? 0 : size_t(memory_doubles) * 8 * size_t(any_blocks(most_blocks));
@@ -102,7 +102,7 @@ class Plan {
 LnccRule<float> single(const LnccRule<double>& r) {
   return {float(r.var_least), float(r.var_add), float(r.cross_least), float(r.num_eps), float(r.den_eps),
           float(r.flat_eps),  float(r.flat),    float(r.most),        r.mean,           r.plain,
-          float(r.noise)};
+          r.squared,          float(r.noise)};
 }
 
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -113,7 +113,8 @@ LnccJob job_of(const LnccArgs& args, const Plan& plan) {
   job.d = size.d;
   job.h = size.h;
   job.w = size.w;
-  job.radius = args.form.window / 2;
+  job.radius = args.form.window[2] / 2;
+  job.radius_y = args.form.window[1] / 2;
   job.radius_z = plan.half_z;
   job.tiles_x = parts(size.w, kTileX);
   job.tiles_y = parts(size.h, kTileY);
@@ -136,7 +137,7 @@ LnccJob job_of(const LnccArgs& args, const Plan& plan) {
   job.mask_channels = args.mask_channels;
   job.rule = lncc_rule(args.form, std::numeric_limits<double>::infinity());
   job.count = args.form.count;
-  job.inv_n = 1.0 / std::pow(double(args.form.window), args.ndim);
+  job.inv_n = 1.0 / (double(args.form.window[0]) * double(args.form.window[1]) * double(args.form.window[2]));
   job.scale = args.scale;
   job.rule32 = single(job.rule);
   job.inv_n32 = float(job.inv_n);

@@ -14,21 +14,22 @@ constexpr int kAnySumThreads = kAnyX * kAnyY;
 static_assert(kTileX == 3 * kAnyX && kTileY == 3 * kAnyY);
 
 // Doubles that a block needs: the columns' sums along z, those along z and x, and what reductions use.
-FR_HD constexpr int64_t any_memory(int fields, int radius) {
-  return int64_t(fields) * (kAnyY + 2 * radius) * (kAnyX + 2 * radius + kAnyX);
+FR_HD constexpr int64_t any_memory(int fields, int radius_y, int radius) {
+  return int64_t(fields) * (kAnyY + 2 * radius_y) * (kAnyX + 2 * radius + kAnyX);
 }
 
 // source.fields(z, y, x, out): what is summed, also outside the image. sink.advanced(z): all threads, when the sums of
 // plane z are ready and before anybody emits. sink.voxel(z, y, x, sums).
 template <int FIELDS, class Source, class Sink>
 __device__ void any_march(const LnccJob& job, const LnccTile& tile, double* memory, Source& source, Sink& sink) {
-  const int radius = job.radius, width = kAnyX + 2 * radius, height = kAnyY + 2 * radius, columns = width * height;
+  const int radius = job.radius, radius_y = job.radius_y;
+  const int width = kAnyX + 2 * radius, height = kAnyY + 2 * radius_y, columns = width * height;
   double* const across = memory + int64_t(FIELDS) * columns;
   const int mine_x = threadIdx.x % kAnyX, mine_y = threadIdx.x / kAnyX;
   const int64_t out_x = tile.x + mine_x, out_y = tile.y + mine_y;
 
   const auto fresh = [&](int column, int64_t z) {
-    const int64_t y = tile.y - radius + column / width, x = tile.x - radius + column % width;
+    const int64_t y = tile.y - radius_y + column / width, x = tile.x - radius + column % width;
     double sum[FIELDS] = {}, value[FIELDS];
     for (int64_t k = z - job.radius_z; k <= z + job.radius_z; ++k) {
       source.fields(k, y, x, value);
@@ -37,7 +38,7 @@ __device__ void any_march(const LnccJob& job, const LnccTile& tile, double* memo
     for (int f = 0; f < FIELDS; ++f) memory[f * columns + column] = sum[f];
   };
   const auto advance = [&](int column, int64_t z) {  // from z - 1
-    const int64_t y = tile.y - radius + column / width, x = tile.x - radius + column % width;
+    const int64_t y = tile.y - radius_y + column / width, x = tile.x - radius + column % width;
     double enters[FIELDS], leaves[FIELDS];
     source.fields(z + job.radius_z, y, x, enters);
     source.fields(z - job.radius_z - 1, y, x, leaves);
@@ -65,7 +66,7 @@ __device__ void any_march(const LnccJob& job, const LnccTile& tile, double* memo
     double sums[FIELDS];
     for (int f = 0; f < FIELDS; ++f) {
       sums[f] = 0;
-      for (int k = 0; k <= 2 * radius; ++k) sums[f] += across[(f * height + mine_y + k) * kAnyX + mine_x];
+      for (int k = 0; k <= 2 * radius_y; ++k) sums[f] += across[(f * height + mine_y + k) * kAnyX + mine_x];
     }
     if (out_x < job.w && out_y < job.h) sink.voxel(z, out_y, out_x, sums);
   }

@@ -39,7 +39,8 @@ struct AnyGradients {
 template <int FIELDS>
 __global__ void __launch_bounds__(kAnySumThreads)
     lncc_backward_any_kernel(const LnccJob job, int64_t parts, double* columns) {
-  double* const memory = columns ? columns + blockIdx.x * any_memory(kMostFields, job.radius) : shared_memory<double>();
+  double* const memory =
+      columns ? columns + blockIdx.x * any_memory(kMostFields, job.radius_y, job.radius) : shared_memory<double>();
   for (int64_t part = blockIdx.x; part < parts; part += gridDim.x) {
     LnccTile tile = lncc_tile(job, part / kAnyParts);
     if (!any_part(job, tile, int(part % kAnyParts))) continue;

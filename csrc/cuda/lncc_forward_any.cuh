@@ -63,7 +63,7 @@ struct AnyWindows {
                                         const double (&sums)[AnyStatistics<MASKED>::kCount]) {
     const LnccSums<double> s{sums[0], sums[1], sums[2], sums[3], sums[4]};
     double inv_n =
-        job.count ? 1 / (inside(z, job.d, job.radius_z) * inside(y, job.h, job.radius) * inside(x, job.w, job.radius))
+        job.count ? 1 / (inside(z, job.d, job.radius_z) * inside(y, job.h, job.radius_y) * inside(x, job.w, job.radius))
                   : job.inv_n;
     if constexpr (MASKED) inv_n = 1 / fmax(sums[5], 1.0);
     // What running sums may have kept of squares that left: a few roundings of the largest sum there can be.
@@ -93,8 +93,9 @@ __global__ void __launch_bounds__(kAnySumThreads)
     lncc_forward_any_kernel(const LnccJob job, int64_t parts, double* columns) {
   double* const shared = shared_memory<double>();
   Fixed* const largest = reinterpret_cast<Fixed*>(shared + kReduceShared / sizeof(double));
-  double* const memory = columns ? columns + blockIdx.x * any_memory(AnyStatistics<MASKED>::kCount, job.radius)
-                                 : shared + kReduceShared / sizeof(double) + 4;
+  double* const memory =
+      columns ? columns + blockIdx.x * any_memory(AnyStatistics<MASKED>::kCount, job.radius_y, job.radius)
+              : shared + kReduceShared / sizeof(double) + 4;
   double total = 0;
   for (int64_t part = blockIdx.x; part < parts; part += gridDim.x) {
     LnccTile tile = lncc_tile(job, part / kAnyParts);

@@ -18,9 +18,9 @@ constexpr int kMostStatistics = 6;  // and, with a mask, of the voxels that coun
 
 struct LnccJob {
   int64_t d, h, w;
-  int radius, radius_z;
-  int64_t image;            // first of this launch
-  int64_t z_first, z_last;  // planes of this launch
+  int radius, radius_y, radius_z;  // along x, y, z; the fast kernels take equal ones alone (radius_z is 0 in 2-D)
+  int64_t image;                   // first of this launch
+  int64_t z_first, z_last;         // planes of this launch
   int64_t chunk, chunks, tiles_x, tiles_y;
   DType dtype;
   bool vectors;                       // rows are aligned to four voxels

@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(kAnyThreads) warp_forward_any_kernel(const War
       const bool read = q.mode == Mode::nearest && !place.is_nan && nearest_offset<P, NDIM>(p, size, offset);
       for (int64_t channel = 0; channel < q.channels; ++channel) {
         const int64_t image = p.batch * q.channels + channel;
-        const T* vol = static_cast<const T*>(q.vol) + image * size.count();
+        const int64_t of_vol = (first_volume(q, p.batch) + channel) * size.count();
+        const T* vol = static_cast<const T*>(q.vol) + of_vol;
         C value = q.mode == Mode::linear || place.is_nan ? warp_voxel<C, NDIM>(place, vol, size) : C(0);
         if (read) value = load(vol + offset);
         if (fused) value += p.u[3 - NDIM + channel];
@@ -79,9 +80,10 @@ __global__ void __launch_bounds__(kAnyThreads)
       C slope[3] = {};
       for (int64_t channel = 0; channel < q.channels; ++channel) {
         const int64_t image = p.batch * q.channels + channel;
-        const T* vol = static_cast<const T*>(q.vol) + image * size.count();
+        const int64_t of_vol = (first_volume(q, p.batch) + channel) * size.count();
+        const T* vol = static_cast<const T*>(q.vol) + of_vol;
         const C grad = load(static_cast<const T*>(q.grad_out) + image * grid.count() + p.index);
-        const Accumulator<S> add{static_cast<S*>(sums) + image * size.count(), scale ? *scale : 1.0};
+        const Accumulator<S> add{static_cast<S*>(sums) + of_vol, scale ? *scale : 1.0};
         if (q.mode == Mode::linear) {
           if (q.grad_flow) warp_voxel_slope<C, NDIM>(place, vol, size, grad, slope);
           if (sums) warp_voxel_scatter<C, NDIM>(place, size, grad, [&](int64_t, int64_t o, C v) { add(o, v); });

@@ -48,7 +48,9 @@ int64_t blocks_for(int64_t count) {
   return blocks < 4096 ? blocks : 4096;
 }
 
-int64_t volume_elements(const WarpArgs& q) { return q.batch * q.channels * shape_of(q.size).count(); }
+int64_t volume_elements(const WarpArgs& q) {
+  return (q.vol_shared ? 1 : q.batch) * q.channels * shape_of(q.size).count();
+}
 
 template <class T, class S, bool FUSED>
 void sweep(const WarpArgs& q, S* sums, const double* scale) {
@@ -68,11 +70,11 @@ void sweep(const WarpArgs& q, S* sums, const double* scale) {
 
 template <class T>
 void in_fixed_point(const WarpArgs& q) {
-  const int64_t voxels = volume_elements(q), points = shape_of(q.grid).count();
+  const int64_t voxels = volume_elements(q), points = (q.vol_shared ? q.batch : 1) * shape_of(q.grid).count();
   double* const scale = static_cast<double*>(q.scratch);
   Fixed* const sums = reinterpret_cast<Fixed*>(scale + 1);
   clear("warp_backward", q.scratch, size_t(voxels + 1) * sizeof(Fixed), q.stream);
-  const int64_t terms = q.batch * q.channels * points;
+  const int64_t terms = q.batch * q.channels * shape_of(q.grid).count();
   launch("warp_backward_largest_kernel", warp_backward_largest_kernel<T>, blocks_for(terms), kThreads, 0, q.stream,
          static_cast<const T*>(q.grad_out), terms, reinterpret_cast<Fixed*>(scale));
   int bits = 0;

@@ -24,4 +24,9 @@ __device__ __forceinline__ FlowLayout flow_layout(const WarpArgs& q, int64_t poi
   return q.channels_last ? FlowLayout{1, q.ndim} : FlowLayout{points, 1};
 }
 
+// Number of the first channel of an item's volume.
+__device__ __forceinline__ int64_t first_volume(const WarpArgs& q, int64_t batch) {
+  return q.vol_shared ? 0 : batch * q.channels;
+}
+
 }  // namespace fastreg::cuda

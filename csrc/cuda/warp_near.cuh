@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kBlockThreads, forward_blocks()) warp_forward_
     }
   for (int64_t channel = 0; channel < q.channels; ++channel) {
     const int64_t image = at.batch * q.channels + channel;
-    const T* vol = static_cast<const T*>(q.vol) + image * voxels;
+    const T* vol = static_cast<const T*>(q.vol) + (first_volume(q, at.batch) + channel) * voxels;
     T* out = static_cast<T*>(q.out) + image * points + first;
 #pragma unroll
     for (int k = 0; k < kForwardPlanes; ++k) {
@@ -202,10 +202,11 @@ __global__ void __launch_bounds__(kBlockThreads, backward_blocks(P, !std::is_voi
     float slope[3] = {};
     for (int64_t channel = 0; channel < q.channels; ++channel) {
       const int64_t image = at.batch * q.channels + channel;
-      const T* vol = static_cast<const T*>(q.vol) + image * voxels;
+      const int64_t of_vol = (first_volume(q, at.batch) + channel) * voxels;
+      const T* vol = static_cast<const T*>(q.vol) + of_vol;
       const float grad =
           mine ? load_once(static_cast<const T*>(q.grad_out) + image * points + first + k * grid_plane) : 0.f;
-      const Accumulator<Sum> add{static_cast<Sum*>(sums) + image * voxels, fixed};
+      const Accumulator<Sum> add{static_cast<Sum*>(sums) + of_vol, fixed};
       if (place.inside) {
         if (q.grad_flow) {
           NearCorners corners;

@@ -47,6 +47,11 @@ def field_grid(flow: Flow, channels_last: bool) -> torch.Size:
     return flow.shape[1:-1] if channels_last else flow.shape[2:]
 
 
+def warped_shape(vol: Volume, flow: Flow, channels_last: bool) -> tuple[int, ...]:
+    """Of the volume on the field's grid."""
+    return (flow.shape[0], vol.shape[1], *field_grid(flow, channels_last))
+
+
 def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`tensor.to(dtype)`, a call that takes most of a microsecond even where there is nothing to do."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
@@ -62,7 +67,7 @@ def weights_like(image: Volume, weight: Mask | None, mask: Mask | None) -> tuple
     return found, found if mask is weight else like(mask)
 
 
-def _size(shape: torch.Size) -> tuple[int, ...]:
+def _size(shape: tuple[int, ...]) -> tuple[int, ...]:
     """D, H, W; a 2-D image has one plane."""
     return (1, *shape) if len(shape) == 2 else shape
 
@@ -72,7 +77,7 @@ def warp_args(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: b
     shape = vol.shape
     return _C.WarpArgs(
         ndim=len(shape) - 2,
-        batch=shape[0],
+        batch=flow.shape[0],
         channels=shape[1],
         size=_size(shape[2:]),
         grid=_size(field_grid(flow, channels_last)),
@@ -80,6 +85,7 @@ def warp_args(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: b
         mode=_MODES[mode],
         padding=_PADDINGS[padding],
         channels_last=channels_last,
+        vol_shared=shape[0] != flow.shape[0],
         threads=torch.get_num_threads(),
         vol=vol.data_ptr(),
         flow=flow.data_ptr(),
@@ -88,7 +94,9 @@ def warp_args(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: b
 
 @functools.lru_cache
 def _form(form: LnccForm) -> _C.LnccForm:
-    fields = {**vars(form), "floor": _C.Floor.__members__[form.floor]}
+    assert form.kernel == "box"
+    fields = {**vars(form), "window": _size(form.window), "floor": _C.Floor.__members__[form.floor]}
+    del fields["kernel"], fields["sigma"]
     return _C.LnccForm(**fields)
 
 

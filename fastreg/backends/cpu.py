@@ -39,7 +39,7 @@ def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last
     """See `reference.warp_forward`."""
     dtype = vol.dtype
     vol, flow = _work(vol, flow)
-    out = vol.new_empty(*vol.shape[:2], *compiled.field_grid(flow, channels_last))
+    out = vol.new_empty(compiled.warped_shape(vol, flow, channels_last))
     args = compiled.warp_args(vol, flow, mode, padding, channels_last)
     args.out = address(out)
     _C.cpu.warp_forward(args)
@@ -164,6 +164,6 @@ def adam_step(
 def determinant(flow: Flow, scheme: str) -> torch.Tensor:
     """See `reference.determinant`."""
     (flow,) = _work(flow)
-    out = flow.new_empty(flow.shape[0], *flow.shape[2:])
+    out = flow.new_empty((flow.shape[0], *flow.shape[2:]))
     _C.cpu.determinant(compiled.determinant_args(flow, scheme, out))
     return out

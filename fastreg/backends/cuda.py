@@ -37,9 +37,12 @@ def why_unavailable(*tensors: torch.Tensor) -> str | None:
     return _why_not_device(tensors[0].device.index if tensors else None)
 
 
-@torch.compiler.assume_constant_result
 def _why_not_device(index: int | None) -> str | None:
     return _why_not_architecture(torch.cuda.get_device_capability(index), _C.cuda.architectures())
+
+
+# What the decorator `torch.compiler.assume_constant_result` sets, which would import torch._dynamo: seconds.
+_why_not_device._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _why_not_architecture(capability: tuple[int, int], architectures: str) -> str | None:
@@ -90,7 +93,7 @@ def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last
     """See `reference.warp_forward`."""
     dtype = vol.dtype
     vol, flow = _volume_and_flow(vol, flow)
-    out = vol.new_empty(*vol.shape[:2], *compiled.field_grid(flow, channels_last))
+    out = vol.new_empty(compiled.warped_shape(vol, flow, channels_last))
     args = compiled.warp_args(vol, flow, mode, padding, channels_last)
     args.out = address(out)
     with _launching(vol) as args.stream:
@@ -261,7 +264,7 @@ def adam_step(
 def determinant(flow: Flow, scheme: str) -> torch.Tensor:
     """See `reference.determinant`."""
     flow = flow.to(_single(flow.dtype)).contiguous()
-    out = flow.new_empty(flow.shape[0], *flow.shape[2:])
+    out = flow.new_empty((flow.shape[0], *flow.shape[2:]))
     args = compiled.determinant_args(flow, scheme, out)
     with _launching(flow) as args.stream:
         _C.cuda.determinant(args)

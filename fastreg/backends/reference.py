@@ -10,6 +10,7 @@ import itertools
 
 import torch
 
+from fastreg.backends.lncc_form import window_weights
 from fastreg.backends.reference_fields import adam_step as adam_step
 from fastreg.backends.reference_fields import determinant as determinant
 from fastreg.backends.reference_fields import determinant_of as determinant_of
@@ -94,9 +95,11 @@ def _prepare(vol: Volume, flow: Flow, channels_last: bool) -> tuple[Volume, Flow
 
 
 def warp(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> Volume:
-    """See `fastreg.warp`. Differentiable by autograd, forward-mode and torch.func."""
+    """See `fastreg.warp`. Differentiable by autograd, forward-mode and torch.func. A batch of 1 goes with any other."""
     dtype = vol.dtype
     vol, flow = _prepare(vol, flow, channels_last)
+    batch = flow.shape[0] if vol.shape[0] == 1 else vol.shape[0]
+    vol, flow = vol.expand(batch, *vol.shape[1:]), flow.expand(batch, *flow.shape[1:])
     size, grid = tuple(vol.shape[2:]), tuple(flow.shape[2:])
     ndim = len(size)
     is_nan = flow.detach().isnan().any(1).flatten(1)[:, None]  # NaN coordinate -> NaN there and only there
@@ -129,8 +132,9 @@ def warp_backward(
     grad: Volume, vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool, need_vol: bool, need_flow: bool
 ) -> tuple[Volume | None, Flow | None]:
     """Gradients of sum(grad * warp(vol, flow)). At integer coordinates the slope is the right-hand difference."""
-    vol_dtype, flow_dtype = vol.dtype, flow.dtype
+    vol_dtype, flow_dtype, shared = vol.dtype, flow.dtype, vol.shape[0] != flow.shape[0]
     vol, flow = _prepare(vol, flow, channels_last)
+    vol = vol.expand(flow.shape[0], *vol.shape[1:])
     size, ndim = tuple(vol.shape[2:]), vol.ndim - 2
     is_nan = flow.isnan().any(1).flatten(1)[:, None]
     upstream = grad.to(vol.dtype).flatten(2)
@@ -160,8 +164,11 @@ def warp_backward(
     grad_flow = grad_flow.reshape(flow.shape)
     if channels_last:
         grad_flow = grad_flow.movedim(1, -1).contiguous()
+    grad_vol = grad_vol.reshape(vol.shape)
+    if shared:
+        grad_vol = grad_vol.sum(0, keepdim=True)
     return (
-        grad_vol.reshape(vol.shape).to(vol_dtype) if need_vol else None,
+        grad_vol.to(vol_dtype) if need_vol else None,
         grad_flow.to(flow_dtype) if need_flow else None,
     )
 
@@ -169,15 +176,16 @@ def warp_backward(
 # ---------------------------------------------------------------- local correlation
 
 
-def _box(x: Volume, window: int, outside: torch.Tensor | float = 0.0) -> Volume:
-    """Sum over the window around every voxel, where the outside of the image reads `outside`."""
-    for axis in range(2, x.ndim):
-        size, half = x.shape[axis], window // 2
+def _box(x: Volume, form: LnccForm, outside: torch.Tensor | float = 0.0) -> Volume:
+    """Weighted sum over the window around every voxel, where the outside of the image reads `outside`."""
+    for axis, weights in enumerate(window_weights(form), 2):
+        size, half = x.shape[axis], len(weights) // 2
         edge = torch.zeros_like(x.narrow(axis, 0, 1)) + outside
         edge = edge.expand(*[half if k == axis else -1 for k in range(x.ndim)])
         padded = torch.cat([edge, x, edge], axis)
-        x = sum((padded.narrow(axis, k, size) for k in range(1, window)), padded.narrow(axis, 0, size))
-        outside = outside * window
+        first, *others = (padded.narrow(axis, k, size) * weight for k, weight in enumerate(weights))
+        x = sum(others, first)
+        outside = outside * sum(weights)
     return x
 
 
@@ -191,13 +199,14 @@ def _statistics(a: Volume, b: Volume, form: LnccForm, mask: Mask | None) -> dict
     (a, shift_a), (b, shift_b) = _centred(a, counts), _centred(b, counts)
     if form.count:
         shift_a = shift_b = torch.zeros_like(shift_a)
-    n = _box(counts, form.window, 0.0 if form.count else 1.0).clamp_min(1)
-    sum_a, sum_b = _box(a, form.window, -shift_a), _box(b, form.window, -shift_b)
-    square_a, square_b = _box(a * a, form.window, shift_a * shift_a), _box(b * b, form.window, shift_b * shift_b)
+    n = _box(counts, form, 0.0 if form.count else 1.0)
+    n = torch.where(n > 0, n, 1.0)
+    sum_a, sum_b = _box(a, form, -shift_a), _box(b, form, -shift_b)
+    square_a, square_b = _box(a * a, form, shift_a * shift_a), _box(b * b, form, shift_b * shift_b)
     var_a, var_b = square_a - sum_a * sum_a / n, square_b - sum_b * sum_b / n
     # What rounding leaves of a constant window is no variance.
     flat_a, flat_b = var_a <= FLAT * square_a, var_b <= FLAT * square_b
-    c = _box(a * b, form.window, shift_a * shift_b) - sum_a * sum_b / n
+    c = _box(a * b, form, shift_a * shift_b) - sum_a * sum_b / n
     var_a, var_b = torch.where(flat_a, 0.0, var_a), torch.where(flat_b, 0.0, var_b)
     c = torch.where(flat_a | flat_b, 0.0, c)
     return {"a": a, "b": b, "n": n, "sum_a": sum_a, "sum_b": sum_b, "c": c, "var_a": var_a, "var_b": var_b}
@@ -219,8 +228,13 @@ def _floored(var: torch.Tensor, form: LnccForm) -> tuple[torch.Tensor, torch.Ten
     return var, torch.ones_like(var)
 
 
+def _product(square: torch.Tensor, form: LnccForm) -> torch.Tensor:
+    """What the covariance is divided by: the product of the variances, or its root, which has no slope at 0."""
+    return square if form.squared else torch.where(square > 0, torch.where(square > 0, square, 1.0).sqrt(), 0.0)
+
+
 def lncc_map(a: Volume, b: Volume, form: LnccForm, mask: Mask | None = None) -> Volume:
-    """Squared local correlation of every window, over the voxels where `mask` is above 0, computed in float64.
+    """Local correlation of every window, over the voxels where `mask` is above 0, computed in float64.
     Differentiable as it stands.
     """
     dtype = torch.promote_types(a.dtype, b.dtype)
@@ -231,9 +245,9 @@ def lncc_map(a: Volume, b: Volume, form: LnccForm, mask: Mask | None = None) -> 
     floored_a, floored_b = _floored(var_a, form)[0], _floored(var_b, form)[0]
     if form.cross_floor:
         c = c.clamp_min(form.floor_eps)
-    den = floored_a * floored_b + form.den_eps
     flat = (var_a * var_b).abs() <= form.flat_eps
-    cc = (c * c + form.num_eps) / torch.where(flat, torch.ones_like(den), den)
+    den = torch.where(flat, 1.0, _product(floored_a * floored_b, form) + form.den_eps)
+    cc = ((c * c if form.squared else c) + form.num_eps) / den
     if form.clamp:
         cc = cc.clamp_max(1)
     cc = torch.where(flat, torch.full_like(cc, form.flat), cc)
@@ -257,7 +271,8 @@ def lncc(
     weight 0 are left out, whatever lies in them; the outside of the image is as without a mask.
 
     With s = 1 (or 1/n for means), m the floor's mask and den = v_a v_b + den_eps: C = 2 g c s / den,
-    V_a = -g cc v_b m_a s / den, A_a = -(S_b C + 2 S_a V_a) / n; d/da = box A_a + 2 a box V_a + b box C.
+    V_a = -g cc v_b m_a s / den, A_a = -(S_b C + 2 S_a V_a) / n; d/da = box A_a + 2 a box V_a + b box C. Not squared,
+    with r = sqrt(v_a v_b) and den = r + den_eps: C = g s / den, V_a = -g cc v_b m_a s / (2 r den).
     """
     dtype_a, dtype_b = a.dtype, b.dtype
     a, b = a.double(), b.double()
@@ -270,10 +285,10 @@ def lncc(
     if form.cross_floor:
         crossed = (c > form.floor_eps).to(c.dtype)
         c = c.clamp_min(form.floor_eps)
-    den = floored_a * floored_b + form.den_eps
+    root = _product(floored_a * floored_b, form)
     flat = (var_a * var_b).abs() <= form.flat_eps
-    den = torch.where(flat, torch.ones_like(den), den)
-    cc = (c * c + form.num_eps) / den
+    den = torch.where(flat, 1.0, root + form.den_eps)
+    cc = ((c * c if form.squared else c) + form.num_eps) / den
     moving = ~flat
     if form.clamp:
         moving = moving & (cc <= 1)
@@ -283,18 +298,21 @@ def lncc(
     value = torch.where(enters, g * cc, 0.0).sum()
 
     g = g * moving * scale * unit
-    big_c = 2 * g * c * crossed / den
-    slope_a, slope_b = -g * cc * floored_b * mask_a / den, -g * cc * floored_a * mask_b / den
+    if form.squared:
+        big_c, share = 2 * g * c * crossed / den, -g * cc / den
+    else:
+        big_c, share = g * crossed / den, -g * cc / den * torch.where(root > 0, 0.5 / root, 0.0)
+    slope_a, slope_b = share * floored_b * mask_a, share * floored_a * mask_b
     adjoint_a = -(s["sum_b"] * big_c + 2 * s["sum_a"] * slope_a) / s["n"]
     adjoint_b = -(s["sum_a"] * big_c + 2 * s["sum_b"] * slope_b) / s["n"]
     if mask is not None:
         big_c, slope_a, slope_b, adjoint_a, adjoint_b = (
             torch.where(enters, x, 0.0) for x in (big_c, slope_a, slope_b, adjoint_a, adjoint_b)
         )
-    box_c = _box(big_c, form.window)
+    box_c = _box(big_c, form)
     a, b = s["a"], s["b"]
-    grad_a = _box(adjoint_a, form.window) + 2 * a * _box(slope_a, form.window) + b * box_c
-    grad_b = _box(adjoint_b, form.window) + 2 * b * _box(slope_b, form.window) + a * box_c
+    grad_a = _box(adjoint_a, form) + 2 * a * _box(slope_a, form) + b * box_c
+    grad_b = _box(adjoint_b, form) + 2 * b * _box(slope_b, form) + a * box_c
     if mask is not None:
         grad_a, grad_b = torch.where(mask > 0, grad_a, 0.0), torch.where(mask > 0, grad_b, 0.0)
     return (
@@ -315,14 +333,14 @@ def integrate_forward(velocity: Flow, steps: int, padding: str, need_grad: bool)
     for _ in range(steps):
         saved.append(v)
         v = v + warp(v, v, "linear", padding, False)
-    kept = torch.stack(saved) if saved and need_grad else velocity.new_empty(0)
+    kept = torch.stack(saved) if saved and need_grad else velocity.new_empty((0,))
     return v.to(velocity.dtype), kept
 
 
 def integrate_saved_like(velocity: Flow, steps: int, need_grad: bool) -> torch.Tensor:
     """An empty tensor like the second result of `integrate_forward`."""
     if not need_grad or steps == 0:
-        return velocity.new_empty(0)
+        return velocity.new_empty((0,))
     return velocity.new_empty((steps, *velocity.shape), dtype=_work_dtype(velocity))
 
 

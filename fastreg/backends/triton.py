@@ -49,7 +49,7 @@ def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last
 
     vol, flow = vol.contiguous(), flow.contiguous()
     grid = flow.shape[1:-1] if channels_last else flow.shape[2:]
-    out = vol.new_empty(*vol.shape[:2], *grid)
+    out = vol.new_empty((flow.shape[0], vol.shape[1], *grid))
     if out.numel():
         with _on_device(vol):
             warp.warp_forward(vol, flow, out, mode, padding, channels_last)
@@ -71,7 +71,8 @@ def warp_backward(
     work = _work_dtype(vol, flow)
     slopes = need_flow and mode == "linear"
     grad_flow = (torch.empty_like if slopes else torch.zeros_like)(flow) if need_flow else None
-    unit = _fixed_point_unit(grad) if need_vol and torch.are_deterministic_algorithms_enabled() else None
+    terms = grad.shape[2:].numel() * (1 if vol.shape[0] == grad.shape[0] else grad.shape[0])  # that a voxel may get
+    unit = _fixed_point_unit(grad, terms) if need_vol and torch.are_deterministic_algorithms_enabled() else None
     grad_vol = torch.zeros_like(vol, dtype=work if unit is None else torch.int64) if need_vol else None
     if grad.numel() and (need_vol or slopes):
         with _on_device(vol):
@@ -83,12 +84,12 @@ def warp_backward(
     return None if grad_vol is None else grad_vol.to(vol.dtype), grad_flow
 
 
-def _fixed_point_unit(grad: Volume) -> torch.Tensor:
-    """[1] float64, a power of two: no sum of `grad` over its points leaves 62 bits. NaN if `grad` is not finite."""
+def _fixed_point_unit(grad: Volume, terms: int) -> torch.Tensor:
+    """[1] float64, a power of two: no sum of `terms` values of `grad` leaves 62 bits. NaN if `grad` is not finite."""
     if grad.numel() == 0:
-        return grad.new_ones(1, dtype=torch.float64)
+        return grad.new_ones((1,), dtype=torch.float64)
     largest = grad.abs().amax().double().clamp_min(torch.finfo(torch.float64).tiny)
-    bits = torch.floor(61 - torch.log2(largest)) - grad[0, 0].numel().bit_length()
+    bits = torch.floor(61 - torch.log2(largest)) - terms.bit_length()
     return torch.where(largest.isfinite(), torch.exp2(bits.clamp_max(1000)), float("nan")).reshape(1)
 
 

@@ -33,7 +33,7 @@ def costs(moving: Tensor, fixed: Tensor, radius: int) -> Tensor:
     reach = 2 * radius + 1
     if torch.compiler.is_exporting():
         return _costs_in_few_steps(around, fixed, reach)
-    found = fixed.new_empty(len(fixed), reach**ndim, *size)
+    found = fixed.new_empty((len(fixed), reach**ndim, *size))
     difference = torch.empty_like(fixed)
     for k, start in enumerate(itertools.product(range(reach), repeat=ndim)):
         window = around

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastreg.geometry import fields
+from fastreg.nn._typed import call_of
 from fastreg.ops.lncc import lncc
 from fastreg.types import Flow, Mask, Scalar, Volume
 from fastreg.utils.checks import check_volume, shape
@@ -19,10 +20,20 @@ class LNCC(nn.Module):
     """Minus the mean squared local correlation: -1 for identical images. Arguments as in `fastreg.lncc`."""
 
     def __init__(
-        self, window: int = 9, eps: float = 1e-5, definition: str = "fastreg", backend: str | None = None
+        self,
+        window: int | Sequence[int] = 9,
+        eps: float = 1e-5,
+        definition: str = "fastreg",
+        backend: str | None = None,
+        *,
+        num_eps: float | None = None,
+        squared: bool = True,
+        kernel: str = "box",
+        sigma: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.window, self.eps, self.definition, self.backend = window, eps, definition, backend
+        self.num_eps, self.squared, self.kernel, self.sigma = num_eps, squared, kernel, sigma
 
     def forward(self, moved: Volume, fixed: Volume, mask: Mask | None = None) -> Scalar:
         """`moved`, `fixed`: [batch, channels, D, H, W]; `mask` weights the windows."""
@@ -31,10 +42,16 @@ class LNCC(nn.Module):
             fixed,
             window=self.window,
             eps=self.eps,
+            num_eps=self.num_eps,
+            squared=self.squared,
+            kernel=self.kernel,
+            sigma=self.sigma,
             definition=self.definition,
             mask=mask,
             backend=self.backend,
         )
+
+    __call__ = call_of(forward)
 
 
 class MSE(nn.Module):
@@ -47,6 +64,8 @@ class MSE(nn.Module):
             return square.mean()
         weight = mask.to(square.dtype).expand_as(square)
         return (weight * square).sum() / weight.sum().clamp_min(torch.finfo(square.dtype).tiny)
+
+    __call__ = call_of(forward)
 
 
 class MI(nn.Module):
@@ -78,6 +97,8 @@ class MI(nn.Module):
         ]
         return -torch.stack(terms).mean()
 
+    __call__ = call_of(forward)
+
 
 class _Information(torch.autograd.Function):
     """Mutual information of two images under weights. By slices: the memory does not grow with the image."""
@@ -87,7 +108,7 @@ class _Information(torch.autograd.Function):
         joint = torch.zeros(bins * bins, dtype=torch.float64, device=moved.device)
         for values, rows, share in _slices(moved, fixed, weight, bins):
             cells, t = _cells(values, rows, bins)
-            part = values.new_zeros(bins * bins)
+            part = values.new_zeros((bins * bins,))
             for k, parts in enumerate(_spline(t)):
                 part.scatter_add_(0, cells + k, parts if share is None else parts * share)
             joint += part  # in float64: a slice is too short for float32 to lose anything
@@ -182,6 +203,8 @@ class Dice(nn.Module):
         dice = torch.where(present, 2 * overlap / total.clamp_min(torch.finfo(total.dtype).tiny), 0.0)
         return -dice.sum() / present.sum().clamp_min(1)
 
+    __call__ = call_of(forward)
+
 
 class Smoothness(nn.Module):
     """Roughness of a displacement field; `penalty` as in `fastreg.smoothness`."""
@@ -193,6 +216,8 @@ class Smoothness(nn.Module):
     def forward(self, flow: Flow, image: Volume | None = None) -> Scalar:
         """`flow`: [batch, 3, D, H, W], voxels; `image` only for "edge_aware"."""
         return fields.smoothness(flow, penalty=self.penalty, image=image, backend=self.backend)
+
+    __call__ = call_of(forward)
 
 
 LOSSES: dict[str, type[nn.Module]] = {"lncc": LNCC, "mse": MSE}
@@ -227,6 +252,8 @@ class NoImage(nn.Module):
     def forward(self, moved: Volume, fixed: Volume, mask: Mask | None = None) -> Scalar:
         """0 on the device of `moved`."""
         return moved.new_zeros(())
+
+    __call__ = call_of(forward)
 
 
 def kl_divergence(mean: Flow, log_variance: Flow, prior_lambda: float) -> Scalar:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fastreg.geometry import fields
 from fastreg.geometry.padding import crop, pad_to_multiple
+from fastreg.nn._typed import call_of
 from fastreg.nn.cost_volume import Matching
 from fastreg.nn.cpu_convolution import convolve
 from fastreg.nn.unet import ARCHITECTURES, RESAMPLINGS, UNet, convolution, widened
@@ -191,6 +192,8 @@ class RegistrationNet(nn.Module):
             log_variance=unsure,
             region=region,
         )
+
+    __call__ = call_of(forward)
 
     def _integrated(self, velocity: Tensor) -> Tensor:
         padding = "border" if self.config.resampling == "voxelmorph2018" else "zeros"

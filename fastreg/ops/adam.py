@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastreg import backends
+from fastreg.ops._define import define_op
 from fastreg.types import Flow
 from fastreg.utils.checks import check_at_least, check_in_place, check_whole
 
@@ -61,7 +62,7 @@ def adam_step(
     torch.ops.fastreg.adam_step_(*fields, count, step, beta1, beta2, eps, passes, backends.choose(backend, velocity))
 
 
-@torch.library.custom_op("fastreg::adam_step_", mutates_args=("velocity", "grad", "mean", "square"))
+@define_op("adam_step_", ("velocity", "grad", "mean", "square"))
 def _adam_step(
     velocity: Tensor,
     grad: Tensor,

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastreg import backends
 from fastreg.backends import reference
 from fastreg.ops._autograd import needs_reference, value_dtype, wants_grad
+from fastreg.ops._define import define_op
 from fastreg.types import Flow
 from fastreg.utils.checks import check_choice, check_flow, shape
 
@@ -47,7 +48,7 @@ def check_determinant(flow: Flow) -> int:
     return ndim
 
 
-@torch.library.custom_op("fastreg::determinant", mutates_args=())
+@define_op("determinant")
 def _determinant(flow: Tensor, scheme: str, backend: str) -> Tensor:
     return backends.get(backend).determinant(flow, scheme)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastreg import backends
 from fastreg.backends import reference
 from fastreg.ops._autograd import needs_reference, no_double_backward, wants_grad
+from fastreg.ops._define import define_op
 from fastreg.types import PADDINGS, Flow
 from fastreg.utils.checks import check_choice, check_flow, check_whole
 
@@ -43,7 +44,7 @@ def integrate(velocity: Flow, *, steps: int = 7, padding: str = "zeros", backend
     return torch.ops.fastreg.integrate(velocity, steps, padding, wants_grad(velocity), name)[0]
 
 
-@torch.library.custom_op("fastreg::integrate", mutates_args=())
+@define_op("integrate")
 def _integrate(velocity: Tensor, steps: int, padding: str, need_grad: bool, backend: str) -> tuple[Tensor, Tensor]:
     return backends.get(backend).integrate_forward(velocity, steps, padding, need_grad)
 
@@ -53,7 +54,7 @@ def _(velocity: Tensor, steps: int, padding: str, need_grad: bool, backend: str)
     return velocity.new_empty(velocity.shape), backends.get(backend).integrate_saved_like(velocity, steps, need_grad)
 
 
-@torch.library.custom_op("fastreg::integrate_backward", mutates_args=())
+@define_op("integrate_backward")
 def _integrate_backward(
     grad: Tensor, velocity: Tensor, saved: Tensor, steps: int, padding: str, backend: str
 ) -> Tensor:

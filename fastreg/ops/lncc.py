@@ -1,7 +1,8 @@
-"""`fastreg.lncc`: the windowed squared local correlation of two images, with its gradient made in the same sweep."""
+"""`fastreg.lncc`: the windowed local correlation of two images, with its gradient made in the same sweep."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from fastreg import backends
 from fastreg.backends import reference
 from fastreg.backends.lncc_form import LNCC_DEFINITIONS, lncc_form
 from fastreg.ops._autograd import needs_reference, no_double_backward, times, wants_grad
-from fastreg.types import Mask, Scalar, Volume
+from fastreg.ops._define import define_op
+from fastreg.types import KERNELS, Mask, Scalar, Volume
 from fastreg.utils.checks import check_choice, check_floating, check_same_device, check_volume, check_whole, shape
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -21,8 +23,12 @@ def lncc(
     a: Volume,
     b: Volume,
     *,
-    window: int = 9,
+    window: int | Sequence[int] = 9,
     eps: float = 1e-5,
+    num_eps: float | None = None,
+    squared: bool = True,
+    kernel: str = "box",
+    sigma: float | Sequence[float] | None = None,
     definition: str = "fastreg",
     reduction: str = "mean",
     mask: Mask | None = None,
@@ -33,13 +39,23 @@ def lncc(
     Equal to float64 truth on unnormalised data (CT in Hounsfield units): sums are centred. A constant window counts 0
     under the default definition. As a loss, use its negative (`fastreg.losses.LNCC`).
 
+        similarity = fastreg.lncc(moved, fixed)
+        thick = fastreg.lncc(moved, fixed, window=(3, 9, 9))  # thick slices along D
+        icon = fastreg.lncc(moved, fixed, window=21, kernel="gaussian", sigma=5, squared=False, definition="icon")
+
     Args:
         a: [batch, channels, D, H, W] or [batch, channels, H, W], any intensity unit.
         b: Same shape as `a`.
-        window: Edge length in voxels, odd; cut to twice the longest axis less 1: wider ones hold no more of the image.
+        window: Edge length in voxels, odd, or one for each of (D, H, W); cut to twice the longest axis less 1: wider
+            ones hold no more of the image.
         eps: Floor of the variances, in squared intensity units summed over the window (as the definition uses it).
+        num_eps: Added to the numerator, in units of it; the definition's if None.
+        squared: Otherwise the correlation itself, from -1 to 1.
+        kernel: How a window weighs its voxels: "box" (all alike), "triangular" or "gaussian". The latter two are
+            computed by the reference backend on every device: several times slower, and in float64 memory.
+        sigma: Of the kernel "gaussian", in voxels, or one for each axis; a third of the window if None.
         definition: "fastreg", or whose number to reproduce: "voxelmorph", "voxelmorph-tf", "monai", "fused-lncc",
-            "ffdp", "fireants", "ants" (docs/math.md).
+            "ffdp", "fireants", "ants", "icon" (docs/math.md).
         reduction: "mean" over windows, "sum", or "none": [batch, channels, D, H, W].
         mask: [batch, 1 or channels, D, H, W]. Voxels where it is 0 or less enter no window, and no gradient goes to
             them; they may be NaN. Elsewhere it is the weight of the windows around its voxels, of the mean too. No
@@ -60,34 +76,65 @@ def lncc(
     check_floating("b", b)
     if b.shape != a.shape:
         raise ValueError(f"b must have the shape of a, {shape(a)}, got {shape(b)}")
-    check_whole("window", window, 1)
-    if window % 2 == 0:
-        raise ValueError(f"window must be odd, got {window}")
-    window = min(window, max(2 * max(a.shape[2:]) - 1, 1))  # then every window holds the whole image already
     check_choice("definition", definition, LNCC_DEFINITIONS)
+    check_choice("kernel", kernel, KERNELS)
+    options = definition, _windows(window, a), eps, num_eps, squared, kernel, _sigmas(sigma, window, kernel, ndim)
     check_choice("reduction", reduction, REDUCTIONS)
     if not eps >= 0:
         raise ValueError(f"eps must be at least 0, got {eps}")
+    if num_eps is not None and not num_eps >= 0:
+        raise ValueError(f"num_eps must be at least 0, got {num_eps}")
     if mask is not None:
         mask = _checked_mask(mask, a)
     check_same_device(a=a, b=b, mask=mask)
     plain = needs_reference(a, b, mask)
+    name = "reference" if plain or kernel != "box" else backends.choose(backend, a, b, mask)
+    if kernel != "box" and backend not in (None, "reference"):
+        raise ValueError(f"backend {backend!r} has no kernel {kernel!r}: leave backend out, or 'reference'")
     if reduction == "none" or plain:
-        name = "reference" if plain else backends.choose(backend, a, b, mask)
         if plain:
-            cc = reference.lncc_map(a, b, lncc_form(definition, window, eps, ndim), mask)
+            cc = reference.lncc_map(a, b, lncc_form(*options), mask)
         else:
-            cc = torch.ops.fastreg.lncc_map(a, b, mask, window, eps, definition, name)
+            cc = torch.ops.fastreg.lncc_map(a, b, mask, *options, name)
         if mask is not None:
             cc = torch.where(mask > 0, cc * mask, 0.0).to(cc.dtype)
         if reduction == "none":
             return cc
         weights = cc.new_tensor(float(cc.numel())) if mask is None else mask.expand_as(cc).sum(dtype=cc.dtype)
         return cc.sum() if reduction == "sum" else cc.sum() / weights.clamp_min(torch.finfo(cc.dtype).tiny)
-    name = backends.choose(backend, a, b, mask)
-    return torch.ops.fastreg.lncc(
-        a, b, mask, window, eps, definition, reduction == "mean", wants_grad(a), wants_grad(b), name
-    )[0]
+    return torch.ops.fastreg.lncc(a, b, mask, *options, reduction == "mean", wants_grad(a), wants_grad(b), name)[0]
+
+
+def _windows(window: int | Sequence[int], a: Volume) -> tuple[int, ...]:
+    """An edge length for every axis."""
+    ndim = a.ndim - 2
+    lengths = tuple(window) if isinstance(window, Sequence) else (window,) * ndim
+    if len(lengths) != ndim:
+        raise ValueError(f"window must be one number or {ndim}, got {lengths}")
+    for length in lengths:
+        check_whole("window", length, 1)
+        if length % 2 == 0:
+            raise ValueError(f"window must be odd, got {window}")
+    longest = max(2 * max(a.shape[2:]) - 1, 1)  # then every window holds the whole image already
+    return tuple(min(length, longest) for length in lengths)
+
+
+def _sigmas(
+    sigma: float | Sequence[float] | None, window: int | Sequence[int], kernel: str, ndim: int
+) -> tuple[float, ...]:
+    """A standard deviation for every axis; none for kernels that have none."""
+    if kernel != "gaussian":
+        if sigma is not None:
+            raise ValueError(f"sigma is of kernel 'gaussian', got sigma {sigma} and kernel {kernel!r}")
+        return ()
+    if sigma is None:
+        sigma = window / 3 if isinstance(window, int) else [length / 3 for length in window]
+    each = (float(sigma),) * ndim if isinstance(sigma, (int, float)) else tuple(float(s) for s in sigma)
+    if len(each) != ndim:
+        raise ValueError(f"sigma must be one number or {ndim}, got {each}")
+    if not all(0 < s < float("inf") for s in each):
+        raise ValueError(f"sigma must be positive and finite, got {sigma}")
+    return each
 
 
 def _checked_mask(mask: Mask, a: Volume) -> Mask:
@@ -104,20 +151,24 @@ def _scalar_dtype(a: Tensor, b: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
 
 
-@torch.library.custom_op("fastreg::lncc", mutates_args=())
+@define_op("lncc")
 def _lncc(
     a: Tensor,
     b: Tensor,
     mask: Tensor | None,
-    window: int,
-    eps: float,
     definition: str,
+    window: Sequence[int],
+    eps: float,
+    num_eps: float | None,
+    squared: bool,
+    kernel: str,
+    sigma: Sequence[float],
     mean: bool,
     need_a: bool,
     need_b: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    form = lncc_form(definition, window, eps, a.ndim - 2)
+    form = lncc_form(definition, window, eps, num_eps, squared, kernel, sigma)
     scale = 1.0 / a.numel() if mean and a.numel() and not _scales_later(a, b, mask) else 1.0
     value, grad_a, grad_b, _ = backends.get(backend).lncc(a, b, mask, form, scale, need_a, need_b, False, mask)
     factor = value.new_ones(())
@@ -129,8 +180,8 @@ def _lncc(
             factor = torch.where(weights > 0, 1 / weights, 0.0)
     return (
         (value * factor * scale).to(_scalar_dtype(a, b)),
-        a.new_empty(0) if grad_a is None else grad_a,
-        b.new_empty(0) if grad_b is None else grad_b,
+        a.new_empty((0,)) if grad_a is None else grad_a,
+        b.new_empty((0,)) if grad_b is None else grad_b,
         factor,
     )
 
@@ -152,22 +203,12 @@ def _scales_later(a: Tensor, b: Tensor, mask: Tensor | None) -> bool:
 
 
 @_lncc.register_fake
-def _(
-    a: Tensor,
-    b: Tensor,
-    mask: Tensor | None,
-    window: int,
-    eps: float,
-    definition: str,
-    mean: bool,
-    need_a: bool,
-    need_b: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(a: Tensor, b: Tensor, mask: Tensor | None, *options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    need_a, need_b = options[-3:-1]
     return (
         a.new_empty((), dtype=_scalar_dtype(a, b)),
-        a.new_empty(a.shape if need_a else 0),
-        b.new_empty(b.shape if need_b else 0),
+        a.new_empty(a.shape if need_a else (0,)),
+        b.new_empty(b.shape if need_b else (0,)),
         a.new_empty((), dtype=torch.float64),
     )
 
@@ -175,7 +216,8 @@ def _(
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     a, b, mask = inputs[:3]
     ctx.save_for_backward(*output[1:])
-    ctx.needs = inputs[7], inputs[8]
+    ctx.needs = inputs[-3:-1]
+    ctx.count = len(inputs)
     ctx.scales_later = _scales_later(a, b, mask)
     ctx.set_materialize_grads(False)
 
@@ -185,43 +227,62 @@ def _backward(ctx: Any, grad: Tensor | None, *again: Tensor | None) -> tuple[Ten
         no_double_backward("lncc")(ctx)
     grad_a, grad_b, factor = ctx.saved_tensors
     if grad is None:
-        return (None,) * 10
+        return (None,) * ctx.count
     if ctx.scales_later:
         grad = grad.to(factor.dtype) * factor
     scaled = [times(kept, grad) if need else None for kept, need in zip((grad_a, grad_b), ctx.needs, strict=True)]
-    return (*scaled, *[None] * 8)
+    return (*scaled, *[None] * (ctx.count - 2))
 
 
 _lncc.register_autograd(_backward, setup_context=_setup)
 
 
-@torch.library.custom_op("fastreg::lncc_map", mutates_args=())
+@define_op("lncc_map")
 def _lncc_map(
-    a: Tensor, b: Tensor, mask: Tensor | None, window: int, eps: float, definition: str, backend: str
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor | None,
+    definition: str,
+    window: Sequence[int],
+    eps: float,
+    num_eps: float | None,
+    squared: bool,
+    kernel: str,
+    sigma: Sequence[float],
+    backend: str,
 ) -> Tensor:
-    form = lncc_form(definition, window, eps, a.ndim - 2)
+    form = lncc_form(definition, window, eps, num_eps, squared, kernel, sigma)
     return backends.get(backend).lncc(a, b, None, form, 1.0, False, False, True, mask)[3]
 
 
 @_lncc_map.register_fake
-def _(a: Tensor, b: Tensor, mask: Tensor | None, window: int, eps: float, definition: str, backend: str) -> Tensor:
+def _(a: Tensor, b: Tensor, *options: Any) -> Tensor:
     return a.new_empty(a.shape, dtype=torch.promote_types(a.dtype, b.dtype))
 
 
-@torch.library.custom_op("fastreg::lncc_map_backward", mutates_args=())
+@define_op("lncc_map_backward")
 def _lncc_map_backward(
-    grad: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, window: int, eps: float, definition: str, backend: str
+    grad: Tensor,
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor | None,
+    definition: str,
+    window: Sequence[int],
+    eps: float,
+    num_eps: float | None,
+    squared: bool,
+    kernel: str,
+    sigma: Sequence[float],
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
     """The weights of the windows are what comes from above."""
-    form = lncc_form(definition, window, eps, a.ndim - 2)
+    form = lncc_form(definition, window, eps, num_eps, squared, kernel, sigma)
     _, grad_a, grad_b, _ = backends.get(backend).lncc(a, b, grad, form, 1.0, True, True, False, mask)
     return grad_a, grad_b
 
 
 @_lncc_map_backward.register_fake
-def _(
-    grad: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, window: int, eps: float, definition: str, backend: str
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, a: Tensor, b: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     return a.new_empty(a.shape), b.new_empty(b.shape)
 
 
@@ -231,7 +292,10 @@ def _map_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _map_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*torch.ops.fastreg.lncc_map_backward(grad, *ctx.saved_tensors, *ctx.options), *[None] * 5)
+    return (
+        *torch.ops.fastreg.lncc_map_backward(grad, *ctx.saved_tensors, *ctx.options),
+        *[None] * (1 + len(ctx.options)),
+    )
 
 
 _lncc_map.register_autograd(_map_backward, setup_context=_map_setup)

@@ -38,10 +38,14 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     # The exporter reads the annotations: str, int and bool are attributes, all else is a tensor.
     def warp(vol, flow, mode: str, padding: str, channels_last: bool, backend: str):  # type: ignore[no-untyped-def]
-        ndim = len(vol.shape) - 2
+        ndim, shared = len(vol.shape) - 2, vol.shape[0] == 1 and flow.shape[0] != 1
         if channels_last:
             flow = op.Transpose(flow, perm=[0, ndim + 1, *range(1, ndim + 1)])
         grid = _Grid(op, vol, flow, padding)
+        if shared:  # one image for all fields
+            vol = op.Expand(
+                vol, op.Concat(op.Shape(flow, start=0, end=1), op.Constant(value_ints=[1] * (ndim + 1)), axis=0)
+            )
         return op.GridSample(vol, grid.at(flow), mode=mode, padding_mode=padding, align_corners=grid.corners)
 
     def integrate(velocity, steps: int, padding: str, need_grad: bool, backend: str):  # type: ignore[no-untyped-def]

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastreg import backends
 from fastreg.backends import reference
 from fastreg.ops._autograd import needs_reference, register_kept_gradient, value_dtype, wants_grad
+from fastreg.ops._define import define_op
 from fastreg.types import Flow, Mask, Scalar
 from fastreg.utils.checks import check_at_least, check_floating, check_flow, check_in_place, check_same_device, shape
 
@@ -90,7 +91,7 @@ def _check_known(velocity: Flow, known: Mask | None) -> None:
     check_same_device(velocity=velocity, known=known)
 
 
-@torch.library.custom_op("fastreg::penalty_", mutates_args=("grad",))
+@define_op("penalty_", ("grad",))
 def _penalty(
     velocity: Tensor, known: Tensor | None, smoothness: float, volume: float, grad: Tensor, backend: str
 ) -> Tensor:
@@ -102,16 +103,16 @@ def _(velocity: Tensor, known: Tensor | None, smoothness: float, volume: float, 
     return velocity.new_empty((), dtype=torch.float64)
 
 
-@torch.library.custom_op("fastreg::volume", mutates_args=())
+@define_op("volume")
 def _volume(velocity: Tensor, known: Tensor | None, need_grad: bool, backend: str) -> tuple[Tensor, Tensor]:
     grad = torch.zeros_like(velocity, memory_format=torch.contiguous_format) if need_grad else None
     value = backends.get(backend).penalty(velocity, known, 0.0, 1.0, grad)
-    return value.to(velocity.dtype), velocity.new_empty(0) if grad is None else grad
+    return value.to(velocity.dtype), velocity.new_empty((0,)) if grad is None else grad
 
 
 @_volume.register_fake
 def _(velocity: Tensor, known: Tensor | None, need_grad: bool, backend: str) -> tuple[Tensor, Tensor]:
-    return velocity.new_empty(()), velocity.new_empty(velocity.shape if need_grad else 0)
+    return velocity.new_empty(()), velocity.new_empty(velocity.shape if need_grad else (0,))
 
 
 register_kept_gradient(_volume, "volume_l2")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastreg import backends
 from fastreg.ops._autograd import needs_reference, register_kept_gradient, value_dtype, wants_grad
+from fastreg.ops._define import define_op
 from fastreg.types import Flow, Scalar
 
 
@@ -22,15 +23,15 @@ def smoothness_l2(flow: Flow, backend: str | None = None) -> Scalar:
     return torch.ops.fastreg.smoothness(flow, wants_grad(flow), backends.choose(backend, flow))[0]
 
 
-@torch.library.custom_op("fastreg::smoothness", mutates_args=())
+@define_op("smoothness")
 def _smoothness(flow: Tensor, need_grad: bool, backend: str) -> tuple[Tensor, Tensor]:
     value, grad = backends.get(backend).smoothness(flow, need_grad)
-    return value.to(value_dtype(flow)), flow.new_empty(0) if grad is None else grad
+    return value.to(value_dtype(flow)), flow.new_empty((0,)) if grad is None else grad
 
 
 @_smoothness.register_fake
 def _(flow: Tensor, need_grad: bool, backend: str) -> tuple[Tensor, Tensor]:
-    return flow.new_empty((), dtype=value_dtype(flow)), flow.new_empty(flow.shape if need_grad else 0)
+    return flow.new_empty((), dtype=value_dtype(flow)), flow.new_empty(flow.shape if need_grad else (0,))
 
 
 register_kept_gradient(_smoothness, "smoothness")

@@ -10,6 +10,8 @@ from torch import Tensor
 from fastreg import backends
 from fastreg.backends import reference
 from fastreg.ops._autograd import needs_reference, no_double_backward
+from fastreg.ops._define import define_op
+from fastreg.ops._labels import is_labels, warp_whole
 from fastreg.types import MODES, PADDINGS, Flow, Volume
 from fastreg.utils.checks import check_choice, check_floating, check_same_device, check_volume, shape, spatial
 
@@ -26,10 +28,15 @@ def warp(
     """Resample `vol` at `p + flow(p)` for every point p of the flow's grid.
 
     Coordinates and weights are float32 (float64 for float64 input) whatever the dtype of the volume. At integer
-    coordinates the derivative is the right-hand difference. A NaN displacement gives NaN there and only there.
+    coordinates the derivative is the right-hand difference. A NaN displacement gives NaN there and only there. One
+    field for all volumes, or one volume for all fields, has a batch of 1, or is expanded; it is not copied.
+
+        moved = fastreg.warp(moving, flow)
+        moved_labels = fastreg.warp(labels, flow, mode="nearest")  # integers stay integers
 
     Args:
-        vol: [batch, channels, D, H, W] or [batch, channels, H, W], any intensity unit.
+        vol: [batch, channels, D, H, W] or [batch, channels, H, W], any intensity unit. With mode "nearest" also
+            integers or bool, which come back exactly (0 where the displacement is NaN) and have no gradient.
         flow: [batch, 3, D', H', W'] or [batch, 2, H', W'], displacement in voxels of `vol`, channel c along array
             axis c. Its grid may differ from the volume's.
         mode: "linear", or "nearest" (ties to even; no gradient to the flow).
@@ -39,42 +46,88 @@ def warp(
         backend: A name from `fastreg.backends.status()`; the fastest that fits if None.
 
     Returns:
-        [batch, channels, D', H', W'], dtype of `vol`. Differentiable in both arguments.
+        [batch, channels, D', H', W'], dtype of `vol`. Differentiable in both arguments; the gradient to what a batch
+        shares is summed over the batch.
 
     Raises:
-        TypeError: an argument that is no floating-point tensor.
+        TypeError: an argument that is no floating-point tensor, or integers with mode "linear".
         ValueError: shapes, devices, modes or backends that do not fit, naming both sides.
 
     Source: Jaderberg et al. 2015; Balakrishnan et al. 2018, eq. 3. docs/math.md has the exact definition.
     """
-    ndim = check_volume("vol", vol)
+    check_choice("mode", mode, MODES)
+    labels = is_labels(vol)
+    if labels and mode != "nearest":
+        raise TypeError(f"vol of integers needs mode 'nearest', got {vol.dtype} and mode {mode!r}")
+    ndim = check_volume("vol", vol, labels=labels)
     check_floating("flow", flow)
     grid = flow.shape[1:-1] if channels_last else flow.shape[2:]
-    channels = flow.shape[-1] if channels_last else (flow.shape[1] if flow.ndim > 1 else 0)
-    if flow.ndim != ndim + 2 or channels != ndim or flow.shape[0] != vol.shape[0] or 0 in grid:
+    channels = flow.shape[-1] if channels_last else (flow.shape[1] if flow.ndim > 1 else (0,))
+    fits = flow.ndim > 0 and (flow.shape[0] == vol.shape[0] or 1 in (flow.shape[0], vol.shape[0]))
+    if flow.ndim != ndim + 2 or channels != ndim or not fits or 0 in grid:
         axes = spatial(ndim)
         wanted = f"[batch, {axes}, {ndim}]" if channels_last else f"[batch, {ndim}, {axes}]"
         raise ValueError(f"flow must be {wanted} to match vol {shape(vol)}, got {shape(flow)}")
-    check_choice("mode", mode, MODES)
     check_choice("padding", padding, PADDINGS)
     check_same_device(vol=vol, flow=flow)
     if needs_reference(vol, flow):
+        if labels:
+            return warp_whole(vol, lambda part: reference.warp(part, flow, mode, padding, channels_last), look=False)
         return reference.warp(vol, flow, mode, padding, channels_last)
-    return torch.ops.fastreg.warp(vol, flow, mode, padding, channels_last, backends.choose(backend, vol, flow))
+    name = backends.choose(backend, flow) if labels else backends.choose(backend, vol, flow)
+    vol, flow, batch = _shared(vol, flow)
+    if labels:
+        moved = torch.ops.fastreg.warp_labels(vol, flow.detach(), padding, channels_last, name)
+    else:
+        moved = torch.ops.fastreg.warp(vol, flow, mode, padding, channels_last, name)
+    return moved if moved.shape[0] == batch else moved.reshape(batch, -1, *moved.shape[2:])
 
 
-@torch.library.custom_op("fastreg::warp", mutates_args=())
+def _shared(vol: Volume, flow: Flow) -> tuple[Volume, Flow, int]:
+    """Both with a batch of 1 where all items are the same, and the batch of the result.
+
+    Volumes that share a field become the channels of one: then a place is found once for all of them.
+    """
+    batch = flow.shape[0] if vol.shape[0] == 1 else vol.shape[0]
+    if batch == 0:
+        return vol[:0], flow[:0], 0
+    if vol.shape[0] > 1 and vol.stride(0) == 0 and flow.shape[0] > 1:
+        vol = vol[:1]
+    if flow.shape[0] > 1 and flow.stride(0) == 0 and vol.shape[0] > 1:
+        flow = flow[:1]
+    if flow.shape[0] < vol.shape[0]:
+        vol = vol.flatten(0, 1)[None]
+    return vol, flow, batch
+
+
+@define_op("warp_labels")
+def _warp_labels(vol: Tensor, flow: Tensor, padding: str, channels_last: bool, backend: str) -> Tensor:
+    warped = backends.get(backend).warp_forward
+    look = vol.device.type == "cpu"  # elsewhere it would wait for the device
+    return warp_whole(vol, lambda part: warped(part, flow, "nearest", padding, channels_last), look)
+
+
+@_warp_labels.register_fake
+def _(vol: Tensor, flow: Tensor, padding: str, channels_last: bool, backend: str) -> Tensor:
+    return vol.new_empty(_shape(vol, flow, channels_last))
+
+
+def _shape(vol: Tensor, flow: Tensor, channels_last: bool) -> tuple[int, ...]:
+    """Of the result. The volume's batch is the flow's, or 1: one volume for all fields."""
+    return (flow.shape[0], vol.shape[1], *(flow.shape[1:-1] if channels_last else flow.shape[2:]))
+
+
+@define_op("warp")
 def _warp(vol: Tensor, flow: Tensor, mode: str, padding: str, channels_last: bool, backend: str) -> Tensor:
     return backends.get(backend).warp_forward(vol, flow, mode, padding, channels_last)
 
 
 @_warp.register_fake
 def _(vol: Tensor, flow: Tensor, mode: str, padding: str, channels_last: bool, backend: str) -> Tensor:
-    grid = flow.shape[1:-1] if channels_last else flow.shape[2:]
-    return vol.new_empty((vol.shape[0], vol.shape[1], *grid))
+    return vol.new_empty(_shape(vol, flow, channels_last))
 
 
-@torch.library.custom_op("fastreg::warp_backward", mutates_args=())
+@define_op("warp_backward")
 def _warp_backward(
     grad: Tensor,
     vol: Tensor,
@@ -90,8 +143,8 @@ def _warp_backward(
         grad, vol, flow, mode, padding, channels_last, need_vol, need_flow
     )
     return (
-        vol.new_empty(0) if grad_vol is None else grad_vol,
-        flow.new_empty(0) if grad_flow is None else grad_flow,
+        vol.new_empty((0,)) if grad_vol is None else grad_vol,
+        flow.new_empty((0,)) if grad_flow is None else grad_flow,
     )
 
 
@@ -108,8 +161,8 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     return (
-        vol.new_empty(vol.shape) if need_vol else vol.new_empty(0),
-        flow.new_empty(flow.shape) if need_flow else flow.new_empty(0),
+        vol.new_empty(vol.shape) if need_vol else vol.new_empty((0,)),
+        flow.new_empty(flow.shape) if need_flow else flow.new_empty((0,)),
     )
 
 

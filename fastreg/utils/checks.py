@@ -20,9 +20,12 @@ def check_floating(name: str, value: object) -> None:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
 
 
-def check_volume(name: str, value: object) -> int:
-    """Raises unless `value` is [batch, channels, (D,) H, W]; returns the number of spatial axes."""
-    check_floating(name, value)
+def check_volume(name: str, value: object, labels: bool = False) -> int:
+    """Raises unless `value` is [batch, channels, (D,) H, W]; returns the number of spatial axes. With `labels` it is
+    known to be a tensor of whole numbers.
+    """
+    if not labels:
+        check_floating(name, value)
     assert isinstance(value, torch.Tensor)
     if value.ndim not in (4, 5):
         raise ValueError(f"{name} must be [batch, channels, D, H, W] or [batch, channels, H, W], got {shape(value)}")

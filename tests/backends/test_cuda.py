@@ -58,7 +58,7 @@ def test_the_deterministic_gradient_repeats():
 def test_lncc(size, window):
     a = torch.rand(2, 1, *size, device="cuda")
     b = a + torch.rand_like(a)
-    form = lncc_form("fastreg", window, 1e-5, len(size))
+    form = lncc_form("fastreg", [window] * len(size), 1e-5)
     truth = reference.lncc(a, b, None, form, 1.0, True, True, True)
     ours = cuda.lncc(a, b, None, form, 1.0, True, True, True)
     for x, y in zip(ours, truth, strict=True):
@@ -71,7 +71,7 @@ def test_lncc(size, window):
 def test_lncc_of_every_definition(definition):
     a = torch.rand(1, 2, 20, 30, 60, device="cuda")
     b = a + torch.rand_like(a)
-    form, mask = lncc_form(definition, 5, 1e-5, 3), (torch.rand_like(a[:, :1]) > 0.5).float()
+    form, mask = lncc_form(definition, [5] * 3, 1e-5), (torch.rand_like(a[:, :1]) > 0.5).float()
     for x, y in zip(
         cuda.lncc(a, b, mask, form, 1.0, True, True, True),
         reference.lncc(a, b, mask, form, 1.0, True, True, True),

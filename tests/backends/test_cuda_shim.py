@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import torch
 from cuda_shim import build as shim
+from helpers.lncc_family import BOXES
 
 from bench.cuda import sass
 from fastreg import _C
@@ -102,6 +103,18 @@ def test_warp_of_coordinates_that_are_no_voxels(kernels, dtype, padding):
         flow[0, index % 3, 2, 3, 4 * index] = value
     check_warp(kernels, vol, flow, grad, "linear", padding, False)
     check_warp(kernels, vol, flow, grad, "nearest", "border" if padding == "reflection" else padding, False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_warp_of_one_volume_by_a_batch_of_fields(kernels, dtype, deterministic):
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        for size, grid in SIZES:
+            vol, flow, grad = warp_case(size, grid, dtype, batch=3)
+            check_warp(kernels, vol[:1], flow, grad, "linear", "border", False)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_warp_by_integers_is_exact_and_keeps_nan_in_its_place(kernels):
@@ -258,13 +271,13 @@ def test_lncc(kernels, size, window):
     a, b = lncc_pair(size, batch=2)
     # Where nearly all of the window is padding, a constant away from the image, float32 keeps fewer digits.
     tolerance = 1e-4 if 2 * min(size) < window else 1e-5
-    check_lncc(kernels, a, b, lncc_form("fastreg", window, 1e-5, len(size)), tolerance)
+    check_lncc(kernels, a, b, lncc_form("fastreg", [window] * len(size), 1e-5), tolerance)
 
 
 @pytest.mark.parametrize("window", [1, 3, 9, 11, 15])
 @pytest.mark.parametrize("size", [(7, 9, 30), (20, 45)], ids=str)
 def test_lncc_in_float64_and_any_window(kernels, size, window):
-    form = lncc_form("fastreg", window, 1e-5, len(size))
+    form = lncc_form("fastreg", [window] * len(size), 1e-5)
     check_lncc(kernels, *lncc_pair(size, torch.float64, channels=2), form, 1e-11)
     check_lncc(kernels, *lncc_pair(size, torch.float32, channels=2), form, 1e-5)
 
@@ -272,9 +285,16 @@ def test_lncc_in_float64_and_any_window(kernels, size, window):
 @pytest.mark.parametrize("definition", LNCC_DEFINITIONS)
 def test_lncc_of_every_definition_with_weights(kernels, definition):
     a, b = lncc_pair((7, 9, 30), channels=2)
-    form = lncc_form(definition, 5, 1e-5, 3)
+    form = lncc_form(definition, [5] * 3, 1e-5)
     weights = (torch.rand(1, 1, 7, 9, 30) > 0.4).float()
     check_lncc(kernels, a, b, form, 2e-5, weights)
+    check_lncc(kernels, a.double(), b.double(), form, 1e-10, torch.rand(1, 2, 7, 9, 30).double())
+
+
+@pytest.mark.parametrize("form", BOXES.values(), ids=BOXES)
+def test_lncc_of_the_family(kernels, form):
+    a, b = lncc_pair((7, 9, 30), channels=2)
+    check_lncc(kernels, a, b, form, 5e-5)
     check_lncc(kernels, a.double(), b.double(), form, 1e-10, torch.rand(1, 2, 7, 9, 30).double())
 
 
@@ -283,7 +303,7 @@ def test_lncc_of_every_definition_with_a_mask(kernels, definition):
     for size in ((7, 9, 30), (3, 30, 125), (12, 40)):
         for dtype in (torch.float32, torch.float64):
             a, b = lncc_pair(size, dtype, channels=2)
-            form = lncc_form(definition, 5, 1e-5, len(size))
+            form = lncc_form(definition, [5] * len(size), 1e-5)
             mask = (torch.rand(1, 1, *size) > 0.4).to(dtype)
             hidden = torch.where(mask > 0, a, float("nan"))
             wide = [tensor.double() for tensor in (hidden, b)]
@@ -301,7 +321,7 @@ def test_lncc_of_every_definition_with_a_mask(kernels, definition):
 def test_lncc_in_half_precision(kernels, size, dtype):
     a, b = lncc_pair(size, dtype)
     # float16 gradients of a mean would underflow: the scale is 1 there as in a sum.
-    form = lncc_form("fastreg", 7, 1e-5, 3)
+    form = lncc_form("fastreg", [7] * 3, 1e-5)
     truth = reference.lncc(a.double(), b.double(), None, form, 1.0, True, True, False)
     ours = kernels.lncc(a, b, None, form, 1.0, True, True, False)
     close(ours[0], truth[0], 1e-5)
@@ -323,7 +343,7 @@ def test_lncc_of_hounsfield_units_equals_float64(kernels, noise, gradient_tolera
     a = hounsfield((9, 26, 132), noise)
     b = hounsfield((9, 26, 132), noise) + 0.3 * a
     for window in (5, 9):
-        form, scale = lncc_form("fastreg", window, 1e-5, 3), 1 / a.numel()
+        form, scale = lncc_form("fastreg", [window] * 3, 1e-5), 1 / a.numel()
         truth = reference.lncc(a, b, None, form, scale, True, True, True)
         ours = kernels.lncc(a, b, None, form, scale, True, True, True)
         close(ours[0], truth[0], 1e-7)
@@ -335,7 +355,7 @@ def test_lncc_of_hounsfield_units_equals_float64(kernels, noise, gradient_tolera
 def test_lncc_of_flat_air_beside_bone_equals_float64(kernels):
     a = hounsfield((9, 26, 132), 0.0)
     b = hounsfield((9, 26, 132), 0.0) + 0.3 * a
-    form = lncc_form("fastreg", 9, 1e-5, 3)
+    form = lncc_form("fastreg", [9] * 3, 1e-5)
     truth = reference.lncc(a, b, None, form, 1.0, True, True, True)
     ours = kernels.lncc(a, b, None, form, 1.0, False, False, True)
     close(ours[0], truth[0], 1e-7)
@@ -343,7 +363,7 @@ def test_lncc_of_flat_air_beside_bone_equals_float64(kernels):
 
 
 def test_lncc_of_flat_images_is_0_and_of_an_offset_is_right(kernels):
-    form = lncc_form("fastreg", 9, 1e-5, 3)
+    form = lncc_form("fastreg", [9] * 3, 1e-5)
     a, b = lncc_pair((7, 26, 132))
     flat = torch.full_like(a, 0.7)
     value, grad, *_ = kernels.lncc(flat[..., 8:-8], flat[..., 8:-8], None, form, 1.0, True, False, False)
@@ -356,7 +376,7 @@ def test_lncc_of_flat_images_is_0_and_of_an_offset_is_right(kernels):
 def test_lncc_keeps_a_nan_in_its_windows(kernels):
     a, b = lncc_pair((30, 26, 40))
     a[0, 0, 5, 6, 7] = float("nan")
-    form = lncc_form("fastreg", 5, 1e-5, 3)
+    form = lncc_form("fastreg", [5] * 3, 1e-5)
     truth = reference.lncc_map(a, b, form)
     ours = kernels.lncc(a, b, None, form, 1.0, False, False, True)
     assert ours[0].isnan()
@@ -374,7 +394,7 @@ def test_lncc_keeps_a_nan_in_its_windows(kernels):
 
 def test_lncc_in_slabs_and_with_little_shared_memory(kernels, monkeypatch):
     a, b = lncc_pair((40, 9, 30), channels=3)
-    form = lncc_form("fastreg", 5, 1e-5, 3)
+    form = lncc_form("fastreg", [5] * 3, 1e-5)
     whole = kernels.lncc(a, b, None, form, 1.0, True, True, True)
     wide = kernels.lncc(a.double(), b.double(), None, form, 1.0, True, True, True)
     # One image after the other, then planes of one image, then the least that windows of 5 can do with.
@@ -395,7 +415,7 @@ def test_lncc_in_slabs_and_with_little_shared_memory(kernels, monkeypatch):
     try:
         for ours, theirs in zip(kernels.lncc(a, b, None, form, 1.0, True, True, True), whole, strict=True):
             close(ours, theirs, 2e-6)
-        large = lncc_form("fastreg", 33, 1e-5, 3)
+        large = lncc_form("fastreg", [33] * 3, 1e-5)
         check_lncc(kernels, a[:, :1, :9], b[:, :1, :9], large, 1e-5)  # its columns do not fit: in device memory
     finally:
         kernels._C.cuda.limit_shared_memory(227 * 1024)
@@ -403,7 +423,7 @@ def test_lncc_in_slabs_and_with_little_shared_memory(kernels, monkeypatch):
 
 def test_lncc_repeats_bitwise(kernels):
     a, b = lncc_pair((20, 26, 132))
-    form = lncc_form("fastreg", 9, 1e-5, 3)
+    form = lncc_form("fastreg", [9] * 3, 1e-5)
     once = kernels.lncc(a, b, None, form, 1.0, True, True, False)[:3]
     kernels._C.cuda.run_last_block_first(True)
     again = kernels.lncc(a, b, None, form, 1.0, True, True, False)[:3]
@@ -413,7 +433,7 @@ def test_lncc_repeats_bitwise(kernels):
 
 def test_lncc_of_an_empty_batch(kernels):
     a, b = lncc_pair((4, 5, 6), batch=0)
-    value, grad, *_ = kernels.lncc(a, b, None, lncc_form("fastreg", 5, 1e-5, 3), 1.0, True, False, False)
+    value, grad, *_ = kernels.lncc(a, b, None, lncc_form("fastreg", [5] * 3, 1e-5), 1.0, True, False, False)
     assert value == 0 and grad.shape == a.shape
 
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers.lncc_family import FAMILY
 
 from fastreg.backends import reference
 from fastreg.backends.lncc_form import LNCC_DEFINITIONS, lncc_form
@@ -107,13 +108,42 @@ def test_a_nan_voxel_stays_where_it_is():
     torch.testing.assert_close(out, vol, equal_nan=True, rtol=0, atol=0)
 
 
+def weight_by_formula(form, axis, offset):
+    """Of a voxel so far from the middle of a window, as docs/math.md has it."""
+    if form.kernel == "gaussian":
+        return math.exp(-(offset**2) / (2 * form.sigma[axis] ** 2))
+    if form.kernel == "triangular":
+        m = {3: 1, 5: 3, 7: 3, 9: 5}[form.window[axis]]
+        return max(0, m - abs(offset)) / m**2
+    return 1.0
+
+
+@pytest.mark.parametrize("form", FAMILY.values(), ids=FAMILY)
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_family_is_its_definition_and_its_gradients_are_autograds(form, masked):
+    a, b = (torch.rand(1, 1, 4, 5, 6, dtype=torch.float64).requires_grad_() for _ in range(2))
+    with torch.no_grad():
+        a[:, :, :2] = 0.25  # some windows are flat
+        b[:, :, 3:] = 0.5
+    mask = (torch.rand(1, 1, 4, 5, 6) > 0.3).double() * torch.rand(1, 1, 4, 5, 6) if masked else None
+    weight = torch.rand(1, 1, 4, 5, 6, dtype=torch.float64) if mask is None else mask
+    found = reference.lncc_map(a, b, form, mask)
+    expected = lncc_by_loops(a.detach()[0, 0], b.detach()[0, 0], form, None if mask is None else mask[0, 0])
+    torch.testing.assert_close(found[0, 0][weight[0, 0] > 0], expected[weight[0, 0] > 0], rtol=1e-9, atol=1e-9)
+    slopes = torch.autograd.grad((weight * found).sum() * 0.7, (a, b))
+    value, *written, cc = reference.lncc(a.detach(), b.detach(), weight, form, 0.7, True, True, True, mask)
+    torch.testing.assert_close(value, (weight * cc).sum())
+    for one, other in zip(written, slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
 def lncc_by_loops(a, b, form, mask=None):
     """Window by window from the definition of covariance, in exact order, one channel of one image."""
-    size, half = a.shape, form.window // 2
+    size = a.shape
     out = torch.zeros_like(a)
     for point in itertools.product(*[range(n) for n in size]):
-        values = [[], []]
-        for offset in itertools.product(range(-half, half + 1), repeat=len(size)):
+        values, weights = [[], []], []
+        for offset in itertools.product(*[range(-(w // 2), w // 2 + 1) for w in form.window]):
             place = tuple(p + o for p, o in zip(point, offset, strict=True))
             inside = all(0 <= p < n for p, n in zip(place, size, strict=True))
             if mask is not None and inside and mask[place] <= 0:
@@ -121,12 +151,13 @@ def lncc_by_loops(a, b, form, mask=None):
             if inside or not form.count:
                 values[0].append(a[place].item() if inside else 0.0)
                 values[1].append(b[place].item() if inside else 0.0)
-        n = max(len(values[0]), 1)
-        mean_a, mean_b = math.fsum(values[0]) / n, math.fsum(values[1]) / n
+                weights.append(math.prod(weight_by_formula(form, axis, o) for axis, o in enumerate(offset)))
+        n = math.fsum(weights) or 1
+        mean_a, mean_b = (math.fsum(w * x for w, x in zip(weights, v, strict=True)) / n for v in values)
         unit = n if form.mean else 1
-        c = math.fsum((x - mean_a) * (y - mean_b) for x, y in zip(*values, strict=True)) / unit
-        var_a = math.fsum((x - mean_a) ** 2 for x in values[0]) / unit
-        var_b = math.fsum((y - mean_b) ** 2 for y in values[1]) / unit
+        c = math.fsum(w * (x - mean_a) * (y - mean_b) for w, x, y in zip(weights, *values, strict=True)) / unit
+        var_a = math.fsum(w * (x - mean_a) ** 2 for w, x in zip(weights, values[0], strict=True)) / unit
+        var_b = math.fsum(w * (y - mean_b) ** 2 for w, y in zip(weights, values[1], strict=True)) / unit
         if form.flat_eps >= 0 and abs(var_a * var_b) <= form.flat_eps:
             out[point] = form.flat
             continue
@@ -137,7 +168,11 @@ def lncc_by_loops(a, b, form, mask=None):
         }
         if form.cross_floor:
             c = max(c, form.floor_eps)
-        value = (c * c + form.num_eps) / (floors[form.floor](var_a) * floors[form.floor](var_b) + form.den_eps)
+        product = floors[form.floor](var_a) * floors[form.floor](var_b)
+        if form.squared:
+            value = (c * c + form.num_eps) / (product + form.den_eps)
+        else:
+            value = (c + form.num_eps) / (math.sqrt(max(product, 0)) + form.den_eps)
         out[point] = min(value, 1) if form.clamp else value
     return out
 
@@ -147,7 +182,7 @@ def lncc_by_loops(a, b, form, mask=None):
 def test_lncc_is_the_definition(definition, size):
     a, b = torch.rand(2, 1, 1, *size, dtype=torch.float64)
     a[:, :, :3] = 0.25  # some windows are flat
-    form = lncc_form(definition, 3, 1e-5, len(size))
+    form = lncc_form(definition, [3] * len(size), 1e-5)
     expected = lncc_by_loops(a[0, 0], b[0, 0], form)
     torch.testing.assert_close(reference.lncc_map(a, b, form)[0, 0], expected, rtol=1e-9, atol=1e-9)
 
@@ -157,7 +192,7 @@ def test_lncc_is_the_definition(definition, size):
 def test_lncc_with_a_mask_is_the_definition_over_what_counts(definition, size):
     a, b = torch.rand(2, 1, 1, *size, dtype=torch.float64)
     mask = (torch.rand(size) > 0.3).double() * torch.rand(size)
-    form = lncc_form(definition, 3, 1e-5, len(size))
+    form = lncc_form(definition, [3] * len(size), 1e-5)
     expected = lncc_by_loops(a[0, 0], b[0, 0], form, mask)
     hidden = torch.where(mask > 0, a, float("nan"))
     got = reference.lncc_map(hidden, b, form, mask[None, None])
@@ -168,7 +203,7 @@ def test_lncc_with_a_mask_is_the_definition_over_what_counts(definition, size):
 def test_gradients_of_lncc_with_a_mask_are_those_of_autograd(definition):
     a, b = (torch.rand(2, 2, 5, 6, dtype=torch.float64).requires_grad_() for _ in range(2))
     mask = (torch.rand(2, 1, 5, 6) > 0.4).double() * torch.rand(2, 1, 5, 6)
-    form = lncc_form(definition, 3, 1e-5, 2)
+    form = lncc_form(definition, [3] * 2, 1e-5)
     value, grad_a, grad_b, _ = reference.lncc(a.detach(), b.detach(), mask, form, 0.5, True, True, False, mask)
     by_map = (reference.lncc_map(a, b, form, mask) * mask).sum()
     (0.5 * by_map).backward()
@@ -184,7 +219,7 @@ def test_written_lncc_gradients_are_autograds(definition):
     with torch.no_grad():
         a[:, :, :3] = 0.3
     weight = torch.rand(2, 1, 6, 7, 5, dtype=torch.float64)
-    form = lncc_form(definition, 5, 1e-5, 3)
+    form = lncc_form(definition, [5] * 3, 1e-5)
     expected = torch.autograd.grad((weight * reference.lncc_map(a, b, form)).sum() * 0.7, (a, b))
     value, *found, cc = reference.lncc(a.detach(), b.detach(), weight, form, 0.7, True, True, True)
     torch.testing.assert_close(value, (weight * cc).sum())
@@ -196,7 +231,7 @@ def test_written_lncc_gradients_are_autograds(definition):
 def test_lncc_does_not_notice_an_offset_inside(definition):
     """Away from the border the value is that of the images without the offset, on CT-like numbers too."""
     a, b = torch.rand(2, 1, 1, 24, 24, dtype=torch.float64)
-    form = lncc_form(definition, 5, 1e-5, 2)
+    form = lncc_form(definition, [5] * 2, 1e-5)
     inner = (..., slice(2, -2), slice(2, -2))
     shifted = reference.lncc_map(a + 10000, b - 3000, form)
     torch.testing.assert_close(shifted[inner], reference.lncc_map(a, b, form)[inner], rtol=1e-6, atol=1e-8)

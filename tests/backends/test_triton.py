@@ -50,9 +50,18 @@ def test_refuses_without_triton(monkeypatch):
     assert triton.why_unavailable() == "triton is not installed"
 
 
-WARP = {"NDIM": 3, "MODE": "linear", "PADDING": "zeros", "CHANNELS_LAST": False}
+WARP = {"NDIM": 3, "MODE": "linear", "PADDING": "zeros", "CHANNELS_LAST": False, "SHARED": False}
 TO_BOTH = {"NEED_VOL": True, "NEED_FLOW": True}
-LNCC = {"NDIM": 3, "WINDOW": 9, "COUNT": False, "AXIS": 1, "FIRST": False, "NEED_A": True, "NEED_B": True}
+LNCC = {
+    "NDIM": 3,
+    "WINDOW": 9,
+    "WINDOWS": (9, 9, 9),
+    "COUNT": False,
+    "AXIS": 1,
+    "FIRST": False,
+    "NEED_A": True,
+    "NEED_B": True,
+}
 LNCC |= {"MASKED": False}
 CORRELATE = LNCC | {"WEIGHTED": True, "NEED_MAP": True, "NEED_GRAD": True}
 KERNELS = [
@@ -63,13 +72,17 @@ KERNELS = [
     ("warp_kernels", "warp_backward_kernel", WARP | TO_BOTH | {"FIXED": True, "PADDING": "border"}),
     ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC),
     ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC | {"COUNT": True, "FIRST": True, "AXIS": 0}),
-    ("lncc_forward_kernels", "lncc_forward_correlate_kernel", CORRELATE | {"FORM": lncc_form("fastreg", 9, 1e-5, 3)}),
-    ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC | {"MASKED": True, "FIRST": True, "AXIS": 0}),
-    ("lncc_forward_kernels", "lncc_forward_correlate_kernel", CORRELATE | {"FORM": lncc_form("ants", 9, 1e-5, 3)}),
     (
         "lncc_forward_kernels",
         "lncc_forward_correlate_kernel",
-        CORRELATE | {"FORM": lncc_form("fastreg", 9, 1e-5, 3), "MASKED": True},
+        CORRELATE | {"FORM": lncc_form("fastreg", [9] * 3, 1e-5)},
+    ),
+    ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC | {"MASKED": True, "FIRST": True, "AXIS": 0}),
+    ("lncc_forward_kernels", "lncc_forward_correlate_kernel", CORRELATE | {"FORM": lncc_form("ants", [9] * 3, 1e-5)}),
+    (
+        "lncc_forward_kernels",
+        "lncc_forward_correlate_kernel",
+        CORRELATE | {"FORM": lncc_form("fastreg", [9] * 3, 1e-5), "MASKED": True},
     ),
     ("lncc_backward_kernels", "lncc_backward_spread_kernel", LNCC),
     ("lncc_backward_kernels", "lncc_backward_gradient_kernel", LNCC | {"AXIS": 0}),

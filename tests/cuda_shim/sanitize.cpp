@@ -93,7 +93,9 @@ void correlations(DType dtype, int ndim, int window, bool count, int64_t d, int6
   sized(args, ndim, d, h, w);
   args.channels = 1;
   args.dtype = dtype;
-  args.form.window = window;
+  for (int axis = 3 - ndim; axis < 3; ++axis) args.form.window[axis] = window;
+  if (ndim == 2) args.form.window[0] = 1;
+  args.form.squared = true;
   args.form.floor = fastreg::Floor::max;
   args.form.floor_eps = 1e-5;
   args.form.count = count;

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.lncc_family import BOXES
 
 import fastreg
 from fastreg import backends
@@ -92,6 +93,16 @@ def test_warp_of_a_batch_gives_one_gradient_alone():
     assert_close(grad_flow, expected[1], 1e-6)
 
 
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_warp_of_one_volume_by_a_batch_of_fields(mode):
+    vol, flow, grad = random(1, 3, 4, 5), random(2, 2, 4, 5), random(2, 3, 4, 5)
+    options = mode, "zeros", False
+    assert_close(triton.warp_forward(vol, flow, *options), reference.warp_forward(vol, flow, *options), 1e-6)
+    got = triton.warp_backward(grad, vol, flow, *options, True, True)
+    for mine, expected in zip(got, reference.warp_backward(grad, vol, flow, *options, True, True), strict=True):
+        assert_close(mine, expected, 1e-6)
+
+
 def test_nan_voxel_stays_where_it_is_under_the_identity():
     vol = random(1, 1, 3, 4)
     vol[0, 0, 1, 2] = float("nan")
@@ -110,11 +121,22 @@ def test_deterministic_volume_gradient(deterministic):
     assert triton.warp_backward(grad, vol, flow, *options)[0].isnan().all()
 
 
+@pytest.mark.parametrize("form", BOXES.values(), ids=BOXES)
+def test_lncc_of_the_family_matches_the_reference(form):
+    a, b = random(1, 2, 3, 4, 5, dtype=torch.float64), random(1, 2, 3, 4, 5, dtype=torch.float64)
+    mask = (random(1, 1, 3, 4, 5, dtype=torch.float64) > -0.5).double()
+    for weights in ((None, None), (mask, mask)):
+        got = triton.lncc(a, b, weights[0], form, 0.3, True, True, True, weights[1])
+        expected = reference.lncc(a, b, weights[0], form, 0.3, True, True, True, weights[1])
+        for mine, theirs in zip(got, expected, strict=True):
+            assert_close(mine, theirs, 1e-10)
+
+
 @pytest.mark.parametrize("definition", LNCC_DEFINITIONS)
 def test_lncc_matches_the_reference(definition):
     a, b, weight = 3 * random(1, 2, 3, 4, 5) + 10, random(1, 2, 3, 4, 5), random(1, 1, 3, 4, 5).abs()
     a, b = a.double(), (b + a / 2).double()
-    form = lncc_form(definition, 3, 1e-5, 3)
+    form = lncc_form(definition, [3] * 3, 1e-5)
     got = triton.lncc(a, b, weight, form, 0.3, True, True, True)
     assert got[0].dtype == torch.float64
     for mine, expected in zip(got, reference.lncc(a, b, weight, form, 0.3, True, True, True), strict=True):
@@ -128,7 +150,7 @@ def test_lncc_with_a_mask_matches_the_reference(definition, size):
     b = b + a / 2
     mask = (random(1, 1, *size) > -0.4).double() * random(1, 1, *size).abs()
     hidden = torch.where(mask > 0, a, float("nan"))
-    form = lncc_form(definition, 3, 1e-5, len(size))
+    form = lncc_form(definition, [3] * len(size), 1e-5)
     for windows, needs in ((mask, (True, True, False)), (weight, (False, True, True))):
         got = triton.lncc(hidden, b, windows, form, 0.3, *needs, mask)
         for mine, expected in zip(got, reference.lncc(hidden, b, windows, form, 0.3, *needs, mask), strict=True):
@@ -141,7 +163,7 @@ def test_lncc_with_a_mask_matches_the_reference(definition, size):
 def test_lncc_in_two_dimensions_with_one_gradient(definition):
     a = random(2, 1, 6, 7, dtype=torch.float16)
     b = random(2, 1, 6, 7, dtype=torch.bfloat16) + a.bfloat16()
-    form = lncc_form(definition, 5, 1e-5, 2)
+    form = lncc_form(definition, [5] * 2, 1e-5)
     value, nothing, grad_b, cc = triton.lncc(a, b, None, form, 1.0, False, True, True)
     expected = reference.lncc(a.double(), b.double(), None, form, 1.0, False, True, True)
     assert nothing is None and grad_b.dtype == b.dtype and cc.dtype == torch.float32
@@ -154,7 +176,7 @@ def test_lncc_in_slabs_gives_the_same_bits(monkeypatch):
     from fastreg.kernels import lncc
 
     a, b = random(1, 2, 5, 3, 4), random(1, 2, 5, 3, 4)
-    arguments = None, lncc_form("fastreg", 3, 1e-5, 3), 1.0, True, True, True
+    arguments = None, lncc_form("fastreg", [3] * 3, 1e-5), 1.0, True, True, True
     mask = (random(1, 1, 5, 3, 4) > -0.4).float()
     whole, masked = triton.lncc(a, b, *arguments), triton.lncc(a, b, *arguments, mask)
     planes = 4
@@ -174,7 +196,7 @@ def test_lncc_is_close_to_float64_on_hounsfield_units(noise, limit):
     a = -1000 + body * (1040 + 10 * random(*size)) + noise * random(*size)
     b = -1000 + body * (1040 + 12 * random(*size)) + noise * random(*size)
     a, b = a[None, None], b[None, None]
-    form = lncc_form("fastreg", 5, 1e-5, 3)
+    form = lncc_form("fastreg", [5] * 3, 1e-5)
     got = triton.lncc(a, b, None, form, 1.0, True, True, True)
     expected = reference.lncc(a.double(), b.double(), None, form, 1.0, True, True, True)
     assert_close(got[0], expected[0], 1e-6)
@@ -274,7 +296,7 @@ def test_empty_batch():
     vol, flow = random(0, 1, 3, 4), random(0, 2, 3, 4)
     assert triton.warp_forward(vol, flow, "linear", "zeros", False).shape == vol.shape
     assert triton.warp_backward(vol, vol, flow, "linear", "zeros", False, True, True)[1].shape == flow.shape
-    assert triton.lncc(vol, vol, None, lncc_form("fastreg", 3, 1e-5, 2), 1.0, True, False, False)[0] == 0
+    assert triton.lncc(vol, vol, None, lncc_form("fastreg", [3] * 2, 1e-5), 1.0, True, False, False)[0] == 0
     assert triton.integrate_forward(flow, 2, "zeros", True)[0].shape == flow.shape
     assert triton.smoothness(flow, True)[0] == 0
     assert triton.penalty(flow, None, 1.0, 1.0, flow) == 0

@@ -188,7 +188,8 @@ def test_an_onnx_model_of_one_shape_with_its_inverse(onnx, tmp_path):
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_warp_of_your_own_becomes_grid_sample(onnx, tmp_path, padding, channels_last):
-    """Every padding and both modes, a grid unlike the volume's, an axis of one voxel, far outside, half precision."""
+    """Every padding and both modes, a grid unlike the volume's, an axis of one voxel, places far outside, one
+    volume for all fields, half precision."""
 
     class Warps(torch.nn.Module):
         def forward(self, vol, half, flow):
@@ -196,7 +197,8 @@ def test_a_warp_of_your_own_becomes_grid_sample(onnx, tmp_path, padding, channel
                 fastreg.warp(vol, flow, padding=padding, mode=mode, channels_last=channels_last)
                 for mode in ("linear", "nearest")
             )
-            return linear, nearest, fastreg.warp(half, flow, padding=padding, channels_last=channels_last)
+            one = fastreg.warp(vol[:1], flow, padding=padding, channels_last=channels_last)
+            return linear, nearest, one, fastreg.warp(half, flow, padding=padding, channels_last=channels_last)
 
     vol = torch.rand(2, 2, 7, 1, 9)
     flow = 8 * torch.randn(2, 3, 5, 6, 4)

@@ -57,7 +57,7 @@ def test_matches_reference(definition, shape):
             weight = (
                 torch.randn(shape[0], channels, *shape[2:], generator=generator, dtype=a.dtype) if channels else None
             )
-            form = lncc_form(definition, window, 1e-5, a.ndim - 2)
+            form = lncc_form(definition, [window] * (a.ndim - 2), 1e-5)
             got = cpu.lncc(a, b, weight, form, 0.5, True, True, True)
             _compare(got, reference.lncc(a, b, weight, form, 0.5, True, True, True), 2e-11)
 
@@ -69,7 +69,7 @@ def test_every_instruction_set_and_gradient(isa, needs):
     assert cpu.isa() == isa
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-6)):
         a, b = _pair((1, 2, 11, 60, 29), dtype=dtype)
-        form = lncc_form("fastreg", 9, 1e-5, 3)
+        form = lncc_form("fastreg", [9] * 3, 1e-5)
         got = cpu.lncc(a, b, None, form, 1.0, *needs, False)
         expected = reference.lncc(a.double(), b.double(), None, form, 1.0, *needs, False)
         _compare(got, expected, tolerance)
@@ -88,7 +88,7 @@ def _masked_case(shape, dtype=torch.float64):
 def test_a_mask_in_every_definition(definition, isa):
     fastreg._C.cpu.set_isa(isa)
     for shape, window in (((2, 2, 9, 10, 37), 5), ((2, 3, 12, 40), 7), ((1, 1, 3, 2, 5), 9)):
-        form = lncc_form(definition, window, 1e-5, len(shape) - 2)
+        form = lncc_form(definition, [window] * (len(shape) - 2), 1e-5)
         for dtype, tolerance in ((torch.float64, 2e-10), (torch.float32, 1e-6)):
             a, b, mask = _masked_case(shape, dtype)
             hidden = torch.where(mask > 0, a, float("nan"))
@@ -105,7 +105,7 @@ def test_tiles_inside_outside_and_on_the_rim_of_a_mask(needs):
     a, b = _pair(shape)
     mask = torch.zeros(shape, dtype=torch.float64)
     mask[:, :, :60, 20:170] = 1
-    form = lncc_form("fastreg", 5, 1e-5, 3)
+    form = lncc_form("fastreg", [5] * 3, 1e-5)
     got = cpu.lncc(a, b, mask, form, 1.0, *needs, False, mask)
     _compare(got, reference.lncc(a, b, mask, form, 1.0, *needs, False, mask), 1e-11)
 
@@ -114,7 +114,7 @@ def test_a_mask_of_ones_is_none():
     a, b = _pair((1, 2, 11, 60, 29), dtype=torch.float32)
     ones = torch.ones(1, 1, 11, 60, 29)
     for definition in LNCC_DEFINITIONS:
-        form = lncc_form(definition, 7, 1e-5, 3)
+        form = lncc_form(definition, [7] * 3, 1e-5)
         got = cpu.lncc(a, b, ones, form, 1.0, True, True, True, ones)
         assert all(
             torch.equal(x, y) for x, y in zip(got, cpu.lncc(a, b, None, form, 1.0, True, True, True), strict=True)
@@ -142,7 +142,7 @@ def test_windows_without_weight_are_left_out_of_a_masked_sum():
     mask[..., 12:20] = 0
     mask[0, 0, 4, 5, 15] = 1e-30  # alone: no other window that counts holds it
     a[0, 0, 4, 5, 15] = float("nan")
-    form = lncc_form("fastreg", 3, 1e-5, 3)
+    form = lncc_form("fastreg", [3] * 3, 1e-5)
     weight = torch.where(mask > 1e-20, mask, 0)
     got = cpu.lncc(a, b, weight, form, 1.0, True, True, False, mask)
     assert got[0].isfinite() and got[1].isnan().sum() == got[2].isnan().sum() == 1  # where it lies itself
@@ -175,7 +175,7 @@ def test_batch_of_none():
 
 def test_bits_do_not_depend_on_threads():
     a, b = _pair((1, 2, 90, 120, 33), dtype=torch.float32)
-    form = lncc_form("fastreg", 7, 1e-5, 3)
+    form = lncc_form("fastreg", [7] * 3, 1e-5)
     mask, wanted = (torch.rand(1, 1, 90, 120, 33) > 0.2).float(), (1.0, True, True, False)
     results = []
     for threads in (1, 2, 3, 1):
@@ -217,7 +217,7 @@ def test_offsets_lose_nothing(offset, noise):
     c, v_a, v_b = s_ab - s_a * s_b / n, s_aa - s_a**2 / n, s_bb - s_b**2 / n
     cc = c**2 / (v_a.clamp_min(1e-5) * v_b.clamp_min(1e-5))
     cc.sum().backward()
-    form = lncc_form("fastreg", 9, 1e-5, 3)
+    form = lncc_form("fastreg", [9] * 3, 1e-5)
     for dtype in (torch.float64, torch.float32):
         got = cpu.lncc(a.detach().to(dtype), b.detach().to(dtype), None, form, 1.0, True, True, True)
         _compare(got, (cc.sum().detach(), a.grad, b.grad, cc.detach()), 1e-6)
@@ -260,7 +260,7 @@ def test_bad_voxel_poisons_its_windows_only(bad):
     a[0, 0, 11, 30, 17] = bad
     clean = a.clone()
     clean[0, 0, 11, 30, 17] = 0.5
-    form = lncc_form("fastreg", 5, 1e-5, 3)
+    form = lncc_form("fastreg", [5] * 3, 1e-5)
     value, grad_a, grad_b, cc = cpu.lncc(a, b, None, form, 1.0, True, True, True)
     _, clean_a, clean_b, clean_cc = cpu.lncc(clean, b, None, form, 1.0, True, True, True)
     assert value.isnan()
@@ -320,6 +320,11 @@ def _fireants(a, b, w):
     return ((c * c + 1e-5) / (v_a.clamp_min(1e-5) * v_b.clamp_min(1e-5) + 1e-5)).clamp_max(1)
 
 
+def _icon(a, b, w):
+    c, v_a, v_b = (x / w**3 for x in _moments(a, b, w))
+    return c * c / ((v_a.clamp_min(0) + 1e-5) * (v_b.clamp_min(0) + 1e-5))
+
+
 def _ants(a, b, w):
     out = torch.empty_like(a)
     half = w // 2
@@ -339,6 +344,7 @@ _SOURCES = {
     "ffdp": _ffdp,
     "fireants": _fireants,
     "ants": _ants,
+    "icon": _icon,
 }
 
 
@@ -373,22 +379,23 @@ def test_gradcheck():
 
 def test_opcheck():
     a, b = (x.requires_grad_() for x in _pair((1, 1, 4, 5, 6)))
+    options = "fastreg", (3, 3, 3), 1e-5, None, True, "box", ()
     torch.library.opcheck(
         torch.ops.fastreg.lncc,
-        (a, b, None, 3, 1e-5, "fastreg", True, True, True, "native"),
+        (a, b, None, *options, True, True, True, "native"),
         # not aot: it differentiates the kept gradients too, which is the second derivative that there is not
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
     mask = (torch.rand(1, 1, 4, 5, 6) > 0.3).float()
     for given in (None, mask):
-        torch.library.opcheck(torch.ops.fastreg.lncc_map, (a, b, given, 3, 1e-5, "fastreg", "native"))
+        torch.library.opcheck(torch.ops.fastreg.lncc_map, (a, b, given, *options, "native"))
 
 
 def test_reductions_and_masks():
     a, b = _pair((2, 3, 6, 7, 8), dtype=torch.float32)
     for mask in (None, torch.rand(2, 1, 6, 7, 8) > 0.5, torch.rand(2, 3, 6, 7, 8), torch.rand(1, 1, 6, 7, 8)):
         weight = torch.ones(a.shape, dtype=torch.float64) if mask is None else mask.double().expand_as(a)
-        cc = reference.lncc_map(a.double(), b.double(), lncc_form("fastreg", 3, 1e-5, 3), weight)
+        cc = reference.lncc_map(a.double(), b.double(), lncc_form("fastreg", [3] * 3, 1e-5), weight)
         for reduction, expected in (("sum", (cc * weight).sum()), ("mean", (cc * weight).sum() / weight.sum())):
             got = fastreg.lncc(a, b, window=3, mask=mask, reduction=reduction)
             assert got.dtype == torch.float32 and got.shape == ()

@@ -276,7 +276,7 @@ VOL, FLOW = torch.zeros(2, 1, 4, 5, 6), torch.zeros(2, 3, 4, 5, 6)
             ValueError,
             r"flow must be \[batch, 3, D, H, W\] to match vol .*got \[2, 2, 4, 5, 6\]",
         ),
-        ((VOL, FLOW[:1]), {}, ValueError, r"flow must be .* got \[1, 3, 4, 5, 6\]"),
+        ((VOL, FLOW[:1].expand(3, -1, -1, -1, -1)), {}, ValueError, r"flow must be .* got \[3, 3, 4, 5, 6\]"),
         ((VOL, FLOW), {"channels_last": True}, ValueError, r"flow must be \[batch, D, H, W, 3\]"),
         ((VOL[..., :0], FLOW), {}, ValueError, r"vol must not have empty axes"),
         ((VOL, FLOW), {"mode": "cubic"}, ValueError, r"mode must be one of linear, nearest, got 'cubic'"),
