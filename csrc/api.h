@@ -8,7 +8,9 @@ namespace fastreg {
 
 enum class DType : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };  // the last two on a GPU only
 enum class Mode : int { linear = 0, nearest = 1 };
-enum class Padding : int { zeros = 0, border = 1, reflection = 2 };
+// What a voxel outside the image reads. symmetric: reflection about the edges of the outer voxels, not their centres.
+// itk: border up to half a voxel outside, 0 beyond.
+enum class Padding : int { zeros = 0, border = 1, reflection = 2, symmetric = 3, itk = 4 };
 enum class Floor : int { none = 0, max = 1, add = 2 };  // of a variance: v, max(v, floor_eps), max(v, 0) + floor_eps
 
 enum class Scheme : int { central = 0, least = 1 };  // of differences: docs/math.md
@@ -23,7 +25,10 @@ struct WarpArgs {
   Mode mode;
   Padding padding;
   bool channels_last;  // flow is [batch, D', H', W', ndim] instead of [batch, ndim, D', H', W']
-  bool vol_shared;     // vol and grad_vol are [1, channels, D, H, W]: one image for all fields of the batch
+  // flow is not a displacement but the places themselves, as of torch's grid_sample: channels last, x first, -1 and 1 at
+  // the outer voxels' edges, or at their centres with align_corners. So is grad_flow.
+  bool normalised, align_corners;
+  bool vol_shared;  // vol and grad_vol are [1, channels, D, H, W]: one image for all fields of the batch
   int threads;
   const void* vol;       // [batch, channels, D, H, W], or as vol_shared says
   const void* flow;      // [batch, ndim, D', H', W'], voxels of vol

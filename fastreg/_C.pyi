@@ -27,6 +27,8 @@ class Padding:
     zeros: ClassVar[Padding]
     border: ClassVar[Padding]
     reflection: ClassVar[Padding]
+    symmetric: ClassVar[Padding]
+    itk: ClassVar[Padding]
 
 class Floor:
     __members__: ClassVar[dict[str, Floor]]
@@ -50,6 +52,8 @@ class WarpArgs:
     mode: Mode
     padding: Padding
     channels_last: bool
+    normalised: bool
+    align_corners: bool
     vol_shared: bool
     threads: int
     vol: Address
@@ -73,6 +77,8 @@ class WarpArgs:
         mode: Mode,
         padding: Padding,
         channels_last: bool,
+        normalised: bool = ...,
+        align_corners: bool = ...,
         vol_shared: bool = ...,
         threads: int,
         vol: Address,

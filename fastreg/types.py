@@ -21,7 +21,7 @@ Scalar: TypeAlias = torch.Tensor
 """A tensor without axes."""
 
 MODES = ("linear", "nearest")
-PADDINGS = ("zeros", "border", "reflection")
+PADDINGS = ("zeros", "border", "reflection", "symmetric", "itk")
 KERNELS = ("box", "triangular", "gaussian")
 
 

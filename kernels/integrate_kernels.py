@@ -27,7 +27,7 @@ def integrate_forward_square_kernel(
 ):
     """Each voxel of v by itself, plus v at the point that it displaces the voxel to."""
     image, place, point, valid = tile(D, H, W, WIDE, BLOCK_Y, BLOCK_X)
-    axes, is_nan = linear_axes(v, image, place, (D, H, W), point, voxels, valid, NDIM, PADDING, False, WORK, WIDE)
+    axes, is_nan = linear_axes(v, image, place, (D, H, W), point, voxels, valid, NDIM, PADDING, False, "", WORK, WIDE)
     v += image * NDIM * voxels
     out += image * NDIM * voxels
     for _ in tl.static_range(NDIM):
@@ -59,7 +59,7 @@ def integrate_backward_square_kernel(
 ):
     """A field is read in three ways: as itself, as the image that is warped, and as the displacement."""
     image, place, point, valid = tile(D, H, W, WIDE, BLOCK_Y, BLOCK_X)
-    axes, is_nan = linear_axes(v, image, place, (D, H, W), point, voxels, valid, NDIM, PADDING, False, WORK, WIDE)
+    axes, is_nan = linear_axes(v, image, place, (D, H, W), point, voxels, valid, NDIM, PADDING, False, "", WORK, WIDE)
     slope_0 = tl.zeros((BLOCK_Y, BLOCK_X), WORK)
     slope_1 = tl.zeros((BLOCK_Y, BLOCK_X), WORK)
     slope_2 = tl.zeros((BLOCK_Y, BLOCK_X), WORK)

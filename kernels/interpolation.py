@@ -17,8 +17,13 @@ def source(index, size, PADDING: tl.constexpr):
     if PADDING == "zeros":
         inside = (index >= 0) & (index < size)
         index = tl.minimum(tl.maximum(index, 0), size - 1)
-    elif PADDING == "border":
+    elif PADDING == "border" or PADDING == "itk":
         index = tl.minimum(tl.maximum(index, 0), size - 1)
+        inside = index >= 0
+    elif PADDING == "symmetric":  # reflection about the edges of the first and last voxel
+        index = index % (2 * size)  # with the sign of `index`
+        index = tl.where(index < 0, index + 2 * size, index)
+        index = tl.minimum(index, 2 * size - 1 - index)
         inside = index >= 0
     else:  # reflection about the centres of the first and last voxel
         period = tl.maximum(2 * (size - 1), 1)
@@ -48,6 +53,11 @@ def linear_axis(u, place, size, AXIS: tl.constexpr, PADDING: tl.constexpr, WIDE:
     index = position + whole(floor)
     low, low_inside = source(index, length, PADDING)
     high, high_inside = source(index + 1, length, PADDING)
+    if PADDING == "itk":  # at most half a voxel outside; the sum, which would round, is not taken
+        near = (index >= 0) | ((index == -1) & (fraction >= 0.5))
+        near = near & ((index < length - 1) | ((index == length - 1) & (fraction < 0.5)))
+        low_inside = low_inside & near
+        high_inside = high_inside & near
     if WIDE:
         low = low.to(tl.int64)
         high = high.to(tl.int64)
@@ -59,13 +69,22 @@ def nearest_axis(u, place, size, AXIS: tl.constexpr, PADDING: tl.constexpr, WIDE
     """Offset of the nearest voxel on one axis, ties to even, and whether it is inside."""
     position, length, stride = along(place, size, AXIS)
     u = position + tl.where(u == u, u, 0.0)
+    near = u == u
+    if PADDING == "itk":
+        near = (u >= -0.5) & (u < length - 0.5)
+    if PADDING == "symmetric":  # before it is rounded: a tie is the same voxel on either side of an edge
+        turned = u + 0.5
+        turned -= 2 * length * tl.floor(turned / (2 * length))
+        turned = tl.minimum(turned, 2 * length - turned) - 0.5
+        u = tl.where(tl.abs(u) < FAR, turned, u)
     floor = tl.floor(u)
     rest = tl.where(tl.abs(u) < FAR, u - floor, 0.0)
     odd = floor - 2 * tl.floor(floor * 0.5) == 1
-    index, inside = source(whole(tl.where((rest > 0.5) | ((rest == 0.5) & odd), floor + 1, floor)), length, PADDING)
+    index = whole(tl.where((rest > 0.5) | ((rest == 0.5) & odd), floor + 1, floor))
+    index, inside = source(index, length, PADDING)
     if WIDE:
         index = index.to(tl.int64)
-    return index * stride, inside
+    return index * stride, inside & near
 
 
 @triton.jit
@@ -79,17 +98,66 @@ def load_component(
 
 
 @triton.jit
+def half_extent(size, PLACES: tl.constexpr):
+    """Half of what coordinates from -1 to 1 span on an axis, in voxels: to the outer voxels' centres or edges."""
+    return (size - 1) * 0.5 if PLACES == "corners" else size * 0.5
+
+
+@triton.jit
+def displacement_along(
+    flow,
+    image,
+    size,
+    point,
+    points,
+    valid,
+    AXIS: tl.constexpr,
+    NDIM: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    PLACES: tl.constexpr,
+    WORK: tl.constexpr,
+):
+    """The displacement on one array axis; of PLACES, whose first component is that of the last axis, the place."""
+    if PLACES == "":
+        return load_component(flow, image, point, points, valid, AXIS, NDIM, CHANNELS_LAST).to(WORK)
+    place = load_component(flow, image, point, points, valid, NDIM - 1 - AXIS, NDIM, CHANNELS_LAST).to(WORK)
+    length = size[3 - NDIM + AXIS]
+    return place * half_extent(length, PLACES) + (length - 1) * 0.5
+
+
+@triton.jit
 def load_displacement(
-    flow, image, point, points, valid, NDIM: tl.constexpr, CHANNELS_LAST: tl.constexpr, WORK: tl.constexpr
+    flow,
+    image,
+    size,
+    point,
+    points,
+    valid,
+    NDIM: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    PLACES: tl.constexpr,
+    WORK: tl.constexpr,
 ):
     """The displacement on every array axis, slowest first, and where a component is NaN."""
-    u_x = load_component(flow, image, point, points, valid, NDIM - 1, NDIM, CHANNELS_LAST).to(WORK)
-    u_y = load_component(flow, image, point, points, valid, NDIM - 2, NDIM, CHANNELS_LAST).to(WORK)
+    u_x = displacement_along(
+        flow, image, size, point, points, valid, NDIM - 1, NDIM, CHANNELS_LAST, PLACES, WORK
+    )  # fmt: skip
+    u_y = displacement_along(
+        flow, image, size, point, points, valid, NDIM - 2, NDIM, CHANNELS_LAST, PLACES, WORK
+    )  # fmt: skip
     is_nan = (u_x != u_x) | (u_y != u_y)
     if NDIM == 2:
         return (u_y, u_x), is_nan
-    u_z = load_component(flow, image, point, points, valid, 0, NDIM, CHANNELS_LAST).to(WORK)
+    u_z = displacement_along(flow, image, size, point, points, valid, 0, NDIM, CHANNELS_LAST, PLACES, WORK)
     return (u_z, u_y, u_x), is_nan | (u_z != u_z)
+
+
+@triton.jit
+def own_place(place, PLACES: tl.constexpr):
+    """What a displacement is added to: the point's place in its grid, or 0 where the flow holds places."""
+    if PLACES == "":
+        return place
+    return (place[0] * 0, place[1] * 0, place[2] * 0)
 
 
 @triton.jit
@@ -104,11 +172,13 @@ def linear_axes(
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    PLACES: tl.constexpr,
     WORK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
     """`linear_axis` of every array axis, slowest first, and where the displacement is NaN."""
-    u, is_nan = load_displacement(flow, image, point, points, valid, NDIM, CHANNELS_LAST, WORK)
+    u, is_nan = load_displacement(flow, image, size, point, points, valid, NDIM, CHANNELS_LAST, PLACES, WORK)
+    place = own_place(place, PLACES)
     x = linear_axis(u[NDIM - 1], place, size, 2, PADDING, WIDE)
     y = linear_axis(u[NDIM - 2], place, size, 1, PADDING, WIDE)
     axes = (y, x) if NDIM == 2 else (linear_axis(u[0], place, size, 0, PADDING, WIDE), y, x)
@@ -127,11 +197,13 @@ def nearest_voxel(
     NDIM: tl.constexpr,
     PADDING: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    PLACES: tl.constexpr,
     WORK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
     """Offset of the nearest voxel, whether it is inside, and where the displacement is NaN."""
-    u, is_nan = load_displacement(flow, image, point, points, valid, NDIM, CHANNELS_LAST, WORK)
+    u, is_nan = load_displacement(flow, image, size, point, points, valid, NDIM, CHANNELS_LAST, PLACES, WORK)
+    place = own_place(place, PLACES)
     offset_x, inside_x = nearest_axis(u[NDIM - 1], place, size, 2, PADDING, WIDE)
     offset_y, inside_y = nearest_axis(u[NDIM - 2], place, size, 1, PADDING, WIDE)
     offset, inside = offset_x + offset_y, inside_x & inside_y & valid

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .interpolation import corner, linear_axes, nearest_voxel, slope
+from .interpolation import corner, half_extent, linear_axes, nearest_voxel, slope
 from .tiles import tile
 
 
@@ -28,6 +28,7 @@ def warp_forward_kernel(
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    PLACES: tl.constexpr,
     SHARED: tl.constexpr,
     WORK: tl.constexpr,
     WIDE: tl.constexpr,
@@ -42,7 +43,7 @@ def warp_forward_kernel(
     nan = float("nan")
     if MODE == "nearest":
         offset, inside, is_nan = nearest_voxel(
-            flow, image, place, (D, H, W), point, points, valid, NDIM, PADDING, CHANNELS_LAST, WORK, WIDE
+            flow, image, place, (D, H, W), point, points, valid, NDIM, PADDING, CHANNELS_LAST, PLACES, WORK, WIDE
         )
         for _channel in range(channels):
             value = tl.load(vol + offset, mask=inside, other=0.0).to(WORK)
@@ -51,7 +52,7 @@ def warp_forward_kernel(
             out += points
     else:
         axes, is_nan = linear_axes(
-            flow, image, place, (D, H, W), point, points, valid, NDIM, PADDING, CHANNELS_LAST, WORK, WIDE
+            flow, image, place, (D, H, W), point, points, valid, NDIM, PADDING, CHANNELS_LAST, PLACES, WORK, WIDE
         )
         for _channel in range(channels):
             total = tl.zeros((BLOCK_Y, BLOCK_X), WORK)
@@ -87,6 +88,7 @@ def warp_backward_kernel(
     MODE: tl.constexpr,
     PADDING: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    PLACES: tl.constexpr,
     SHARED: tl.constexpr,
     WORK: tl.constexpr,
     WIDE: tl.constexpr,
@@ -105,7 +107,7 @@ def warp_backward_kernel(
     scale = tl.load(unit) if FIXED else 1.0
     if MODE == "nearest":
         offset, inside, is_nan = nearest_voxel(
-            flow, image, place, (D, H, W), point, points, valid, NDIM, PADDING, CHANNELS_LAST, WORK, WIDE
+            flow, image, place, (D, H, W), point, points, valid, NDIM, PADDING, CHANNELS_LAST, PLACES, WORK, WIDE
         )
         for _channel in range(channels):
             upstream = tl.load(grad + point, mask=valid, other=0.0).to(WORK)
@@ -114,7 +116,7 @@ def warp_backward_kernel(
             grad_vol += voxels
     else:
         axes, is_nan = linear_axes(
-            flow, image, place, (D, H, W), point, points, valid, NDIM, PADDING, CHANNELS_LAST, WORK, WIDE
+            flow, image, place, (D, H, W), point, points, valid, NDIM, PADDING, CHANNELS_LAST, PLACES, WORK, WIDE
         )
         slope_0 = tl.zeros((BLOCK_Y, BLOCK_X), WORK)
         slope_1 = tl.zeros((BLOCK_Y, BLOCK_X), WORK)
@@ -136,7 +138,8 @@ def warp_backward_kernel(
             vol += voxels
             grad_vol += voxels
         if NEED_FLOW:
-            store_slopes(grad_flow, image, point, points, valid, is_nan, slope_0, slope_1, slope_2, NDIM, CHANNELS_LAST)
+            slopes = (slope_0, slope_1, slope_2)
+            store_slopes(grad_flow, image, (D, H, W), point, points, valid, is_nan, slopes, NDIM, CHANNELS_LAST, PLACES)
 
 
 @triton.jit
@@ -151,21 +154,24 @@ def add(target, offset, value, mask, unit, FIXED: tl.constexpr):
 def store_slopes(
     grad_flow,
     image,
+    size,
     point,
     points,
     valid,
     is_nan,
-    slope_0,
-    slope_1,
-    slope_2,
+    slopes,
     NDIM: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    PLACES: tl.constexpr,
 ):
     """Where a coordinate is NaN, so is the gradient to it."""
-    nan = float("nan")
     across = 1 if CHANNELS_LAST else points
-    target = grad_flow + image * NDIM * points + (point * NDIM if CHANNELS_LAST else point)
-    tl.store(target, tl.where(is_nan, nan, slope_0), mask=valid)
-    tl.store(target + across, tl.where(is_nan, nan, slope_1), mask=valid)
-    if NDIM == 3:
-        tl.store(target + across + across, tl.where(is_nan, nan, slope_2), mask=valid)
+    grad_flow += image * NDIM * points + (point * NDIM if CHANNELS_LAST else point)
+    for axis in tl.static_range(NDIM):
+        slope_here = slopes[axis]
+        if PLACES != "":
+            slope_here *= half_extent(size[3 - NDIM + axis], PLACES)
+        target = grad_flow
+        for _ in tl.static_range(NDIM - 1 - axis if PLACES != "" else axis):
+            target += across
+        tl.store(target, tl.where(is_nan, float("nan"), slope_here), mask=valid)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -54,6 +55,7 @@ def markdown(result: dict[str, Any]) -> str:
         parts.append("\n".join(f"- {method}: {what}" for method, what in methods.items()))
     if result["kinds"]["rows"]:
         parts += ["### Images of any kind, each program as it comes", kinds_table(result["kinds"])]
+        parts += verdicts(result["kinds"])
     parts.append(f"Versions: {', '.join(f'{name} {version}' for name, version in _versions(result).items())}.")
     return "\n\n".join(parts)
 
@@ -107,6 +109,32 @@ def kinds_table(part: Part) -> str:
     return "\n".join(lines)
 
 
+def verdicts(part: Part) -> list[str]:
+    """What each program's own verdict is worth: a sentence for each that gives one."""
+    found = []
+    for method in dict.fromkeys(row["method"] for row in part["rows"]):
+        told = [row for row in part["rows"] if row["method"] == method and "suspect" in row]
+        worse = [row for row in told if _is_worse(row, part["before"][row["case"]])]
+        named = [row for row in told if row["suspect"]]
+        if told:
+            hits = sum(row in worse for row in named)
+            found.append(
+                f"{method}'s own verdict: of {len(told)} pairs {len(worse)} are worse than before (Dice by more than "
+                f"{WORSE_DICE:g}, or TRE by more than {100 * WORSE_TRE:g} %) and it calls {hits} of these suspect; "
+                f"of the other {len(told) - len(worse)} it calls {len(named) - hits} so."
+            )
+    return found
+
+
+WORSE_DICE, WORSE_TRE = 0.01, 0.05
+
+
+def _is_worse(row: Row, before: Row) -> bool:
+    if "tre" in before:
+        return bool(row["tre"] > (1 + WORSE_TRE) * before["tre"])
+    return bool(row["dice"] < before["dice"] - WORSE_DICE)
+
+
 def _of_kind(rows: list[Row], method: str, cases: list[str], key: str, text: str) -> str:
     """The mean of a figure, and how many pairs it lacks because the program failed."""
     ours = [row for row in rows if row["method"] == method and row["case"] in cases]
@@ -125,58 +153,79 @@ def _line(cells: list[str]) -> str:
 
 
 def pictures(result: dict[str, Any], path: Path) -> None:
-    """Dice against SDlogJ and against CPU seconds: means over the unseen pairs, a line for each method's smoothness.
+    """Curves over each method's own smoothness: means over the unseen pairs above, the pair of record below.
 
     Of a method that lacks pairs the legend says so: means over other pairs compare with care.
     """
     brains = result["brains"]
-    means = _means(brains)
-    figure = Figure((10.5, 4.4), facecolor="white")
+    rows = [(UNSEEN, f"mean of {len(UNSEEN)} pairs"), ((RECORD,), RECORD)]
+    rows = [row for row in rows if _means(brains, row[0])]
+    figure = Figure((13, 4.2 * len(rows)), facecolor="white")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2, sharey=True)
-    marks = {}
-    for name, points in means.items():
-        points.sort(key=lambda point: point["sdlogj"])
-        style = {"color": COLOURS.get(points[0]["peer"], UNKNOWN), "marker": _marker(name, means), "mec": "white"}
-        for axes, key in zip(panels, ("sdlogj", "cpu_seconds"), strict=True):
-            x, y = ([point[k] for point in points] for k in (key, "dice"))
-            pairs = min(point["pairs"] for point in points)
-            label = name if pairs == len(UNSEEN) else f"{name} ({pairs} of {len(UNSEEN)} pairs)"
-            width = 1.3 if key == "sdlogj" else 0  # seconds hardly depend on the smoothness
-            (marks[label],) = axes.plot(x, y, ms=7, lw=width, mew=0.6, **style)
-    begun = [brains["before"][case]["dice"] for case in UNSEEN if case in brains["before"]]
-    for axes, label in zip(panels, ("SDlogJ, less is smoother", "CPU seconds"), strict=True):
-        if begun:
-            axes.axhline(mean(begun), color="#999999", lw=0.9, ls=":")
-        axes.set_xlabel(label, fontsize=9)
-        axes.grid(alpha=0.25, lw=0.5)
-        axes.tick_params(labelsize=8)
-        axes.set_axisbelow(True)
-    panels[1].set_xscale("log")
-    panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panels[1].xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
-    panels[1].xaxis.set_minor_formatter(NullFormatter())
-    panels[0].set_ylabel(f"mean Dice of {len(UNSEEN)} pairs (dotted: before)", fontsize=9)
+    panels = figure.subplots(len(rows), len(PANELS), squeeze=False)
+    names = list(dict.fromkeys(name for cases, _ in rows for name in _means(brains, cases)))
+    marks: dict[str, Any] = {}
+    for (cases, title), line in zip(rows, panels, strict=True):
+        for axes, (x, y) in zip(line, PANELS, strict=True):
+            _panel(axes, brains, cases, x, y, names, marks)
+        line[0].set_title(f"{title} (dotted: before)", fontsize=9, loc="left")
     figure.legend(marks.values(), marks, loc="center right", frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0, 0.82, 1))
+    figure.tight_layout(rect=(0, 0, 0.85, 1))
     with atomic(path) as partial:
-        figure.savefig(partial, dpi=150)
+        figure.savefig(partial, dpi=130)
 
 
-def _means(part: Part) -> dict[str, list[Row]]:
-    """Curve -> its points: means over the unseen pairs that a method has."""
+PANELS = (("sdlogj", "dice"), ("sdlogj", "hd95"), ("cpu_seconds", "dice"))
+"""What each picture has along x and y."""
+_AXES = {"sdlogj": "SDlogJ, less is smoother", "dice": "Dice", "hd95": "HD95 mm", "cpu_seconds": "CPU seconds"}
+
+
+def _panel(
+    axes: Axes, part: Part, cases: Sequence[str], x: str, y: str, names: list[str], marks: dict[str, Any]
+) -> None:
+    """One picture; `marks` is what the legend shows, by its words."""
+    curves = _means(part, cases)
+    for name, points in curves.items():
+        points.sort(key=lambda point: point["sdlogj"])
+        short = min(point["pairs"] for point in points)
+        label = name if short == len(cases) else f"{name} ({short} of {len(cases)} pairs)"
+        colour = COLOURS.get(points[0]["peer"], UNKNOWN)
+        width = 1.3 if x == "sdlogj" else 0  # seconds hardly depend on the smoothness
+        (drawn,) = axes.plot(
+            [point[x] for point in points], [point[y] for point in points],
+            ms=7, lw=width, mew=0.6, mec="white", color=colour, marker=_marker(name, names, part),
+        )  # fmt: skip
+        if name not in {known.split(" (")[0] for known in marks}:
+            marks[label] = drawn
+    begun = [part["before"][case][y] for case in cases if y in part["before"].get(case, {})]
+    if begun:
+        axes.axhline(mean(begun), color="#999999", lw=0.9, ls=":")
+    axes.set_xlabel(_AXES[x], fontsize=9)
+    axes.set_ylabel(_AXES[y], fontsize=9)
+    axes.grid(alpha=0.25, lw=0.5)
+    axes.tick_params(labelsize=8)
+    axes.set_axisbelow(True)
+    if x == "cpu_seconds":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _means(part: Part, cases: Sequence[str] = UNSEEN) -> dict[str, list[Row]]:
+    """Curve -> its points: means over those of the pairs that a method has."""
     curves: dict[str, list[Row]] = {}
     for method in dict.fromkeys(row["method"] for row in part["rows"]):
-        rows = [r for r in part["rows"] if r["method"] == method and r["case"] in UNSEEN and "absent" not in r]
+        rows = [r for r in part["rows"] if r["method"] == method and r["case"] in cases and "absent" not in r]
         if rows:
-            point = {key: mean(row[key] for row in rows) for key in ("dice", "sdlogj", "cpu_seconds")}
+            point = {key: mean(row[key] for row in rows) for key in ("dice", "hd95", "sdlogj", "cpu_seconds")}
             about = {"peer": rows[0]["peer"], "pairs": len(rows)}
             curves.setdefault(rows[0]["line"] or method, []).append({**about, **point})
     return curves
 
 
-def _marker(name: str, curves: dict[str, list[Row]]) -> str:
+def _marker(name: str, names: list[str], part: Part) -> str:
     """Curves of one program share its colour, so their marks differ."""
-    peer = curves[name][0]["peer"]
-    same = [other for other, points in curves.items() if points[0]["peer"] == peer]
+    peers = {row["line"] or row["method"]: row["peer"] for row in part["rows"]}
+    same = [other for other in names if peers[other] == peers[name]]
     return MARKERS[same.index(name) % len(MARKERS)]

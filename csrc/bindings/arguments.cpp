@@ -18,7 +18,9 @@ void bind_enums(py::module_ m) {
   py::enum_<Padding>(m, "Padding")
       .value("zeros", Padding::zeros)
       .value("border", Padding::border)
-      .value("reflection", Padding::reflection);
+      .value("reflection", Padding::reflection)
+      .value("symmetric", Padding::symmetric)
+      .value("itk", Padding::itk);
   py::enum_<Floor>(m, "Floor").value("none", Floor::none).value("max", Floor::max).value("add", Floor::add);
   py::enum_<Scheme>(m, "Scheme").value("central", Scheme::central).value("least", Scheme::least);
 }
@@ -37,6 +39,8 @@ void bind_arguments(py::module_ m) {
       .needed<&WarpArgs::mode>("mode")
       .needed<&WarpArgs::padding>("padding")
       .needed<&WarpArgs::channels_last>("channels_last")
+      .optional<&WarpArgs::normalised>("normalised")
+      .optional<&WarpArgs::align_corners>("align_corners")
       .optional<&WarpArgs::vol_shared>("vol_shared")
       .needed<&WarpArgs::threads>("threads")
       .needed<&WarpArgs::vol>("vol")

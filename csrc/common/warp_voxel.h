@@ -34,11 +34,29 @@ FR_HD int64_t source_index(int64_t index, int64_t size, bool& inside) {
     const int64_t period = 2 * (size - 1);
     if (index < 0 || index >= period) index = (index % period + period) % period;
     return index < period - index ? index : period - index;
+  } else if constexpr (P == Padding::symmetric) {
+    inside = true;
+    const int64_t period = 2 * size;
+    if (index < 0 || index >= period) index = (index % period + period) % period;
+    return index < size ? index : period - 1 - index;
   } else {
     const int64_t clamped = index < 0 ? 0 : index < size ? index : size - 1;
-    inside = P == Padding::border || clamped == index;
+    inside = P != Padding::zeros || clamped == index;
     return clamped;
   }
+}
+
+// Half of the length that torch's coordinates from -1 to 1 span on an axis, in voxels: to its outer voxels' edges, or
+// with align_corners to their centres.
+template <class T>
+FR_HD T half_extent(int64_t size, bool align_corners) {
+  return static_cast<T>(align_corners ? size - 1 : size) / 2;
+}
+
+// A place in voxels, of such a coordinate.
+template <class T>
+FR_HD T from_normalised(T g, T half, int64_t size) {
+  return g * half + static_cast<T>(size - 1) / 2;
 }
 
 // The two neighbours of a coordinate on one axis.
@@ -67,6 +85,12 @@ FR_HD Axis<T> locate(T u, int64_t at, int64_t size) {
   axis.index[1] = source_index<P>(at + whole + 1, size, axis.inside[1]);
   axis.weight[0] = 1 - fraction;
   axis.weight[1] = fraction;
+  if constexpr (P == Padding::itk) {  // the sum, which would round, is not taken
+    const int64_t index = at + whole;
+    const bool low = index >= 0 || (index == -1 && fraction >= T(0.5));
+    const bool high = index < size - 1 || (index == size - 1 && fraction < T(0.5));
+    axis.inside[0] = axis.inside[1] = low && high;
+  }
   return axis;
 }
 
@@ -159,8 +183,15 @@ FR_HD void warp_voxel_scatter(const Place<T>& place, const Shape& size, T grad, 
 template <class T, Padding P>
 FR_HD int64_t nearest_index(T u, int64_t at, int64_t size) {
   const T far = static_cast<T>(kFar);
-  const T coordinate = static_cast<T>(at) + u;
+  T coordinate = static_cast<T>(at) + u;
   int64_t index;
+  if constexpr (P == Padding::itk)
+    if (!(coordinate >= T(-0.5) && coordinate < static_cast<T>(size) - T(0.5))) return -1;
+  if constexpr (P == Padding::symmetric) {  // before it is rounded: a tie is the same voxel on either side of an edge
+    const T length = static_cast<T>(size), from_edge = coordinate + T(0.5);
+    const T turned = from_edge - 2 * length * std::floor(from_edge / (2 * length));
+    if (coordinate < far && coordinate > -far) coordinate = (turned < length ? turned : 2 * length - turned) - T(0.5);
+  }
   if (coordinate < far && coordinate > -far) {
     index = floor_index(coordinate);
     const T fraction = coordinate - static_cast<T>(index);

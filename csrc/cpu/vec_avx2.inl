@@ -36,6 +36,7 @@ struct Avx2 {
   FR_VEC I to_int(F a) { return _mm256_cvttps_epi32(a); }
   FR_VEC F to_float(I a) { return _mm256_cvtepi32_ps(a); }
   FR_VEC M both(M a, M b) { return _mm256_and_ps(a, b); }
+  FR_VEC M either(M a, M b) { return _mm256_or_ps(a, b); }
   FR_VEC M at_least(F a, F least) { return _mm256_cmp_ps(a, least, _CMP_GE_OQ); }  // false for NaN
   FR_VEC M nonzero(F a) { return _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NEQ_UQ); }
   FR_VEC M equal(I a, I b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }

@@ -34,6 +34,7 @@ struct Avx512 {
   FR_VEC I to_int(F a) { return _mm512_cvttps_epi32(a); }
   FR_VEC F to_float(I a) { return _mm512_cvtepi32_ps(a); }
   FR_VEC M both(M a, M b) { return a & b; }
+  FR_VEC M either(M a, M b) { return a | b; }
   FR_VEC M at_least(F a, F least) { return _mm512_cmp_ps_mask(a, least, _CMP_GE_OQ); }  // false for NaN
   FR_VEC M nonzero(F a) { return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_UQ); }
   FR_VEC M equal(I a, I b) { return _mm512_cmpeq_epi32_mask(a, b); }

@@ -59,9 +59,16 @@ struct Sweep {
     Row<T> row{};
     row.size = size;
     row.channels = args.channels;
-    row.z = index / grid.h;
-    row.y = index % grid.h;
     row.n = grid.w;
+    row.absolute = args.normalised;
+    if (!row.absolute) {
+      row.z = index / grid.h;
+      row.y = index % grid.h;
+    }
+    for (int axis = 0; axis < 3; ++axis) {
+      row.of_flow[axis] = half_extent<T>(size[axis], args.align_corners);
+      row.centre[axis] = from_normalised<T>(0, row.of_flow[axis], size[axis]);
+    }
     row.flow_stride = args.channels_last ? args.ndim : 1;
     row.out_stride = grid.count();
     row.squaring = squaring;
@@ -80,7 +87,7 @@ struct Sweep {
   }
 
   int64_t flow_offset(int64_t batch, int64_t index, int axis) const {
-    const int64_t channel = axis - (3 - args.ndim);
+    const int64_t channel = args.normalised ? 2 - axis : axis - (3 - args.ndim);
     const int64_t item = batch * args.ndim * grid.count();
     return args.channels_last ? item + index * grid.w * args.ndim + channel
                               : item + channel * grid.count() + index * grid.w;
@@ -128,11 +135,20 @@ struct Sweep {
     }
     if (least > most) return {0, -1};
     const T far = static_cast<T>(kFar);
-    const int64_t last = planes(size) - 1, at = plane_of(index);
-    Reach reach{at + floor_index(std::clamp(least, -far, far)), at + floor_index(std::clamp(most, -far, far)) + 1};
-    if (args.padding == Padding::border)
+    const int64_t last = planes(size) - 1, at = args.normalised ? 0 : plane_of(index);
+    int64_t spare = 0;
+    if (args.normalised) {
+      const T half = half_extent<T>(size[axis], args.align_corners);
+      least = from_normalised(least, half, size[axis]);
+      most = from_normalised(most, half, size[axis]);
+      if (is_nan(least) || is_nan(most)) return {0, last};  // infinity times a length of 0
+      spare = 1;                                            // the kernels may round the product otherwise
+    }
+    Reach reach{at + floor_index(std::clamp(least, -far, far)) - spare,
+                at + floor_index(std::clamp(most, -far, far)) + 1 + spare};
+    if (args.padding == Padding::border || args.padding == Padding::itk)
       return {std::clamp<int64_t>(reach.low, 0, last), std::clamp<int64_t>(reach.high, 0, last)};
-    if (args.padding == Padding::reflection && (reach.low < 0 || reach.high > last)) return {0, last};
+    if (args.padding != Padding::zeros && (reach.low < 0 || reach.high > last)) return {0, last};
     return reach;
   }
 

@@ -1,6 +1,6 @@
 // Rows of the linear float32 warp, V::lanes points at a time. Included inside a target region with V for that set.
 //
-// Points are done in lanes; with reflection only those whose neighbours all lie inside. The few others, NaN and
+// Points are done in lanes; with reflection, of either kind, only those whose neighbours all lie inside. The few others, NaN and
 // infinities among them, by the portable functions. Which way a point goes depends on the flow alone, and so do the
 // bits.
 
@@ -22,12 +22,24 @@ struct Lanes {
   alignas(64) int offset[V::lanes];   // of the nearest corner in the volume, 0 outside inner
   alignas(64) int line[4][V::lanes];  // edge: offsets of the pairs in the rows 00, 01, 10, 11
   typename V::M second[2];            // edge: the left, right neighbour is the second voxel of its pair
-  typename V::M inside[3][2];         // edge, zeros
+  typename V::M inside[3][2];         // edge, zeros and itk
 };
 
 template <class V>
 FR_HD typename V::I clamp_lanes(typename V::I index, int64_t size) {
   return V::max(V::set(0), V::min(index, V::set(static_cast<int>(size - 1))));
+}
+
+// Where a coordinate, its whole part and fraction, is at most half a voxel outside.
+template <class V>
+FR_HD typename V::M half_a_voxel(typename V::F voxel, typename V::F t, int64_t size) {
+  constexpr float below = 0.49999997f;  // the largest number below 1/2
+  const auto set = [](int64_t n) { return V::set(static_cast<float>(n)); };
+  const auto low =
+      V::either(V::at_least(voxel, set(0)), V::both(V::at_least(voxel, set(-1)), V::at_least(t, V::set(0.5f))));
+  const auto high = V::either(V::at_least(set(size - 2), voxel),
+                              V::both(V::at_least(set(size - 1), voxel), V::at_least(V::set(below), t)));
+  return V::both(low, high);
 }
 
 // The group again, with some corners outside. `voxel` holds the whole coordinates in float32.
@@ -45,6 +57,7 @@ inline void locate_edge(const Row<float>& row, const typename V::F (&voxel)[3], 
       const I neighbour = V::add(index, V::set(side));
       corner[axis][side] = clamp_lanes<V>(neighbour, row.size[axis]);
       if constexpr (P == Padding::zeros) p.inside[axis][side] = V::equal(corner[axis][side], neighbour);
+      if constexpr (P == Padding::itk) p.inside[axis][side] = half_a_voxel<V>(voxel[axis], p.t[axis], row.size[axis]);
     }
   }
   const I first = V::min(corner[2][0], V::set(static_cast<int>(row.size.w - 2)));
@@ -61,7 +74,7 @@ template <class V, Padding P, int NDIM>
 FR_HD void locate_lanes(const Row<float>& row, int64_t i, Lanes<V>& p) {
   using F = typename V::F;
   const auto valid = V::first(row.n - i);
-  const F column = V::to_float(V::add(V::set(static_cast<int>(row.x + i)), V::iota()));
+  const F column = row.absolute ? V::set(0.0f) : V::to_float(V::add(V::set(static_cast<int>(row.x + i)), V::iota()));
   const F place[3] = {V::set(static_cast<float>(row.z)), V::set(static_cast<float>(row.y)), column};
   F u[3], whole[3], voxel[3];
   auto inner = valid, near = valid;
@@ -77,7 +90,8 @@ FR_HD void locate_lanes(const Row<float>& row, int64_t i, Lanes<V>& p) {
   }
   p.inner_bits = V::bits(inner);
   const unsigned valid_bits = V::bits(valid);
-  const bool edge = P != Padding::reflection && p.inner_bits != valid_bits;
+  constexpr bool turns = P == Padding::reflection || P == Padding::symmetric;
+  const bool edge = !turns && p.inner_bits != valid_bits;
   p.done = edge ? near : inner;
   p.edge_bits = edge ? V::bits(near) & ~p.inner_bits : 0;
   p.point_bits = valid_bits & ~(p.inner_bits | p.edge_bits);
@@ -122,7 +136,7 @@ FR_HD void load_pair(const Lanes<V>& p, int k, int j, const float* vol, const fl
     V::pairs(vol, p.line[2 * k + j], a, b);
     left = V::choose(p.second[0], b, a);
     right = V::choose(p.second[1], b, a);
-    if constexpr (P == Padding::zeros) {
+    if constexpr (P == Padding::zeros || P == Padding::itk) {
       const auto inside = NDIM == 3 ? V::both(p.inside[0][k], p.inside[1][j]) : p.inside[1][j];
       left = V::keep(V::both(inside, p.inside[2][0]), left);
       right = V::keep(V::both(inside, p.inside[2][1]), right);
@@ -322,10 +336,48 @@ void backward_run(const Row<float>& row) {
                            row.grad_vol + channel * row.size.count());
 }
 
+// A row with its channels last lies as NDIM numbers a point. A run of it is taken apart, in voxels, into a row of each
+// axis, and the gradient put together again: all components in one loop, so that the compiler shuffles whole vectors.
+template <int NDIM>
+struct Interleaved {
+  int axis[NDIM];                // of the components
+  float scale[NDIM], add[NDIM];  // to voxels
+
+  explicit Interleaved(const Row<float>& row) {
+    FR_UNROLL
+    for (int k = 0; k < NDIM; ++k) {
+      axis[k] = row.absolute ? 2 - k : 3 - NDIM + k;
+      scale[k] = row.absolute ? row.of_flow[axis[k]] : 1.0f;
+      add[k] = row.absolute ? row.centre[axis[k]] : 0.0f;
+    }
+  }
+
+  template <size_t points>
+  void take_apart(const float* __restrict from, int64_t n, float (&to)[3][points]) const {
+    float* __restrict a = to[axis[0]], * __restrict b = to[axis[1]], * __restrict c = to[axis[NDIM - 1]];
+    for (int64_t i = 0; i < n; ++i) {
+      a[i] = from[NDIM * i] * scale[0] + add[0];
+      b[i] = from[NDIM * i + 1] * scale[1] + add[1];
+      if (NDIM == 3) c[i] = from[NDIM * i + NDIM - 1] * scale[NDIM - 1] + add[NDIM - 1];
+    }
+  }
+
+  template <size_t points>
+  void put_together(const float (&from)[3][points], int64_t n, float* __restrict to) const {
+    const float* __restrict a = from[axis[0]], * __restrict b = from[axis[1]], * __restrict c = from[axis[NDIM - 1]];
+    for (int64_t i = 0; i < n; ++i) {
+      to[NDIM * i] = a[i] * scale[0];
+      to[NDIM * i + 1] = b[i] * scale[1];
+      if (NDIM == 3) to[NDIM * i + NDIM - 1] = c[i] * scale[NDIM - 1];
+    }
+  }
+};
+
 template <class V, Padding P, int NDIM, bool FORWARD>
 void row_in_runs(const Row<float>& row) {
   constexpr int64_t points = Scatter<V>::points;
-  const bool apart = row.flow_stride != 1;  // channels last: taken apart for a run, and the gradient put together again
+  const bool apart = row.flow_stride != 1;
+  const Interleaved<NDIM> channels(row);
   float flow[3][points], grad_flow[3][points];
   for (int64_t first = 0; first < row.n; first += points) {
     Row<float> run = row;
@@ -334,21 +386,18 @@ void row_in_runs(const Row<float>& row) {
     run.flow_stride = 1;
     if (FORWARD) run.out += first;
     else run.grad_out += first;
+    if (apart) channels.take_apart(row.flow[channels.axis[0]] + first * NDIM, run.n, flow);
     FR_UNROLL
     for (int axis = 3 - NDIM; axis < 3; ++axis) {
-      const float* u = row.flow[axis] + first * row.flow_stride;
-      if (apart)
-        for (int64_t i = 0; i < run.n; ++i) flow[axis][i] = u[i * row.flow_stride];
-      run.flow[axis] = apart ? flow[axis] : u;
+      run.flow[axis] = apart ? flow[axis] : row.flow[axis] + first;
       if (row.grad_flow[axis]) run.grad_flow[axis] = apart ? grad_flow[axis] : row.grad_flow[axis] + first;
+      run.of_flow[axis] = 1;
+      run.centre[axis] = 0;
     }
     if constexpr (FORWARD) forward_run<V, P, NDIM>(run);
     else backward_run<V, P, NDIM>(run);
-    if (apart && row.grad_flow[2]) {
-      FR_UNROLL
-      for (int axis = 3 - NDIM; axis < 3; ++axis)
-        for (int64_t i = 0; i < run.n; ++i) row.grad_flow[axis][(first + i) * row.flow_stride] = grad_flow[axis][i];
-    }
+    if (apart && row.grad_flow[2])
+      channels.put_together(grad_flow, run.n, row.grad_flow[channels.axis[0]] + first * NDIM);
   }
 }
 
@@ -359,6 +408,9 @@ RowKernels<float> lane_rows(Padding padding) {
       return {row_in_runs<V, Padding::border, NDIM, true>, row_in_runs<V, Padding::border, NDIM, false>};
     case Padding::reflection:
       return {row_in_runs<V, Padding::reflection, NDIM, true>, row_in_runs<V, Padding::reflection, NDIM, false>};
+    case Padding::symmetric:
+      return {row_in_runs<V, Padding::symmetric, NDIM, true>, row_in_runs<V, Padding::symmetric, NDIM, false>};
+    case Padding::itk: return {row_in_runs<V, Padding::itk, NDIM, true>, row_in_runs<V, Padding::itk, NDIM, false>};
     default: return {row_in_runs<V, Padding::zeros, NDIM, true>, row_in_runs<V, Padding::zeros, NDIM, false>};
   }
 }

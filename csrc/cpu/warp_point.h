@@ -8,8 +8,8 @@ namespace fastreg::cpu {
 template <class T, Padding P, int NDIM>
 Place<T> place_in_row(const Row<T>& row, int64_t i) {
   T u[3] = {0, 0, 0};
-  for (int axis = 3 - NDIM; axis < 3; ++axis) u[axis] = row.flow[axis][i * row.flow_stride];
-  return place_of<T, P, NDIM>(u, row.z, row.y, row.x + i, row.size);
+  for (int axis = 3 - NDIM; axis < 3; ++axis) u[axis] = row.displacement(axis, i);
+  return place_of<T, P, NDIM>(u, row.z, row.y, row.column(i), row.size);
 }
 
 template <class T, Padding P, int NDIM>
@@ -38,6 +38,7 @@ void backward_point(const Row<T>& row, int64_t i) {
   if (row.grad_flow[2])
     for (int axis = 3 - NDIM; axis < 3; ++axis) {
       T& target = row.grad_flow[axis][i * row.flow_stride];
+      if (row.absolute) slope[axis] *= row.of_flow[axis];
       target = row.squaring ? target + slope[axis] : slope[axis];
     }
 }

@@ -23,13 +23,13 @@ int64_t nearest_offset(const Row<T>& row, int64_t i, int64_t& plane) {
   T u[3] = {0, 0, 0};
   bool any_nan = false;
   for (int axis = 3 - NDIM; axis < 3; ++axis) {
-    u[axis] = row.flow[axis][i * row.flow_stride];
+    u[axis] = row.displacement(axis, i);
     any_nan |= is_nan(u[axis]);
   }
   if (any_nan) return -2;
   const int64_t z = NDIM == 3 ? nearest_index<T, P>(u[0], row.z, row.size.d) : 0;
   const int64_t y = nearest_index<T, P>(u[1], row.y, row.size.h);
-  const int64_t x = nearest_index<T, P>(u[2], row.x + i, row.size.w);
+  const int64_t x = nearest_index<T, P>(u[2], row.column(i), row.size.w);
   plane = NDIM == 3 ? z : y;
   return z < 0 || y < 0 || x < 0 ? -1 : row.size.at(z, y, x);
 }
@@ -78,6 +78,8 @@ RowKernels<T> portable_rows(int ndim, Mode mode, Padding padding) {
   switch (padding) {
     case Padding::border: return rows_of<T, Padding::border>(ndim, mode);
     case Padding::reflection: return rows_of<T, Padding::reflection>(ndim, mode);
+    case Padding::symmetric: return rows_of<T, Padding::symmetric>(ndim, mode);
+    case Padding::itk: return rows_of<T, Padding::itk>(ndim, mode);
     default: return rows_of<T, Padding::zeros>(ndim, mode);
   }
 }

@@ -13,7 +13,9 @@ template <class T>
 struct Row {
   Shape size;  // of the volume
   int64_t channels;
-  int64_t z, y, x, n;   // the first point's place in the flow's grid, and the number of points
+  int64_t z, y, x, n;  // the first point's place in the flow's grid, and the number of points
+  bool absolute;       // flow holds places, not displacements: they are of_flow times it plus centre
+  T of_flow[3], centre[3];
   int64_t flow_stride;  // between points of flow and grad_flow: 1, or ndim where channels are last
   int64_t out_stride;   // between channels of out and grad_out
   bool squaring;        // forward: out = flow + warped; backward: grad_flow += instead of =
@@ -24,6 +26,13 @@ struct Row {
   T* grad_flow[3];      // null where no gradient is wanted
   T* grad_vol;          // null where no gradient is wanted; added to
   int64_t first, last;  // planes of grad_vol that this thread owns
+
+  // What is looked up is at + displacement: all of the place, or what the flow adds to the point's own.
+  T displacement(int axis, int64_t i) const {
+    const T u = flow[axis][i * flow_stride];
+    return absolute ? u * of_flow[axis] + centre[axis] : u;
+  }
+  int64_t column(int64_t i) const { return absolute ? 0 : x + i; }
 };
 
 template <class T>

@@ -122,6 +122,8 @@ FR_HD void by_padding(Padding padding, const F& f) {
     case Padding::zeros: return f(PaddingIs<Padding::zeros>{});
     case Padding::border: return f(PaddingIs<Padding::border>{});
     case Padding::reflection: return f(PaddingIs<Padding::reflection>{});
+    case Padding::symmetric: return f(PaddingIs<Padding::symmetric>{});
+    case Padding::itk: return f(PaddingIs<Padding::itk>{});
   }
 }
 

@@ -8,7 +8,7 @@ template <class T, bool FUSED>
 void forward(const WarpArgs& q) {
   if constexpr (!std::is_same<T, double>::value)
     if (is_near(q))
-      return by_padding(q.padding, [&](auto padding) {
+      return by_near_padding(q.padding, [&](auto padding) {
         launch("warp_forward_near_kernel", warp_forward_near_kernel<T, decltype(padding)::value, FUSED>,
                warp_near_blocks(q, kForwardPlanes), kBlockThreads, 0, q.stream, q);
       });

@@ -19,12 +19,18 @@ __device__ __forceinline__ AnyPoint<C> any_point(const WarpArgs& q, int64_t at) 
   AnyPoint<C> p{};
   p.batch = at / grid.count();
   p.index = at % grid.count();
-  p.x = p.index % grid.w;
-  p.y = p.index / grid.w % grid.h;
-  p.z = p.index / grid.w / grid.h;
+  if (!q.normalised) {
+    p.x = p.index % grid.w;
+    p.y = p.index / grid.w % grid.h;
+    p.z = p.index / grid.w / grid.h;
+  }
   const FlowLayout layout = flow_layout(q, grid.count());
-  const C* flow = static_cast<const C*>(q.flow) + p.batch * q.ndim * grid.count() + p.index * layout.voxel;
-  for (int axis = 0; axis < q.ndim; ++axis) p.u[3 - q.ndim + axis] = load(flow + axis * layout.component);
+  const C* flow =
+      static_cast<const C*>(q.flow) + p.batch * q.ndim * grid.count() + p.index * layout.voxel + layout.first;
+  for (int axis = 3 - q.ndim, k = 0; axis < 3; ++axis, ++k) {
+    const C u = load(flow + k * layout.component);
+    p.u[axis] = q.normalised ? from_normalised(u, flow_unit<C>(q, axis), q.size[axis]) : u;
+  }
   return p;
 }
 
@@ -74,7 +80,7 @@ __global__ void __launch_bounds__(kAnyThreads)
       constexpr Padding P = decltype(padding)::value;
       const Place<C> place = place_of<C, P, NDIM>(p.u, p.z, p.y, p.x, size);
       const FlowLayout layout = flow_layout(q, grid.count());
-      const int64_t of_flow = p.batch * NDIM * grid.count() + p.index * layout.voxel;
+      const int64_t of_flow = p.batch * NDIM * grid.count() + p.index * layout.voxel + layout.first;
       int64_t offset = 0;
       const bool read = q.mode == Mode::nearest && !place.is_nan && nearest_offset<P, NDIM>(p, size, offset);
       C slope[3] = {};
@@ -96,7 +102,7 @@ __global__ void __launch_bounds__(kAnyThreads)
       for (int axis = 0; axis < NDIM; ++axis) {
         const int64_t to = of_flow + axis * layout.component;
         if (fused) Accumulator<S>{static_cast<S*>(sums), scale ? *scale : 1.0}(to, slope[3 - NDIM + axis]);
-        else static_cast<C*>(q.grad_flow)[to] = slope[3 - NDIM + axis];
+        else static_cast<C*>(q.grad_flow)[to] = slope[3 - NDIM + axis] * flow_unit<C>(q, 3 - NDIM + axis);
       }
     });
   }

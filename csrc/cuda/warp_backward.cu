@@ -56,7 +56,7 @@ template <class T, class S, bool FUSED>
 void sweep(const WarpArgs& q, S* sums, const double* scale) {
   if constexpr (!std::is_same<T, double>::value)
     if (is_near(q))
-      return by_padding(q.padding, [&](auto padding) {
+      return by_near_padding(q.padding, [&](auto padding) {
         constexpr Padding P = decltype(padding)::value;
         const auto kernel =
             sums ? warp_backward_near_kernel<T, P, S, FUSED> : warp_backward_near_kernel<T, P, void, false>;

@@ -4,7 +4,8 @@
 //   neighbouring lanes gather from neighbouring addresses, and a thread takes several planes, so that their loads
 //   overlap. Where all eight corners are inside, 32-bit offsets and plain interpolation; elsewhere the functions of
 //   warp_voxel.h.
-// - `any` kernels: every shape, mode and dtype, by the functions of warp_voxel.h alone.
+// - `any` kernels: every shape, mode, padding and dtype, and normalised places (in `near` kernels they cost those of
+//   displacements their registers), by the functions of warp_voxel.h alone.
 //
 // `FUSED` is a step of scaling and squaring: the volume is the flow, and the flow is added to the result.
 #pragma once
@@ -14,14 +15,22 @@
 
 namespace fastreg::cuda {
 
-// Where a displacement component lies: channel-first or channels-last.
+// Where a displacement component, D's first, lies: channel-first or channels-last.
 struct FlowLayout {
   int64_t component;
   int voxel;
+  int first;
 };
 
 __device__ __forceinline__ FlowLayout flow_layout(const WarpArgs& q, int64_t points) {
-  return q.channels_last ? FlowLayout{1, q.ndim} : FlowLayout{points, 1};
+  if (q.normalised) return FlowLayout{-1, q.ndim, q.ndim - 1};
+  return q.channels_last ? FlowLayout{1, q.ndim, 0} : FlowLayout{points, 1, 0};
+}
+
+// The unit of what the flow holds, in voxels.
+template <class C>
+__device__ __forceinline__ C flow_unit(const WarpArgs& q, int axis) {
+  return q.normalised ? half_extent<C>(q.size[axis], q.align_corners) : C(1);
 }
 
 // Number of the first channel of an item's volume.

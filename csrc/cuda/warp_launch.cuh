@@ -15,7 +15,17 @@ inline bool is_near(const WarpArgs& q) {
     const int64_t most = int64_t(1) << 29;  // index + 2^30 must be an int
     return shape.d < most && shape.h < most && shape.w < most && shape.count() < 0x7fffffff / 3;
   };
-  return q.ndim == 3 && q.mode == Mode::linear && q.dtype != DType::f64 && fits(q.size) && fits(q.grid);
+  const bool common = q.padding == Padding::zeros || q.padding == Padding::border || q.padding == Padding::reflection;
+  return common && !q.normalised && q.ndim == 3 && q.mode == Mode::linear && q.dtype != DType::f64 && fits(q.size) &&
+         fits(q.grid);
+}
+
+// by_padding for the paddings that is_near lets through: the others are not worth a set of kernels.
+template <class F>
+void by_near_padding(Padding padding, const F& f) {
+  if (padding == Padding::border) return f(PaddingIs<Padding::border>{});
+  if (padding == Padding::reflection) return f(PaddingIs<Padding::reflection>{});
+  f(PaddingIs<Padding::zeros>{});
 }
 
 inline int64_t warp_near_blocks(const WarpArgs& q, int planes) {

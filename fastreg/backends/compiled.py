@@ -72,7 +72,9 @@ def _size(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (1, *shape) if len(shape) == 2 else shape
 
 
-def warp_args(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> _C.WarpArgs:
+def warp_args(
+    vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool, align_corners: bool | None = None
+) -> _C.WarpArgs:
     """The part that forward and backward share."""
     shape = vol.shape
     return _C.WarpArgs(
@@ -85,6 +87,8 @@ def warp_args(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: b
         mode=_MODES[mode],
         padding=_PADDINGS[padding],
         channels_last=channels_last,
+        normalised=align_corners is not None,
+        align_corners=align_corners is True,
         vol_shared=shape[0] != flow.shape[0],
         threads=torch.get_num_threads(),
         vol=vol.data_ptr(),

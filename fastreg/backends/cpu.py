@@ -35,26 +35,36 @@ def _work(*tensors: torch.Tensor) -> list[torch.Tensor]:
     return [cast(tensor, dtype).contiguous() for tensor in tensors]
 
 
-def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> Volume:
+def warp_forward(
+    vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool, align_corners: bool | None = None
+) -> Volume:
     """See `reference.warp_forward`."""
     dtype = vol.dtype
     vol, flow = _work(vol, flow)
     out = vol.new_empty(compiled.warped_shape(vol, flow, channels_last))
-    args = compiled.warp_args(vol, flow, mode, padding, channels_last)
+    args = compiled.warp_args(vol, flow, mode, padding, channels_last, align_corners)
     args.out = address(out)
     _C.cpu.warp_forward(args)
     return cast(out, dtype)
 
 
 def warp_backward(
-    grad: Volume, vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool, need_vol: bool, need_flow: bool
+    grad: Volume,
+    vol: Volume,
+    flow: Flow,
+    mode: str,
+    padding: str,
+    channels_last: bool,
+    need_vol: bool,
+    need_flow: bool,
+    align_corners: bool | None = None,
 ) -> tuple[Volume | None, Flow | None]:
     """See `reference.warp_backward`. Deterministic: every target voxel is summed by one thread in one order."""
     vol_dtype, flow_dtype = vol.dtype, flow.dtype
     vol, flow, grad = _work(vol, flow, grad)
     grad_vol = torch.empty_like(vol) if need_vol else None
     grad_flow = torch.empty_like(flow) if need_flow else None
-    args = compiled.warp_args(vol, flow, mode, padding, channels_last)
+    args = compiled.warp_args(vol, flow, mode, padding, channels_last, align_corners)
     args.grad_out = address(grad)
     args.grad_vol = address(grad_vol)
     args.grad_flow = address(grad_flow)

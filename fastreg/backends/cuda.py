@@ -91,12 +91,14 @@ def _scratch(like: torch.Tensor, size: int) -> torch.Tensor:
     return torch.empty(size, dtype=torch.uint8, device=like.device)
 
 
-def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> Volume:
+def warp_forward(
+    vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool, align_corners: bool | None = None
+) -> Volume:
     """See `reference.warp_forward`."""
     dtype = vol.dtype
     vol, flow = _volume_and_flow(vol, flow)
     out = vol.new_empty(compiled.warped_shape(vol, flow, channels_last))
-    args = compiled.warp_args(vol, flow, mode, padding, channels_last)
+    args = compiled.warp_args(vol, flow, mode, padding, channels_last, align_corners)
     args.out = address(out)
     with _launching(vol) as args.stream:
         _C.cuda.warp_forward(args)
@@ -104,7 +106,15 @@ def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last
 
 
 def warp_backward(
-    grad: Volume, vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool, need_vol: bool, need_flow: bool
+    grad: Volume,
+    vol: Volume,
+    flow: Flow,
+    mode: str,
+    padding: str,
+    channels_last: bool,
+    need_vol: bool,
+    need_flow: bool,
+    align_corners: bool | None = None,
 ) -> tuple[Volume | None, Flow | None]:
     """See `reference.warp_backward`.
 
@@ -117,7 +127,7 @@ def warp_backward(
     grad = grad.to(vol.dtype).contiguous()
     grad_vol = torch.empty_like(vol) if need_vol else None
     grad_flow = torch.empty_like(flow) if need_flow else None
-    args = compiled.warp_args(vol, flow, mode, padding, channels_last)
+    args = compiled.warp_args(vol, flow, mode, padding, channels_last, align_corners)
     args.grad_out = address(grad)
     args.grad_vol = address(grad_vol)
     args.grad_flow = address(grad_flow)

@@ -1,7 +1,8 @@
 """The Triton backend (kernels/): allocates, checks nothing, launches on the current stream.
 
-For GPUs without the compiled CUDA kernels: NVIDIA's, AMD's (ROCm) and Intel's (XPU). `import fastreg` does not import triton: the functions that
-run do. Under TRITON_INTERPRET=1 the same kernels run on the CPU, thousands of times slower, for tests.
+For GPUs without the compiled CUDA kernels: NVIDIA's, AMD's (ROCm) and Intel's (XPU). `import fastreg` does not import
+triton: the functions that run do. Under TRITON_INTERPRET=1 the same kernels run on the CPU, thousands of times slower,
+for tests.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def _on_device(tensor: torch.Tensor) -> Any:
     return module.device_of(tensor)
 
 
-def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool) -> Volume:
+def warp_forward(
+    vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool, align_corners: bool | None = None
+) -> Volume:
     """See `reference.warp_forward`."""
     from fastreg.kernels import warp
 
@@ -76,12 +79,20 @@ def warp_forward(vol: Volume, flow: Flow, mode: str, padding: str, channels_last
     out = vol.new_empty((flow.shape[0], vol.shape[1], *grid))
     if out.numel():
         with _on_device(vol):
-            warp.warp_forward(vol, flow, out, mode, padding, channels_last)
+            warp.warp_forward(vol, flow, out, mode, padding, channels_last, align_corners)
     return out
 
 
 def warp_backward(
-    grad: Volume, vol: Volume, flow: Flow, mode: str, padding: str, channels_last: bool, need_vol: bool, need_flow: bool
+    grad: Volume,
+    vol: Volume,
+    flow: Flow,
+    mode: str,
+    padding: str,
+    channels_last: bool,
+    need_vol: bool,
+    need_flow: bool,
+    align_corners: bool | None = None,
 ) -> tuple[Volume | None, Flow | None]:
     """See `reference.warp_backward`.
 
@@ -101,7 +112,16 @@ def warp_backward(
     if grad.numel() and (need_vol or slopes):
         with _on_device(vol):
             warp.warp_backward(
-                grad, vol, flow, grad_vol, grad_flow if slopes else None, unit, mode, padding, channels_last
+                grad,
+                vol,
+                flow,
+                grad_vol,
+                grad_flow if slopes else None,
+                unit,
+                mode,
+                padding,
+                channels_last,
+                align_corners,
             )
     if grad_vol is not None and unit is not None:
         grad_vol = grad_vol.double() / unit

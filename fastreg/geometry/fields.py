@@ -33,7 +33,7 @@ def compose(outer: Flow, inner: Flow, *, padding: str = "border", backend: str |
     Args:
         outer: [batch, 3, D, H, W], voxels.
         inner: Like `outer`.
-        padding: `outer` beyond its grid: "border", "zeros" or "reflection".
+        padding: `outer` beyond its grid, as in `fastreg.warp`.
         backend: As in `fastreg.warp`.
 
     Raises:

@@ -96,9 +96,8 @@ class Warp:
         back = np.linalg.inv(self.fixed_affine)
         voxels = (places @ back[:3, :3].T + back[:3, 3])[..., : self.ndim].reshape(*grid, self.ndim)
         flow = voxels - affine_field(np.eye(4)[: self.ndim], voxels.shape[:-1])
-        moved = warp_op(_channels_first(self.displacement_mm()), _channels_first(flow), padding="border")
-        inside = ((voxels >= -0.5) & (voxels < np.array(self.fixed_shape) - 0.5)).all(-1, keepdims=True)
-        return places + np.where(inside, np.moveaxis(moved[0].numpy(), 0, -1), 0.0).reshape(places.shape)
+        moved = warp_op(_channels_first(self.displacement_mm()), _channels_first(flow), padding="itk")
+        return places + np.moveaxis(moved[0].numpy(), 0, -1).reshape(places.shape)
 
 
 Transform: TypeAlias = "Affine | Warp"

@@ -23,7 +23,7 @@ def integrate(velocity: Flow, *, steps: int = 7, padding: str = "zeros", backend
     Args:
         velocity: [batch, 3, D, H, W] or [batch, 2, H, W], voxels per unit time.
         steps: Number of squarings; 0 returns the velocity itself.
-        padding: The field outside its grid: "zeros" (VoxelMorph's), "border" or "reflection".
+        padding: The field outside its grid, as in `fastreg.warp`: "zeros" is VoxelMorph's.
         backend: A name from `fastreg.backends.status()`; the fastest that fits if None.
 
     Returns:

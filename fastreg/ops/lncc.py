@@ -52,7 +52,7 @@ def lncc(
         num_eps: Added to the numerator, in units of it; the definition's if None.
         squared: Otherwise the correlation itself, from -1 to 1.
         kernel: How a window weighs its voxels: "box" (all alike), "triangular" or "gaussian". The latter two are
-            computed by the reference backend on every device: several times slower, and in float64 memory.
+            computed by the reference backend on every device: tens of times slower, and in float64 memory.
         sigma: Of the kernel "gaussian", in voxels, or one for each axis; a third of the window if None.
         definition: "fastreg", or whose number to reproduce: "voxelmorph", "voxelmorph-tf", "monai", "fused-lncc",
             "ffdp", "fireants", "ants", "icon" (docs/math.md).

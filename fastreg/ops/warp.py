@@ -40,8 +40,8 @@ def warp(
         flow: [batch, 3, D', H', W'] or [batch, 2, H', W'], displacement in voxels of `vol`, channel c along array
             axis c. Its grid may differ from the volume's.
         mode: "linear", or "nearest" (ties to even; no gradient to the flow).
-        padding: What lies outside: "zeros", "border" (the nearest voxel) or "reflection" (about the centres of the
-            first and last voxel).
+        padding: What lies outside: "zeros", "border" (the nearest voxel), "reflection" (about the centres of the first
+            and last voxel), "symmetric" (about their edges) or "itk" (border up to half a voxel outside, 0 beyond).
         channels_last: The flow is [batch, D', H', W', 3] instead.
         backend: A name from `fastreg.backends.status()`; the fastest that fits if None.
 
@@ -70,16 +70,31 @@ def warp(
         raise ValueError(f"flow must be {wanted} to match vol {shape(vol)}, got {shape(flow)}")
     check_choice("padding", padding, PADDINGS)
     check_same_device(vol=vol, flow=flow)
+    return resampled(vol, flow, mode, padding, channels_last, backend, None)
+
+
+def resampled(
+    vol: Volume,
+    flow: Flow,
+    mode: str,
+    padding: str,
+    channels_last: bool,
+    backend: str | None,
+    align_corners: bool | None,
+) -> Volume:
+    """`warp` of checked arguments; unless `align_corners` is None the flow is the grid of `fastreg.grid_sample`."""
+    labels = is_labels(vol)
+    options = padding, channels_last
     if needs_reference(vol, flow):
         if labels:
-            return warp_whole(vol, lambda part: reference.warp(part, flow, mode, padding, channels_last), look=False)
-        return reference.warp(vol, flow, mode, padding, channels_last)
+            return warp_whole(vol, lambda part: reference.warp(part, flow, mode, *options, align_corners), look=False)
+        return reference.warp(vol, flow, mode, *options, align_corners)
     name = backends.choose(backend, flow) if labels else backends.choose(backend, vol, flow)
     vol, flow, batch = _shared(vol, flow)
     if labels:
-        moved = torch.ops.fastreg.warp_labels(vol, flow.detach(), padding, channels_last, name)
+        moved = torch.ops.fastreg.warp_labels(vol, flow.detach(), *options, name, align_corners)
     else:
-        moved = torch.ops.fastreg.warp(vol, flow, mode, padding, channels_last, name)
+        moved = torch.ops.fastreg.warp(vol, flow, mode, *options, name, align_corners)
     return moved if moved.shape[0] == batch else moved.reshape(batch, -1, *moved.shape[2:])
 
 
@@ -101,14 +116,18 @@ def _shared(vol: Volume, flow: Flow) -> tuple[Volume, Flow, int]:
 
 
 @define_op("warp_labels")
-def _warp_labels(vol: Tensor, flow: Tensor, padding: str, channels_last: bool, backend: str) -> Tensor:
+def _warp_labels(
+    vol: Tensor, flow: Tensor, padding: str, channels_last: bool, backend: str, align_corners: bool | None = None
+) -> Tensor:
     warped = backends.get(backend).warp_forward
     look = vol.device.type == "cpu"  # elsewhere it would wait for the device
-    return warp_whole(vol, lambda part: warped(part, flow, "nearest", padding, channels_last), look)
+    return warp_whole(vol, lambda part: warped(part, flow, "nearest", padding, channels_last, align_corners), look)
 
 
 @_warp_labels.register_fake
-def _(vol: Tensor, flow: Tensor, padding: str, channels_last: bool, backend: str) -> Tensor:
+def _(
+    vol: Tensor, flow: Tensor, padding: str, channels_last: bool, backend: str, align_corners: bool | None = None
+) -> Tensor:
     return vol.new_empty(_shape(vol, flow, channels_last))
 
 
@@ -118,12 +137,28 @@ def _shape(vol: Tensor, flow: Tensor, channels_last: bool) -> tuple[int, ...]:
 
 
 @define_op("warp")
-def _warp(vol: Tensor, flow: Tensor, mode: str, padding: str, channels_last: bool, backend: str) -> Tensor:
-    return backends.get(backend).warp_forward(vol, flow, mode, padding, channels_last)
+def _warp(
+    vol: Tensor,
+    flow: Tensor,
+    mode: str,
+    padding: str,
+    channels_last: bool,
+    backend: str,
+    align_corners: bool | None = None,
+) -> Tensor:
+    return backends.get(backend).warp_forward(vol, flow, mode, padding, channels_last, align_corners)
 
 
 @_warp.register_fake
-def _(vol: Tensor, flow: Tensor, mode: str, padding: str, channels_last: bool, backend: str) -> Tensor:
+def _(
+    vol: Tensor,
+    flow: Tensor,
+    mode: str,
+    padding: str,
+    channels_last: bool,
+    backend: str,
+    align_corners: bool | None = None,
+) -> Tensor:
     return vol.new_empty(_shape(vol, flow, channels_last))
 
 
@@ -138,9 +173,10 @@ def _warp_backward(
     need_vol: bool,
     need_flow: bool,
     backend: str,
+    align_corners: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     grad_vol, grad_flow = backends.get(backend).warp_backward(
-        grad, vol, flow, mode, padding, channels_last, need_vol, need_flow
+        grad, vol, flow, mode, padding, channels_last, need_vol, need_flow, align_corners
     )
     return (
         vol.new_empty((0,)) if grad_vol is None else grad_vol,
@@ -159,6 +195,7 @@ def _(
     need_vol: bool,
     need_flow: bool,
     backend: str,
+    align_corners: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     return (
         vol.new_empty(vol.shape) if need_vol else vol.new_empty((0,)),
@@ -174,12 +211,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     vol, flow = ctx.saved_tensors
-    mode, padding, channels_last, backend = ctx.options
+    mode, padding, channels_last, backend, align_corners = ctx.options
     need_vol, need_flow = ctx.needs_input_grad[:2]
     grad_vol, grad_flow = torch.ops.fastreg.warp_backward(
-        grad, vol, flow, mode, padding, channels_last, need_vol, need_flow, backend
+        grad, vol, flow, mode, padding, channels_last, need_vol, need_flow, backend, align_corners
     )
-    return grad_vol if need_vol else None, grad_flow if need_flow else None, None, None, None, None
+    return grad_vol if need_vol else None, grad_flow if need_flow else None, *[None] * len(ctx.options)
 
 
 _warp.register_autograd(_backward, setup_context=_setup)

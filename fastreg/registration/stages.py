@@ -46,7 +46,7 @@ def window_of(stage: Stage, size: Sequence[int]) -> int:
     for length in size:
         mean *= length ** (1 / len(size))
     full = min(WIDEST, mean / 4)
-    return max(NARROWEST, int(full / stage.factor) // 2 * 2 + 1)
+    return max(NARROWEST, int(full / stage.factor + 1e-6) // 2 * 2 + 1)
 
 
 def read_stages(text: str, windows: str | None = None) -> tuple[Stage, ...]:

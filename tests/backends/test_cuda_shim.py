@@ -15,6 +15,7 @@ from bench.cuda import sass
 from fastreg import _C
 from fastreg.backends import cuda, reference
 from fastreg.backends.lncc_form import LNCC_DEFINITIONS, lncc_form
+from fastreg.types import PADDINGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shim.COMPILER is None, reason="no C++ compiler")]
 
@@ -58,15 +59,17 @@ def warp_case(size, grid, dtype, channels=2, batch=2, reach=3.0, channels_last=F
     return vol, flow, grad
 
 
-def check_warp(kernels, vol, flow, grad, mode, padding, channels_last):
+def check_warp(kernels, vol, flow, grad, mode, padding, channels_last, align=None):
     tolerance = TOLERANCE[vol.dtype]
     options = (mode, padding, channels_last)
     wide = [tensor.double() for tensor in (vol, flow, grad)]
-    close(kernels.warp_forward(vol, flow, *options), reference.warp_forward(wide[0], wide[1], *options), tolerance)
-    truth = reference.warp_backward(wide[2], wide[0], wide[1], *options, True, True)
-    both = kernels.warp_backward(grad, vol, flow, *options, True, True)
-    alone = kernels.warp_backward(grad, vol, flow, *options, False, True)
-    volume = kernels.warp_backward(grad, vol, flow, *options, True, False)
+    close(
+        kernels.warp_forward(vol, flow, *options, align), reference.warp_forward(*wide[:2], *options, align), tolerance
+    )
+    truth = reference.warp_backward(wide[2], wide[0], wide[1], *options, True, True, align)
+    both = kernels.warp_backward(grad, vol, flow, *options, True, True, align)
+    alone = kernels.warp_backward(grad, vol, flow, *options, False, True, align)
+    volume = kernels.warp_backward(grad, vol, flow, *options, True, False, align)
     assert alone[0] is None and volume[1] is None
     # Slopes and sums of float32 products: an error of a few roundings of the largest.
     for ours in (both[0], volume[0]):
@@ -84,7 +87,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("mode", ["linear", "nearest"])
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 def test_warp(kernels, dtype, mode, padding):
@@ -95,14 +98,27 @@ def test_warp(kernels, dtype, mode, padding):
         check_warp(kernels, vol, flow, grad, mode, padding, channels_last)
 
 
-@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_warp_by_places(kernels, dtype, mode, padding):
+    """The grid of `grid_sample`, on a lattice that float32 holds and on which no place is a voxel or a tie."""
+    for (size, grid), align in itertools.product([((8, 16, 32), (9, 10, 37)), ((16, 32), (12, 40))], (False, True)):
+        size = tuple(n + align for n in size)
+        vol, flow, grad = warp_case(size, grid, dtype, channels_last=True)
+        half = torch.tensor([(n - align) / 2 for n in reversed(size)], dtype=flow.dtype)
+        voxels = (8 * (4 * flow * half).round() / 32 + 1 / 64).clamp(-3 * half, 3 * half)
+        check_warp(kernels, vol, voxels / half, grad, mode, padding, True, align)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_warp_of_coordinates_that_are_no_voxels(kernels, dtype, padding):
     vol, flow, grad = warp_case((6, 7, 40), (6, 7, 40), dtype, channels=1, batch=1)
     for index, value in enumerate([float("nan"), float("inf"), -float("inf"), 1e38, -1e38, 2.0**30, -(2.0**31), 0.0]):
         flow[0, index % 3, 2, 3, 4 * index] = value
     check_warp(kernels, vol, flow, grad, "linear", padding, False)
-    check_warp(kernels, vol, flow, grad, "nearest", "border" if padding == "reflection" else padding, False)
+    check_warp(kernels, vol, flow, grad, "nearest", padding if padding in ("zeros", "itk") else "border", False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -164,7 +180,7 @@ def test_warp_of_an_empty_batch(kernels):
     assert [tuple(g.shape) for g in grads] == [(0, 2, 4, 5, 6), (0, 3, 4, 5, 6)]
 
 
-@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", [(9, 10, 37), (12, 40)], ids=str)
 def test_integrate(kernels, size, dtype, padding):

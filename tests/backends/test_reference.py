@@ -25,6 +25,8 @@ def brute_force(vol, flow, padding):
             index = [
                 0 if n == 1 else (n - 1) - abs((i % (2 * n - 2)) - (n - 1)) for i, n in zip(index, size, strict=True)
             ]
+        if padding == "symmetric":
+            index = [min(i % (2 * n), 2 * n - 1 - i % (2 * n)) for i, n in zip(index, size, strict=True)]
         return volume[tuple(min(max(i, 0), n - 1) for i, n in zip(index, size, strict=True))].item()
 
     for b, c in itertools.product(range(vol.shape[0]), range(vol.shape[1])):
@@ -32,6 +34,8 @@ def brute_force(vol, flow, padding):
             place = [point[k] + flow[(b, k, *point)].item() for k in range(ndim)]
             low = [math.floor(x) for x in place]
             total = 0.0
+            if padding == "itk" and not all(-0.5 <= x < n - 0.5 for x, n in zip(place, size, strict=True)):
+                continue
             for corner in itertools.product((0, 1), repeat=ndim):
                 weight = math.prod(x - i if k else 1 - (x - i) for x, i, k in zip(place, low, corner, strict=True))
                 total += weight * read(vol[b, c], [i + k for i, k in zip(low, corner, strict=True)])
@@ -53,7 +57,7 @@ def test_warp_is_grid_sample_inside():
     vol, flow = torch.randn(1, 2, 7, 8, 9, dtype=torch.float64), torch.randn(1, 3, 7, 8, 9, dtype=torch.float64)
     axes = torch.meshgrid(*[torch.arange(n, dtype=torch.float64) for n in (7, 8, 9)], indexing="ij")
     place = torch.stack([(2 * (a + u) / (n - 1) - 1) for a, u, n in zip(axes, flow[0], (7, 8, 9), strict=True)], -1)
-    for padding in PADDINGS:
+    for padding in ("zeros", "border", "reflection"):
         expected = torch.nn.functional.grid_sample(
             vol, place.flip(-1)[None], padding_mode=padding, align_corners=True, mode="bilinear"
         )
@@ -278,3 +282,19 @@ def test_volume_is_the_definition(size):
                 d += (velocity[(0, axis, *ends[0])] - velocity[(0, axis, *ends[1])]).item() / 2
         total += d * d
     assert reference.volume(velocity, known).item() == pytest.approx(total / math.prod(size))
+
+
+@pytest.mark.parametrize("kernel", ["triangular", "gaussian"])
+@pytest.mark.parametrize("shape", [(2, 1, 4, 12, 9), (1, 2, 3, 20)])
+def test_weighted_windows_by_matrices_are_those_by_slices(kernel, shape):
+    """A NaN anywhere takes the way by slices, on which it stays in its windows."""
+    a, b = torch.rand(2, *shape, dtype=torch.float64)
+    form = lncc_form("monai", (3, 7, 9)[5 - len(shape) :], 1e-3, kernel=kernel)
+    value, grad_a, grad_b, cc = reference.lncc(a, b, None, form, 1.0, True, True, True)
+    a.view(-1)[0] = math.nan
+    spoilt = reference.lncc(a, b, None, form, 1.0, True, True, True)
+    assert value.isfinite() and spoilt[0].isnan()
+    for by_matrices, by_slices in zip((grad_a, grad_b, cc), spoilt[1:], strict=True):
+        kept = by_slices.isfinite()
+        assert 0.2 < kept.double().mean() < 1
+        torch.testing.assert_close(by_matrices[kept], by_slices[kept], rtol=1e-9, atol=1e-11)

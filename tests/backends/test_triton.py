@@ -85,7 +85,7 @@ def test_takes_every_maker(device, hip, maker, words, monkeypatch):
         assert backends.choose(None, on(device)) == "reference"
 
 
-WARP = {"NDIM": 3, "MODE": "linear", "PADDING": "zeros", "CHANNELS_LAST": False, "SHARED": False}
+WARP = {"NDIM": 3, "MODE": "linear", "PADDING": "zeros", "CHANNELS_LAST": False, "PLACES": "", "SHARED": False}
 TO_BOTH = {"NEED_VOL": True, "NEED_FLOW": True}
 LNCC = {
     "NDIM": 3,
@@ -105,6 +105,8 @@ KERNELS = [
     ("warp_kernels", "warp_backward_kernel", WARP | TO_BOTH | {"NEED_VOL": False, "FIXED": False}),
     ("warp_kernels", "warp_backward_kernel", WARP | TO_BOTH | {"FIXED": False}),
     ("warp_kernels", "warp_backward_kernel", WARP | TO_BOTH | {"FIXED": True, "PADDING": "border"}),
+    ("warp_kernels", "warp_forward_kernel", WARP | {"PLACES": "edges", "PADDING": "symmetric", "CHANNELS_LAST": True}),
+    ("warp_kernels", "warp_backward_kernel", WARP | TO_BOTH | {"FIXED": False, "PLACES": "corners", "PADDING": "itk"}),
     ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC),
     ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC | {"COUNT": True, "FIRST": True, "AXIS": 0}),
     (

@@ -76,6 +76,27 @@ def test_table_of_kinds_has_a_line_for_each_figure(result):
     ]
 
 
+def test_verdicts_are_held_against_the_truth(result):
+    """Worse by 0.01 Dice or 5 % of TRE than before: named or missed; better and named all the same: a false alarm."""
+    kinds = result["kinds"]
+    kinds["before"] |= {
+        "knee: c": {"kind": "knee", "dice": 0.5, "hd95": 7.0},
+        "2d_leaf: d": {"kind": "2d_leaf", "tre": 2.0},
+        "2d_leaf: e": {"kind": "2d_leaf", "tre": 2.0},
+    }
+    ours = {"kind": "knee", "method": "fastreg"}
+    kinds["rows"] += [
+        {**ours, "case": "knee: a", "dice": 0.1, "suspect": True},
+        {**ours, "case": "knee: b", "dice": 0.3, "suspect": False},
+        {**ours, "case": "knee: c", "dice": 0.495, "suspect": True},
+        {**ours, "case": "2d_leaf: d", "tre": 2.2, "suspect": True},
+        {**ours, "case": "2d_leaf: e", "tre": 2.05, "suspect": False},
+    ]
+    (told,) = report.verdicts(kinds)
+    assert "of 5 pairs 3 are worse" in told and "calls 2 of these suspect" in told
+    assert "of the other 2 it calls 1 so" in told
+
+
 def test_curves_are_means_over_the_unseen_pairs(result):
     curves = report._means(result["brains"])
     assert [round(point["dice"], 3) for point in curves["fastreg"]] == [0.645, 0.59]

@@ -93,6 +93,41 @@ def test_warp_of_a_batch_gives_one_gradient_alone():
     assert_close(grad_flow, expected[1], 1e-6)
 
 
+@pytest.mark.parametrize(
+    ("mode", "padding", "align", "dtype", "size"),
+    [
+        ("linear", "zeros", True, torch.float32, SHAPES[0]),
+        ("linear", "symmetric", False, torch.float64, SHAPES[0]),
+        ("linear", "itk", True, torch.float64, SHAPES[1]),
+        ("linear", "reflection", True, torch.float32, SHAPES[1]),
+        ("nearest", "symmetric", False, torch.float64, SHAPES[1]),
+        ("nearest", "itk", False, torch.float64, SHAPES[0]),
+        ("nearest", "border", True, torch.float64, SHAPES[0]),
+    ],
+)
+def test_warp_by_places_matches_the_reference(mode, padding, align, dtype, size):
+    vol, grad = random(2, 2, *size, dtype=dtype), random(2, 2, 2, *size[1:-1], 7, dtype=dtype)
+    places = random(2, 2, *size[1:-1], 7, len(size), dtype=dtype)
+    if len(size) == 2:
+        places, grad = random(2, 5, 7, 2, dtype=dtype), random(2, 2, 5, 7, dtype=dtype)
+    places[0, 0, 0, 0] = float("nan")
+    options = mode, padding, True
+    found = triton.warp_forward(vol, places, *options, align)
+    assert_close(found, reference.warp_forward(vol, places, *options, align), 100 * rounding(dtype))
+    got = triton.warp_backward(grad, vol, places, *options, True, True, align)
+    expected = reference.warp_backward(grad, vol, places, *options, True, True, align)
+    for mine, theirs in zip(got, expected, strict=True):
+        assert_close(mine, theirs, 100 * rounding(dtype))
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "itk"])
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_warp_with_the_paddings_of_files(padding, mode):
+    vol, flow = random(1, 2, 3, 4, 5, dtype=torch.float64), awkward_flow((3, 4, 5), torch.float64)
+    found = triton.warp_forward(vol, flow, mode, padding, False)
+    assert_close(found, reference.warp_forward(vol, flow, mode, padding, False), 1e-12)
+
+
 @pytest.mark.parametrize("mode", ["linear", "nearest"])
 def test_warp_of_one_volume_by_a_batch_of_fields(mode):
     vol, flow, grad = random(1, 3, 4, 5), random(2, 2, 4, 5), random(2, 3, 4, 5)

@@ -3,6 +3,7 @@
 Its seconds are those of the whole command: it reads, checks and writes.
 """
 
+import json
 import subprocess
 import sys
 
@@ -18,6 +19,12 @@ if job.points is not None:
     command += ["--points-space", "voxel" if flat else "lps"]
 
 with measured() as result:
-    subprocess.run([sys.executable, "-m", "fastreg", "register", *command, *job.options.get("words", [])], check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "fastreg", "register", *command, "--json", *job.options.get("words", [])],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+result.suspect = bool(json.loads(done.stdout)["suspect"])
 
 finish(job, result, [], "fastreg", "torch")

@@ -62,6 +62,8 @@ class Result:
     """Resident before the registration: the library and both images."""
     peak_mb: float = 0.0
     """Highest while it ran."""
+    suspect: bool | None = None
+    """The program's own verdict, of those that have one: whether to mistrust what it found."""
     transforms: list[str] = field(default_factory=list)
     """From fixed to moving, in the order of antsApplyTransforms; displacement fields as ITK writes them."""
     versions: dict[str, str] = field(default_factory=dict)

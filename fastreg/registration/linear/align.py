@@ -38,8 +38,8 @@ _LEAST_REFINED = 0.9
 """What of the product of both measures a refinement by local correlation must leave."""
 _LEAST_OVERLAP = 0.01
 _SPARING = (1.04, 1.06)
-"""By how much a moved image must be better than one that stays, and a freer map better than a rigid one. Turns and shifts
-that two people's brains gained nothing by gave up to 1.03, whatever the contrast; 1.5 mm and degrees of error 1.02 to
+"""By how much a moved image must be better than one that stays, and a freer map better than a rigid one. Turns and
+shifts that did two people's brains no good gained up to 1.03, in any contrast; 1.5 mm and degrees of error 1.02 to
 1.07, 3 of each 1.08 to 1.16; strains that were none of the object's up to 1.05, true ones 1.08 to 1.3."""
 
 
@@ -92,7 +92,7 @@ def find_alignment(
             any side and scaled, too.
         levels_mm: Spacings of the working grids, coarse to fine; by the size of the fixed image if None: a brain's are
             8, 4 and 2 mm.
-        iterations: Of L-BFGS at every level, at most.
+        iterations: Of BFGS at every level, at most.
         seed: Of the points at which the images are compared.
         sparing: Move the image, and strain it, only where that clearly pays: for a deformation, which finds the rest.
         device: Where it runs; the CPU if None.

@@ -1,4 +1,4 @@
-"""The best map near a given one: L-BFGS over generators that are scaled to move the image by a voxel."""
+"""The best map near a given one: BFGS over generators that are scaled to move the image by a voxel."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastreg.registration.linear.bfgs import minimised
 from fastreg.registration.linear.objective import LOSS_SCALE, Objective, generators
 from fastreg.registration.linear.scans import Body
 
 STRAIN = 0.3
 """Weight of the strain against a similarity from 0 to 1, see `strain`."""
+_TOLERANCE = 0.01
+"""Of the scaled loss."""
 _LEAST_GAIN = 1e-5
 """Of similarity: what rounding may give a map that is no better."""
 
@@ -37,10 +40,9 @@ def fit(
     basis = torch.from_numpy(body.axes @ generators(kind, ndim) @ body.axes.T * spacing_mm / body.radius_mm)
     start = torch.from_numpy(world)
     pivot = start[:3, :3] @ torch.from_numpy(body.centre) + start[:3, 3]
-    theta = torch.zeros(ndim + len(basis), dtype=torch.float64, requires_grad=True)
     strained = weight > 0 and kind in ("similarity", "affine")
 
-    def mapped() -> Tensor:
+    def mapped(theta: Tensor) -> Tensor:
         linear = torch.linalg.matrix_exp(torch.einsum("k,kij->ij", theta[ndim:], basis))
         shift = pivot - linear @ pivot + spacing_mm * axes @ theta[:ndim]
         top = torch.cat([linear, shift[:, None]], 1) @ start
@@ -49,21 +51,16 @@ def fit(
     def value(map_: Tensor) -> Tensor:
         return objective(map_) - (weight * strain(map_) if strained else 0)
 
-    def closure() -> Tensor:
-        theta.grad = None
-        loss = -LOSS_SCALE * value(mapped())
-        torch.autograd.backward(loss)
-        return loss
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        theta = torch.from_numpy(parameters).requires_grad_()
+        found = -LOSS_SCALE * value(mapped(theta))
+        (gradient,) = torch.autograd.grad(found, theta)
+        return found.item(), gradient.numpy()
 
+    parameters = minimised(loss, np.zeros(ndim + len(basis)), iterations, _TOLERANCE)
     with torch.no_grad():
-        before = float(value(start))
-    optimiser = torch.optim.LBFGS(
-        [theta], max_iter=iterations, tolerance_grad=0, tolerance_change=0.01, line_search_fn="strong_wolfe"
-    )
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        found = mapped()
-        gain = float(value(found)) - before
+        found = mapped(torch.from_numpy(parameters))
+        gain = float(value(found)) - float(value(start))
     return found.numpy() if gain > _LEAST_GAIN else world
 
 

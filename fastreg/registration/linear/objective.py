@@ -200,4 +200,4 @@ def generators(kind: str, ndim: int) -> np.ndarray:
 
 
 LOSS_SCALE = 1000.0
-"""Of the loss: L-BFGS' first step is one voxel, and it stops when a step gains a hundred-thousandth of similarity."""
+"""Of the loss: BFGS' first step is one voxel, and it stops when a step gains a hundred-thousandth of similarity."""
