@@ -24,16 +24,22 @@ bool fits_lanes(const WarpArgs& args) {
 
 template <class T>
 RowKernels<T> choose_rows(const WarpArgs& args) {
+  RowKernels<T> rows = portable_rows<T>(args.ndim, args.mode, args.padding);
   if constexpr (std::is_same_v<T, float>)
-    if (args.mode == Mode::linear && fits_lanes(args)) {
+    if (fits_lanes(args)) {
 #if FR_X86
-      if (isa_level() >= Isa::avx512) return avx512_rows(args.ndim, args.padding);
-      if (isa_level() >= Isa::avx2) return avx2_rows(args.ndim, args.padding);
+      if (isa_level() >= Isa::avx2) {
+        const bool wide = isa_level() >= Isa::avx512;
+        if (args.mode == Mode::linear)
+          return wide ? avx512_rows(args.ndim, args.padding) : avx2_rows(args.ndim, args.padding);
+        if (const auto forward = (wide ? avx512_nearest : avx2_nearest)(args.ndim, args.padding))
+          rows.forward = forward;
+      }
 #elif FR_NEON
-      if (isa_level() >= Isa::neon) return neon_rows(args.ndim, args.padding);
+      if (args.mode == Mode::linear && isa_level() >= Isa::neon) return neon_rows(args.ndim, args.padding);
 #endif
     }
-  return portable_rows<T>(args.ndim, args.mode, args.padding);
+  return rows;
 }
 
 // The rows of a problem, shared among threads.
