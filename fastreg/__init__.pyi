@@ -8,9 +8,11 @@ from fastreg.geometry.fields import invert as invert
 from fastreg.geometry.fields import jacobian_determinant as jacobian_determinant
 from fastreg.geometry.fields import smoothness as smoothness
 from fastreg.nn import losses as losses
+from fastreg.nn.export import export_onnx as export_onnx
 from fastreg.nn.registration_net import RegistrationNet as RegistrationNet
 from fastreg.ops.grid_sample import grid_sample as grid_sample
 from fastreg.ops.integrate import integrate as integrate
 from fastreg.ops.lncc import lncc as lncc
+from fastreg.ops.onnx_translation import onnx_translations as onnx_translations
 from fastreg.ops.warp import warp as warp
 from fastreg.registration.pairwise import register as register

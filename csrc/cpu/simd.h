@@ -32,6 +32,12 @@
 #else
 #define FR_X86 0
 #endif
+#if defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
+#define FR_NEON 1
+#include <arm_neon.h>
+#else
+#define FR_NEON 0
+#endif
 
 #define FR_PRAGMA(words) _Pragma(#words)
 #if defined(__clang__)
@@ -47,7 +53,9 @@
 
 namespace fastreg::cpu {
 
-enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2 };
+// On AArch64 the baseline has NEON too: the compiler uses it for plain loops and for the vectors of the local
+// correlation. What `neon` adds are the rows of the warp that are written for it.
+enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2, neon = 1 };
 
 // What the ops use now: the best that this processor has, or less after set_isa (api.h).
 Isa isa_level();

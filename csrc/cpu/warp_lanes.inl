@@ -249,9 +249,13 @@ FR_HD void slope_lanes(const Row<float>& row, const Lanes<V>& p, int64_t i) {
 }
 
 inline void add_pair(float* target, const float* pair) {
+#if FR_NEON
+  vst1_f32(target, vadd_f32(vld1_f32(target), vld1_f32(pair)));
+#else
   const __m128 now = _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(target)));
   const __m128 more = _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(pair)));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(target), _mm_castps_si128(_mm_add_ps(now, more)));
+#endif
 }
 
 // Adds the run's weighted gradients to one channel of the volume's. Even points before odd ones: neighbours overlap by

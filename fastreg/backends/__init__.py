@@ -12,7 +12,7 @@ from types import ModuleType
 
 import torch
 
-from fastreg.backends import cpu, cuda, reference, triton
+from fastreg.backends import compiled, cpu, cuda, reference, triton
 
 BACKENDS: dict[str, ModuleType] = {
     "cuda": cuda,
@@ -51,7 +51,7 @@ def choose(requested: str | None, *tensors: torch.Tensor | None) -> str:
         why = BACKENDS[name].why_unavailable(*present)
         if why is None:
             return name
-        if any(tensor.is_cuda for tensor in present):
+        if any(tensor.is_cuda for tensor in present) or (name == "native" and why == compiled.missing):
             _log_once(name, why)
     raise AssertionError("the reference backend runs everything")
 
@@ -60,11 +60,12 @@ _logged: set[tuple[str, str]] = set()
 
 
 def _log_once(name: str, why: str) -> None:
-    """Tells somebody with a GPU, once, why it could be faster."""
-    if torch.compiler.is_compiling() or name == "native" or (name, why) in _logged:
+    """Tells once why it could be faster: somebody with a GPU, or without the compiled module, which is a warning."""
+    if torch.compiler.is_compiling() or (name, why) in _logged or (name == "native" and why != compiled.missing):
         return
     _logged.add((name, why))
-    logging.getLogger("fastreg").info("backend %s is not used: %s", name, why)
+    level = logging.WARNING if name == "native" else logging.INFO
+    logging.getLogger("fastreg").log(level, "backend %s is not used: %s", name, why)
 
 
 def get(name: str) -> ModuleType:

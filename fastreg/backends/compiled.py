@@ -6,6 +6,7 @@ The structs are those of csrc/api.h. They hold addresses: who makes one keeps it
 from __future__ import annotations
 
 import functools
+import importlib.util
 
 import torch
 
@@ -13,9 +14,13 @@ from fastreg.types import Flow, LnccForm, Mask, Volume
 
 try:
     from fastreg import _C
-except ImportError as error:  # pragma: no cover - only a broken installation
+except ImportError as error:
     _C = None  # type: ignore[assignment]
-    missing: str | None = f"the compiled module fastreg._C cannot be imported: {error}"
+    missing: str | None = (
+        "fastreg was installed without its compiled module; installing it with FASTREG_NATIVE=ON says what that lacks"
+        if importlib.util.find_spec("fastreg._C") is None
+        else f"the compiled module fastreg._C cannot be imported: {error}"
+    )
     """Why there is no compiled module, or None."""
 else:
     missing = None

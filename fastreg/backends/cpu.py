@@ -25,7 +25,7 @@ def why_unavailable(*tensors: torch.Tensor) -> str | None:
 
 
 def isa() -> str:
-    """The instruction set in use: "avx512", "avx2" or "baseline"."""
+    """The instruction set in use: "avx512", "avx2", "neon" or "baseline"."""
     return _C.cpu.isa()
 
 

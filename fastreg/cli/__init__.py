@@ -29,6 +29,7 @@ COMMANDS = {
     "warp": "Warp",
     "evaluate": "Evaluate",
     "convert": "Convert",
+    "export": "Export",
     "info": "Info",
     "doctor": "Doctor",
 }

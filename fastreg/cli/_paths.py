@@ -18,6 +18,7 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     "warp": ("output", "points_output", "jacobian", "compose"),
     "evaluate": ("csv", "plot"),
     "convert": ("output",),
+    "export": ("output",),
 }  # fmt: skip
 """Command -> its options that are files to write; every other path is read. Folders look after themselves."""
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from fastreg.backends import reference
+from fastreg.geometry.padding import along, crop, pad_to_multiple, symbolic
 from fastreg.ops.determinant import check_determinant, determinant
 from fastreg.ops.integrate import integrate
 from fastreg.ops.smoothness import smoothness_l2
@@ -83,14 +84,22 @@ def resize(flow: Flow, size: tuple[int, ...]) -> Flow:
     ndim = check_flow("flow", flow)
     if len(size) != ndim:
         raise ValueError(f"size must name {ndim} axes, got {tuple(size)}")
-    if tuple(flow.shape[2:]) == tuple(size):
+    any_size = symbolic(flow.shape[2:], size)
+    if not any_size and tuple(flow.shape[2:]) == tuple(size):
         return flow
     mode = "trilinear" if ndim == 3 else "bilinear"
-    scale = [(new - 1) / max(old - 1, 1) for new, old in zip(size, flow.shape[2:], strict=True)]
+    if any_size:
+        scale = torch.stack([_ratio(new, old, flow) for new, old in zip(size, flow.shape[2:], strict=True)])
+    else:
+        scale = flow.new_tensor([(new - 1) / max(old - 1, 1) for new, old in zip(size, flow.shape[2:], strict=True)])
     # Scaled before it is interpolated: the smaller grid is the cheaper one when a field is refined.
-    return F.interpolate(
-        flow * flow.new_tensor(scale).view(1, ndim, *[1] * ndim), size=tuple(size), mode=mode, align_corners=True
-    )
+    return F.interpolate(along(scale, 1, flow.ndim) * flow, size=tuple(size), mode=mode, align_corners=True)
+
+
+def _ratio(new: int, old: int, like: Flow) -> torch.Tensor:
+    """As a tensor, which a graph computes anew for every size."""
+    new_steps, old_steps = (torch.scalar_tensor(n - 1, dtype=like.dtype, device=like.device) for n in (new, old))
+    return new_steps / old_steps.clamp_min(1)
 
 
 def coarsened(flow: Flow, factor: int) -> Flow:
@@ -127,8 +136,7 @@ def refined(flow: Flow, size: tuple[int, ...], factor: int) -> Flow:
         found = F.interpolate(
             found, scale_factor=part, mode="trilinear" if ndim == 3 else "bilinear", align_corners=False
         )
-        for axis, length in enumerate(wanted):
-            found = found.narrow(2 + axis, 0, length)
+        found = crop(found, wanted)
     return found.contiguous()
 
 
@@ -145,8 +153,16 @@ def pooled(image: torch.Tensor, factor: int) -> torch.Tensor:
     """
     if factor == 1:
         return image
+    average = F.avg_pool3d if image.ndim == 5 else F.avg_pool2d
     kernel = [min(factor, length) for length in image.shape[2:]]
-    return (F.avg_pool3d if image.ndim == 5 else F.avg_pool2d)(image, kernel, ceil_mode=True)
+    if not symbolic(image.shape[2:]):
+        return average(image, kernel, ceil_mode=True)
+    found = average(pad_to_multiple(image, factor), kernel)
+    for axis in range(2, image.ndim):  # the last cube may hold less
+        first = torch.arange(found.shape[axis], device=image.device) * factor
+        held = (image.shape[axis] - first).clamp_max(factor)
+        found = found * along((factor / held).to(found.dtype), axis, found.ndim)
+    return found
 
 
 def smoothness(flow: Flow, *, penalty: str = "l2", image: Volume | None = None, backend: str | None = None) -> Scalar:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 
 from fastreg.geometry import fields
+from fastreg.geometry.padding import crop
 from fastreg.nn.registration_net import RegistrationNet
 from fastreg.ops.warp import warp
 from fastreg.types import Flow, RegistrationOutput, Volume
@@ -62,8 +63,7 @@ def _finer(flow: Flow, factor: int, size: tuple[int, ...]) -> Flow:
     edges = [min(factor, length) for length in size]  # as `fields.pooled` has them
     whole = [edge * length for edge, length in zip(edges, flow.shape[2:], strict=True)]
     fine = F.interpolate(flow, whole, mode="trilinear" if flow.ndim == 5 else "bilinear", align_corners=False)
-    for axis, length in enumerate(size):
-        fine = fine.narrow(2 + axis, 0, length)
+    fine = crop(fine, size)
     return (fine * fine.new_tensor(edges).view(1, -1, *[1] * len(size))).contiguous()
 
 

@@ -31,6 +31,8 @@ def costs(moving: Tensor, fixed: Tensor, radius: int) -> Tensor:
     size, ndim = fixed.shape[2:], fixed.ndim - 2
     around = F.pad(moving, (radius,) * (2 * ndim), mode="replicate")
     reach = 2 * radius + 1
+    if torch.compiler.is_exporting():
+        return _costs_in_few_steps(around, fixed, reach)
     found = fixed.new_empty((len(fixed), reach**ndim, *size))
     difference = torch.empty_like(fixed)
     for k, start in enumerate(itertools.product(range(reach), repeat=ndim)):
@@ -40,6 +42,25 @@ def costs(moving: Tensor, fixed: Tensor, radius: int) -> Tensor:
         torch.sub(fixed, window, out=difference)
         found[:, k] = difference.square_().mean(1)
     return found
+
+
+def _costs_in_few_steps(around: Tensor, fixed: Tensor, reach: int) -> Tensor:
+    """The same for a graph, which has no memory to write into and takes a second to trace every window.
+
+    All displacements along the axes but the first are compared at once: [batch, channels, D, reach, H, reach, W].
+    """
+    ndim = fixed.ndim - 2
+    for axis in range(ndim - 1, 0, -1):  # from the last, so that the axes before it stay where they are
+        length = fixed.shape[2 + axis]
+        at = torch.arange(reach, device=fixed.device)[:, None] + torch.arange(length, device=fixed.device)
+        around = torch.unflatten(around.index_select(2 + axis, at.flatten()), 2 + axis, (reach, length))
+    for axis in range(1, ndim):
+        fixed = fixed.unsqueeze(2 * axis + 1)
+    found = []
+    for first in range(reach):
+        cost = (fixed - around.narrow(2, first, fixed.shape[2])).square().mean(1)  # [batch, D, reach, H, reach, W]
+        found.append(cost.permute(0, *range(2, 2 * ndim, 2), *range(1, 2 * ndim, 2)).flatten(1, ndim - 1))
+    return torch.cat(found, 1)
 
 
 class Matching(nn.Module):

@@ -28,7 +28,11 @@ def descriptors(image: Volume) -> Tensor:
         step = image.diff(dim=axis).square()
         border = torch.zeros_like(image.narrow(axis, 0, 1))
         squares += [torch.cat([step, border], axis), torch.cat([border, step], axis)]
-    distances = torch.stack([_averaged(square) for square in squares], 1)  # [batch, 2 ndim, channels, ...]
+    if torch.compiler.is_exporting():  # in few steps; else one by one, in little memory
+        distances = _averaged(torch.stack(squares, 1).flatten(1, 2))
+        distances = torch.unflatten(distances, 1, (len(squares), image.shape[1]))
+    else:
+        distances = torch.stack([_averaged(square) for square in squares], 1)  # [batch, 2 ndim, channels, ...]
     mean = distances.mean(1, keepdim=True)
     floor = 1e-3 * mean.mean(tuple(range(3, mean.ndim)), keepdim=True)
     scale = torch.maximum(mean, floor).clamp_min(torch.finfo(mean.dtype).tiny)

@@ -7,7 +7,6 @@ a smaller U-Net behind a cost volume, for images of any contrast.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as fields_of
 from typing import Any
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastreg.geometry import fields
+from fastreg.geometry.padding import crop, pad_to_multiple
 from fastreg.nn._typed import call_of
 from fastreg.nn.cost_volume import Matching
 from fastreg.nn.cpu_convolution import convolve
@@ -141,7 +141,7 @@ class RegistrationNet(nn.Module):
         size = fixed.shape[2:]
         matching = self.unet.architecture.matching > 0
         x = self.matching(moving, fixed) if matching else torch.cat([moving, fixed], 1)
-        x = F.pad(x, [pad for length in reversed(x.shape[2:]) for pad in (0, -length % self.unet.divisor)])
+        x = pad_to_multiple(x, self.unet.divisor)
         if self.config.channels_last:
             x = x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
         amp = self.config.amp and computes_bfloat16(x.device)
@@ -151,10 +151,8 @@ class RegistrationNet(nn.Module):
             heads |= {"log_variance": self.log_variance} if self.config.uncertainty else {}
             heads |= {"region": self.region} if self.config.region else {}
             said = {name: convolve(head, features).to(fixed.dtype) for name, head in heads.items()}
-        for axis, length in enumerate(size):
-            kept = math.ceil(length / 2) if self.on_half_grid else length
-            said = {name: field.narrow(2 + axis, 0, kept) for name, field in said.items()}
-        return {name: field.contiguous() for name, field in said.items()}
+        kept = [(length + 1) // 2 if self.on_half_grid else length for length in size]
+        return {name: crop(field, kept).contiguous() for name, field in said.items()}
 
     def forward(self, moving: Volume, fixed: Volume, inverse: bool = False) -> RegistrationOutput:
         """Registers `moving` to `fixed`, both [batch, channels, D, H, W] on one grid, intensities about [0, 1].
@@ -177,7 +175,7 @@ class RegistrationNet(nn.Module):
             return RegistrationOutput(moved=warp(moving, flow), flow=flow, region=region)
         mean = field
         if not self.on_half_grid and factor > 1:
-            mean = self._resized(field, tuple(math.ceil(length / factor) for length in size), 1 / factor)
+            mean = self._resized(field, tuple((length + factor - 1) // factor for length in size), 1 / factor)
         velocity = mean
         if unsure is not None:
             unsure = _interpolated(unsure, tuple(mean.shape[2:]))
@@ -212,9 +210,7 @@ class RegistrationNet(nn.Module):
         longer = F.pad(field, (0, 1) * (field.ndim - 2), mode="replicate")
         whole = [round(factor * length) + 1 for length in field.shape[2:]]
         field = factor * F.interpolate(longer, size=whole, mode=mode, align_corners=True)
-        for axis, length in enumerate(size):
-            field = field.narrow(2 + axis, 0, length)
-        return field.contiguous()
+        return crop(field, size).contiguous()
 
 
 def _interpolated(image: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -125,7 +125,7 @@ def _activate(x: Tensor) -> Tensor:
 
 
 def _join(x: Tensor, skip: Tensor) -> Tensor:
-    return torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skip], 1)
+    return torch.cat([F.interpolate(x, size=skip.shape[2:], mode="nearest"), skip], 1)
 
 
 def widened(architecture: Architecture, width: float) -> Architecture:

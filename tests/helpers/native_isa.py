@@ -2,5 +2,5 @@
 
 from fastreg import _C
 
-LEVELS = ("baseline", "avx2", "avx512")
+LEVELS = ("baseline", "neon") if _C.cpu.isa() == "neon" else ("baseline", "avx2", "avx512")
 AVAILABLE = LEVELS[: LEVELS.index(_C.cpu.isa()) + 1]

@@ -1,0 +1,141 @@
+// Runs one op of the CPU kernels on arrays from files, where no Python is: the first argument is the op, the second the
+// instruction set, then name=value. Arrays are raw little-endian files; those that are written must be there already.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "api.h"
+
+using namespace fastreg;
+
+namespace {
+
+std::map<std::string, std::string> given;
+
+int64_t number(const char* name) { return std::atoll(given.at(name).c_str()); }
+double real(const char* name) { return std::atof(given.at(name).c_str()); }
+
+struct Array {
+  std::string path;
+  std::vector<char> bytes;
+
+  explicit Array(const char* name) {
+    if (!given.count(name)) return;
+    path = given[name];
+    std::FILE* file = std::fopen(path.c_str(), "rb");
+    std::fseek(file, 0, SEEK_END);
+    bytes.resize(size_t(std::ftell(file)));
+    std::rewind(file);
+    if (std::fread(bytes.data(), 1, bytes.size(), file) != bytes.size()) std::abort();
+    std::fclose(file);
+  }
+  void* data() { return path.empty() ? nullptr : bytes.data(); }
+  void write() const {
+    if (path.empty()) return;
+    std::FILE* file = std::fopen(path.c_str(), "wb");
+    std::fwrite(bytes.data(), 1, bytes.size(), file);
+    std::fclose(file);
+  }
+};
+
+void sizes(const char* name, int64_t (&to)[3]) {
+  if (std::sscanf(given.at(name).c_str(), "%ldx%ldx%ld", &to[0], &to[1], &to[2]) != 3) std::abort();
+}
+
+void run_warp() {
+  Array vol("vol"), flow("flow"), out("out"), grad_out("grad_out"), grad_vol("grad_vol"), grad_flow("grad_flow");
+  WarpArgs args{};
+  args.ndim = int(number("ndim"));
+  args.batch = number("batch");
+  args.channels = number("channels");
+  sizes("size", args.size);
+  sizes("grid", args.grid);
+  args.dtype = DType(number("dtype"));
+  args.mode = Mode(number("mode"));
+  args.padding = Padding(number("padding"));
+  args.channels_last = number("channels_last") != 0;
+  args.threads = 1;
+  args.vol = vol.data();
+  args.flow = flow.data();
+  args.out = out.data();
+  args.grad_out = grad_out.data();
+  args.grad_vol = grad_vol.data();
+  args.grad_flow = grad_flow.data();
+  cpu::warp_forward(args);
+  cpu::warp_backward(args);
+  out.write();
+  grad_vol.write();
+  grad_flow.write();
+}
+
+void run_lncc() {
+  Array a("a"), b("b"), mask("mask"), grad_a("grad_a"), grad_b("grad_b"), map("map");
+  LnccArgs args{};
+  args.ndim = int(number("ndim"));
+  args.batch = number("batch");
+  args.channels = number("channels");
+  sizes("size", args.size);
+  args.dtype = DType(number("dtype"));
+  for (int axis = 0; axis < 3; ++axis) args.form.window[axis] = axis < 3 - args.ndim ? 1 : int(number("window"));
+  args.form.squared = true;
+  args.form.floor = Floor(number("floor"));
+  args.form.floor_eps = real("floor_eps");
+  args.form.den_eps = real("den_eps");
+  args.form.flat_eps = real("flat_eps");
+  args.form.count = number("count") != 0;
+  args.threads = 1;
+  args.a = a.data();
+  args.b = b.data();
+  args.mask = args.weight = mask.data();
+  args.mask_channels = args.weight_channels = 1;
+  args.scale = 1;
+  args.grad_a = grad_a.data();
+  args.grad_b = grad_b.data();
+  args.map = map.data();
+  std::printf("%.17g\n", cpu::lncc(args));
+  grad_a.write();
+  grad_b.write();
+  map.write();
+}
+
+void run_integrate() {
+  Array velocity("velocity"), flow("flow"), saved("saved"), grad_flow("grad_flow"), grad_velocity("grad_velocity");
+  IntegrateArgs args{};
+  args.ndim = int(number("ndim"));
+  args.batch = number("batch");
+  sizes("size", args.size);
+  args.dtype = DType(number("dtype"));
+  args.steps = int(number("steps"));
+  args.padding = Padding(number("padding"));
+  args.threads = 1;
+  args.velocity = velocity.data();
+  args.flow = flow.data();
+  args.saved = saved.data();
+  args.grad_flow = grad_flow.data();
+  args.grad_velocity = grad_velocity.data();
+  cpu::integrate_forward(args);
+  cpu::integrate_backward(args);
+  flow.write();
+  grad_velocity.write();
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  if (count < 2) {
+    std::printf("%s\n", cpu::isa());
+    return 0;
+  }
+  cpu::set_isa(words[2]);
+  for (int i = 3; i < count; ++i) {
+    const std::string word = words[i];
+    given[word.substr(0, word.find('='))] = word.substr(word.find('=') + 1);
+  }
+  if (!std::strcmp(words[1], "warp")) run_warp();
+  else if (!std::strcmp(words[1], "lncc")) run_lncc();
+  else run_integrate();
+  return 0;
+}
