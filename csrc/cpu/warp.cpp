@@ -26,18 +26,18 @@ template <class T>
 RowKernels<T> choose_rows(const WarpArgs& args) {
   RowKernels<T> rows = portable_rows<T>(args.ndim, args.mode, args.padding);
   if constexpr (std::is_same_v<T, float>)
-    if (fits_lanes(args)) {
+    if (isa_level() != Isa::baseline && fits_lanes(args)) {
+      const bool linear = args.mode == Mode::linear;
+      void (*nearest)(const Row<float>&) = nullptr;
 #if FR_X86
-      if (isa_level() >= Isa::avx2) {
-        const bool wide = isa_level() >= Isa::avx512;
-        if (args.mode == Mode::linear)
-          return wide ? avx512_rows(args.ndim, args.padding) : avx2_rows(args.ndim, args.padding);
-        if (const auto forward = (wide ? avx512_nearest : avx2_nearest)(args.ndim, args.padding))
-          rows.forward = forward;
-      }
+      const bool wide = isa_level() >= Isa::avx512;
+      if (linear) return wide ? avx512_rows(args.ndim, args.padding) : avx2_rows(args.ndim, args.padding);
+      nearest = wide ? avx512_nearest(args.ndim, args.padding) : avx2_nearest(args.ndim, args.padding);
 #elif FR_NEON
-      if (args.mode == Mode::linear && isa_level() >= Isa::neon) return neon_rows(args.ndim, args.padding);
+      if (linear) return neon_rows(args.ndim, args.padding);
+      nearest = neon_nearest(args.ndim, args.padding);
 #endif
+      if (nearest && !linear) rows.forward = nearest;
     }
   return rows;
 }

@@ -54,6 +54,7 @@ RowKernels<float> neon_rows(int ndim, Padding padding);
 // csrc/cpu/warp_nearest.inl.
 auto avx2_nearest(int ndim, Padding padding) -> void (*)(const Row<float>&);
 auto avx512_nearest(int ndim, Padding padding) -> void (*)(const Row<float>&);
+auto neon_nearest(int ndim, Padding padding) -> void (*)(const Row<float>&);
 
 // The whole op. With `squaring` vol = flow and, backward, grad_vol = grad_flow = grad_out + both gradients.
 void sweep_forward(const WarpArgs& args, bool squaring);

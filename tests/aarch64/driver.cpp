@@ -79,13 +79,13 @@ void run_lncc() {
   args.channels = number("channels");
   sizes("size", args.size);
   args.dtype = DType(number("dtype"));
-  for (int& window : args.form.window) window = int(number("window"));
+  for (int axis = 0; axis < 3; ++axis) args.form.window[axis] = axis < 3 - args.ndim ? 1 : int(number("window"));
+  args.form.squared = true;
   args.form.floor = Floor(number("floor"));
   args.form.floor_eps = real("floor_eps");
   args.form.den_eps = real("den_eps");
   args.form.flat_eps = real("flat_eps");
   args.form.count = number("count") != 0;
-  args.form.squared = true;
   args.threads = 1;
   args.a = a.data();
   args.b = b.data();
