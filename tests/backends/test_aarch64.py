@@ -159,7 +159,14 @@ def test_lncc(run, dtype, size, window, masked):
     found, printed = run(
         *("lncc", "neon"),
         **{"ndim": len(size), "batch": 1, "channels": 1, "size": triple(size), "dtype": int(dtype == torch.float64)},
-        **{"window": window, "floor": 1, "floor_eps": form.floor_eps, "den_eps": 0.0, "flat_eps": -1.0, "count": 0},
+        **{
+            "window": triple([window] * len(size)),
+            "floor": 1,
+            "floor_eps": form.floor_eps,
+            "den_eps": 0.0,
+            "flat_eps": -1.0,
+            "count": 0,
+        },
         **{"a": a, "b": b, "grad_a": torch.empty_like(a), "grad_b": torch.empty_like(b), "map": torch.empty_like(a)},
         **({"mask": mask} if masked else {}),
     )
