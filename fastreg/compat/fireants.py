@@ -77,9 +77,9 @@ class LocalNormalizedCrossCorrelationLoss(nn.Module):
         self.scales: Sequence[float] | None = None
         self.iterations: Sequence[int] | None = None
         for size in (kernel_size,) if isinstance(kernel_size, int) else reversed(kernel_size):
-            self._set(size)
+            self._update_kernel(size)
 
-    def _set(self, size: int) -> None:
+    def _update_kernel(self, size: int) -> None:
         """The window of `size` voxels, and its weights as FireANTs' attributes have them: they add up to 1."""
         check_whole("kernel_size", size, 1)
         if size % 2 == 0:
@@ -103,10 +103,12 @@ class LocalNormalizedCrossCorrelationLoss(nn.Module):
         """The factors of a pyramid, one for each of `kernel_size`'s.
 
         Raises:
-            ValueError: another number of them.
+            AssertionError: another number of them, FireANTs' kind of error.
         """
         if self.kernel_size_list and len(self.kernel_size_list) != len(scales):
-            raise ValueError(f"scales must be {len(self.kernel_size_list)}, one a kernel_size, got {len(scales)}")
+            raise AssertionError(
+                f"kernel_size_list must have the same length as scales, {len(scales)}, got {len(self.kernel_size_list)}"
+            )
         self.scales = scales
 
     def set_iterations(self, iterations: Sequence[int]) -> None:
@@ -116,7 +118,7 @@ class LocalNormalizedCrossCorrelationLoss(nn.Module):
     def set_current_scale_and_iterations(self, scale: float, iters: int) -> None:
         """Takes the window of this scale."""
         if self.kernel_size_list and self.scales is not None:
-            self._set(self.kernel_size_list[list(self.scales).index(scale)])
+            self._update_kernel(self.kernel_size_list[list(self.scales).index(scale)])
 
     def get_image_padding(self) -> int:
         """Voxels that a window reaches beyond its centre."""

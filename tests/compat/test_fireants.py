@@ -67,6 +67,8 @@ def test_masks_are_the_last_channel(mode, reduction):
 def test_a_window_for_each_scale():
     loss = LNCC(2, [3, 5, 7])
     assert (loss.kernel_size, loss.get_image_padding()) == (3, 1)
+    with pytest.raises(AssertionError, match="kernel_size_list must have the same length as scales, 1, got 3"):
+        loss.set_scales([1])
     loss.set_scales([4, 2, 1])
     loss.set_iterations([100, 50, 25])
     a, b, _ = data(2)
