@@ -160,10 +160,6 @@ def test_an_image_split_over_processes_is_refused(monkeypatch):
     [
         (lambda a: LNCC(4), "spatial_dims must be 1, 2 or 3, got 4"),
         (lambda a: LNCC(kernel_size=[3, 4]), "kernel_size must be odd, got 4"),
-        (
-            lambda a: LNCC(kernel_size=[3, 5]).set_scales([1]),
-            "scales must be 2",
-        ),
         (lambda a: LNCC()(a[..., 0], a[..., 0]), "pred must have 3 spatial"),
         (lambda a: LNCC()(a, a[1:]), "target must have the shape of pred"),
         (
