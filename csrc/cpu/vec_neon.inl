@@ -49,6 +49,7 @@ struct Neon {
   FR_VEC I mul(I a, I b) { return vmulq_s32(a, b); }
   FR_VEC F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   FR_VEC F floor(F a) { return vrndmq_f32(a); }
+  FR_VEC F round(F a) { return vrndnq_f32(a); }  // ties to even
   FR_VEC I to_int(F a) { return vcvtq_s32_f32(a); }
   FR_VEC F to_float(I a) { return vcvtq_f32_s32(a); }
   FR_VEC M both(M a, M b) { return vandq_u32(a, b); }

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastreg.geometry import fields
-from fastreg.nn._typed import call_of
 from fastreg.ops.lncc import lncc
 from fastreg.types import Flow, Mask, Scalar, Volume
 from fastreg.utils.checks import check_volume, shape
+from fastreg.utils.typed import call_of
 
 
 class LNCC(nn.Module):

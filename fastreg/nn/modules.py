@@ -7,10 +7,10 @@ import math
 from torch import nn
 
 from fastreg.geometry import fields
-from fastreg.nn._typed import call_of
 from fastreg.ops.warp import warp
 from fastreg.types import MODES, PADDINGS, Flow, Volume
 from fastreg.utils.checks import check_choice, check_whole
+from fastreg.utils.typed import call_of
 
 
 class Warp(nn.Module):

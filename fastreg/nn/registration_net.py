@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from fastreg.geometry import fields
 from fastreg.geometry.padding import crop, pad_to_multiple
-from fastreg.nn._typed import call_of
 from fastreg.nn.cost_volume import Matching
 from fastreg.nn.cpu_convolution import convolve
 from fastreg.nn.unet import ARCHITECTURES, RESAMPLINGS, UNet, convolution, widened
@@ -25,6 +24,7 @@ from fastreg.ops.warp import warp
 from fastreg.types import RegistrationOutput, Volume
 from fastreg.utils.checks import check_choice, check_volume, shape
 from fastreg.utils.devices import computes_bfloat16
+from fastreg.utils.typed import call_of
 
 
 @dataclass(frozen=True)

@@ -82,12 +82,12 @@ void run_lncc() {
   int64_t window[3];
   sizes("window", window);
   for (int axis = 0; axis < 3; ++axis) args.form.window[axis] = int(window[axis]);
+  args.form.squared = true;
   args.form.floor = Floor(number("floor"));
   args.form.floor_eps = real("floor_eps");
   args.form.den_eps = real("den_eps");
   args.form.flat_eps = real("flat_eps");
   args.form.count = number("count") != 0;
-  args.form.squared = true;
   args.threads = 1;
   args.a = a.data();
   args.b = b.data();

@@ -113,6 +113,25 @@ def test_warp(run, isa, padding, size, smooth):
 
 
 @pytest.mark.parametrize("isa", ["neon", "baseline"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "symmetric"])
+@pytest.mark.parametrize("size", [(7, 9, 23), (12, 37)])
+def test_nearest(run, isa, padding, size):
+    """Places an eighth of a voxel apart, ties among them."""
+    ndim = len(size)
+    vol, flow = torch.rand(1, 2, *size), (24 * torch.randn(1, ndim, *size)).round() / 8
+    flow[0, 0].view(-1)[3:5] = torch.tensor([float("nan"), float("inf")])
+    found, _ = run(
+        *("warp", isa),
+        **{"ndim": ndim, "batch": 1, "channels": 2, "size": triple(size), "grid": triple(size), "dtype": 0},
+        **{"mode": MODES.index("nearest"), "padding": PADDINGS.index(padding), "channels_last": 0},
+        **{"vol": vol, "flow": flow, "out": torch.empty_like(vol), "grad_out": vol},
+        **{"grad_vol": torch.empty_like(vol), "grad_flow": torch.empty_like(flow)},
+    )
+    expected = reference.warp(vol, flow, "nearest", padding, False)
+    assert torch.equal(found["out"].nan_to_num(7.0), expected.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("isa", ["neon", "baseline"])
 @pytest.mark.parametrize(("size", "padding"), [((9, 10, 21), "zeros"), ((14, 33), "border")])
 def test_integrate(run, isa, size, padding):
     ndim, steps = len(size), 4

@@ -1,7 +1,13 @@
-"""VoxelMorph's published networks as `fastreg.RegistrationNet`s.
+"""VoxelMorph by its names, and its published networks as `fastreg.RegistrationNet`s.
+
+    import fastreg.compat.voxelmorph as vxm  # was: import voxelmorph as vxm
+
+The current package's `vxm.nn.functional`, `.modules` and `.models` and the functions of tensors without batch are here,
+and of the older one `vxm.layers` and `vxm.losses`. What is not equal is VoxelMorph's own where it is installed.
 
 Read here: the .h5 files of CVPR 2018 and MICCAI 2018, VxmDense's .h5 files, and VxmDense's .pt files. The networks come
 out the same to rounding: TensorFlow's padding, the layers' order, the half-resolution velocity with its upsampling.
+The current package's VxmPairwise files: `vxm.nn.models.load_pairwise`.
 """
 
 from __future__ import annotations
@@ -10,6 +16,13 @@ from pathlib import Path
 
 from fastreg.compat import _keras, _pytorch
 from fastreg.compat._layout import Found
+from fastreg.compat.voxelmorph import layers as layers
+from fastreg.compat.voxelmorph import losses as losses
+from fastreg.compat.voxelmorph import nn as nn
+from fastreg.compat.voxelmorph.functional import compose as compose
+from fastreg.compat.voxelmorph.functional import integrate_disp as integrate_disp
+from fastreg.compat.voxelmorph.functional import integrate_vec as integrate_vec
+from fastreg.compat.voxelmorph.functional import spatial_transform as spatial_transform
 from fastreg.nn.registration_net import RegistrationNet
 from fastreg.utils.files import InputError, check_exists
 
