@@ -1,7 +1,7 @@
 """Whether a wheel works alone: in a new environment, the self-check, `pip check`, and the quick tests.
 
     python packaging/check_wheel.py dist/fastreg-0.1.0-cp311-cp311-manylinux_2_34_x86_64.whl
-    python packaging/check_wheel.py     # the fastreg that this Python has installed, its extra `test` with it
+    python packaging/check_wheel.py     # the fastreg that this Python has installed, its extras `test` and `demo` with it
 
 The tests run from a copy, in a folder without fastreg's sources: those that are about the sources are left out.
 """
@@ -45,7 +45,7 @@ def check_wheel(wheel: Path) -> None:
         python = Path(folder, "Scripts" if os.name == "nt" else "bin", "python")
         pip = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
         subprocess.run([*pip, "torch"], check=True)  # first: pinned, where a CPU build may lie
-        subprocess.run([*pip, f"{wheel.resolve()}[test]"], check=True)
+        subprocess.run([*pip, f"{wheel.resolve()}[test,demo]"], check=True)
         check_installed(python)
 
 
