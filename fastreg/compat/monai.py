@@ -3,7 +3,8 @@
     from fastreg.compat.monai import DVF2DDF, LocalNormalizedCrossCorrelationLoss, Warp
 
 What fastreg has no equal of (bicubic interpolation, jitter, MONAI's gaussian windows) is computed by MONAI's own class
-where MONAI is installed, and otherwise refused. No number differs from MONAI's by more than rounding.
+where MONAI is installed, and otherwise refused. No number differs from MONAI's by more than rounding. `Register` and
+`Registerd` are `fastreg.register` as transforms.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastreg.compat._monai_register import Register as Register
+from fastreg.compat._monai_register import Registerd as Registerd
+from fastreg.compat._monai_register import Registered as Registered
 from fastreg.compat._parzen import Smoothing, gaussian_weights, information, spline_places, spline_weights
 from fastreg.compat._theirs import plain, theirs
 from fastreg.ops.integrate import integrate
