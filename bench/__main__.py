@@ -14,6 +14,7 @@ COMMANDS = {
     "gpu": "bench.cuda.run",
     "sass": "bench.cuda.sass",
     "masks": "bench.masks",
+    "dropin": "bench.dropin",
 }
 """Name -> the module whose `main` takes the words after it; all else are parts of the suite."""
 
