@@ -285,6 +285,10 @@ class Plain(nn.Module):
 def test_pairwise_network_and_its_files(tmp_path):
     torch.manual_seed(0)
     net = models.VxmPairwise(3, 1, 1, [3, 4], flow_initializer=0.3, integration_steps=4)
+    names = ["flow_layer", *(f"model.downsampling_conv_blocks.{k}.conv_block" for k in range(2))]
+    names += ["model.lowest_resolution_conv_block"]
+    names += [*(f"model.upsampling_conv_blocks.{k}.conv_block" for k in range(2)), "model.out_layer"]
+    assert list(net.state_dict()) == [f"{name}.conv0.{kind}" for name in names for kind in ("weight", "bias")]
     torch.save(net.state_dict(), tmp_path / "vxm.pt")
     loaded = vxm.nn.models.load_pairwise(tmp_path / "vxm.pt", integration_steps=4).double()
     source, target = data(3)[0][:1, :1, :8, :8, :4], data(3)[1][:1, :1, :8, :8, :4]
