@@ -244,6 +244,9 @@ def test_names_that_are_not_here_are_theirs(monkeypatch):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules["voxelmorph.nn.functional"].random_disp = "theirs"
     assert functional.random_disp == "theirs"
+    monkeypatch.setitem(sys.modules, "voxelmorph.functional", types.ModuleType("voxelmorph.functional"))
+    sys.modules["voxelmorph.functional"].random_disp = "alone"
+    assert vxm.random_disp == "alone"
 
 
 class Plain(nn.Module):
