@@ -33,6 +33,7 @@ struct Avx2 {
   FR_VEC I mul(I a, I b) { return _mm256_mullo_epi32(a, b); }
   FR_VEC F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   FR_VEC F floor(F a) { return _mm256_floor_ps(a); }
+  FR_VEC F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }  // ties to even
   FR_VEC I to_int(F a) { return _mm256_cvttps_epi32(a); }
   FR_VEC F to_float(I a) { return _mm256_cvtepi32_ps(a); }
   FR_VEC M both(M a, M b) { return _mm256_and_ps(a, b); }

@@ -31,6 +31,9 @@ struct Avx512 {
   FR_VEC I mul(I a, I b) { return _mm512_mullo_epi32(a, b); }
   FR_VEC F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   FR_VEC F floor(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+  FR_VEC F round(F a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }  // ties to even
   FR_VEC I to_int(F a) { return _mm512_cvttps_epi32(a); }
   FR_VEC F to_float(I a) { return _mm512_cvtepi32_ps(a); }
   FR_VEC M both(M a, M b) { return a & b; }

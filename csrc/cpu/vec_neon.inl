@@ -49,9 +49,11 @@ struct Neon {
   FR_VEC I mul(I a, I b) { return vmulq_s32(a, b); }
   FR_VEC F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   FR_VEC F floor(F a) { return vrndmq_f32(a); }
+  FR_VEC F round(F a) { return vrndnq_f32(a); }  // ties to even
   FR_VEC I to_int(F a) { return vcvtq_s32_f32(a); }
   FR_VEC F to_float(I a) { return vcvtq_f32_s32(a); }
   FR_VEC M both(M a, M b) { return vandq_u32(a, b); }
+  FR_VEC M either(M a, M b) { return vorrq_u32(a, b); }
   FR_VEC M at_least(F a, F least) { return vcgeq_f32(a, least); }  // false for NaN
   FR_VEC M nonzero(F a) { return vmvnq_u32(vceqq_f32(a, set(0.0f))); }
   FR_VEC M equal(I a, I b) { return vceqq_s32(a, b); }

@@ -24,16 +24,22 @@ bool fits_lanes(const WarpArgs& args) {
 
 template <class T>
 RowKernels<T> choose_rows(const WarpArgs& args) {
+  RowKernels<T> rows = portable_rows<T>(args.ndim, args.mode, args.padding);
   if constexpr (std::is_same_v<T, float>)
-    if (args.mode == Mode::linear && fits_lanes(args)) {
+    if (isa_level() != Isa::baseline && fits_lanes(args)) {
+      const bool linear = args.mode == Mode::linear;
+      void (*nearest)(const Row<float>&) = nullptr;
 #if FR_X86
-      if (isa_level() >= Isa::avx512) return avx512_rows(args.ndim, args.padding);
-      if (isa_level() >= Isa::avx2) return avx2_rows(args.ndim, args.padding);
+      const bool wide = isa_level() >= Isa::avx512;
+      if (linear) return wide ? avx512_rows(args.ndim, args.padding) : avx2_rows(args.ndim, args.padding);
+      nearest = wide ? avx512_nearest(args.ndim, args.padding) : avx2_nearest(args.ndim, args.padding);
 #elif FR_NEON
-      if (isa_level() >= Isa::neon) return neon_rows(args.ndim, args.padding);
+      if (linear) return neon_rows(args.ndim, args.padding);
+      nearest = neon_nearest(args.ndim, args.padding);
 #endif
+      if (nearest && !linear) rows.forward = nearest;
     }
-  return portable_rows<T>(args.ndim, args.mode, args.padding);
+  return rows;
 }
 
 // The rows of a problem, shared among threads.

@@ -373,7 +373,7 @@ struct Interleaved {
   }
 };
 
-template <class V, Padding P, int NDIM, bool FORWARD>
+template <class V, int NDIM, bool FORWARD, void (*of_run)(const Row<float>&)>
 void row_in_runs(const Row<float>& row) {
   constexpr int64_t points = Scatter<V>::points;
   const bool apart = row.flow_stride != 1;
@@ -394,24 +394,25 @@ void row_in_runs(const Row<float>& row) {
       run.of_flow[axis] = 1;
       run.centre[axis] = 0;
     }
-    if constexpr (FORWARD) forward_run<V, P, NDIM>(run);
-    else backward_run<V, P, NDIM>(run);
+    of_run(run);
     if (apart && row.grad_flow[2])
       channels.put_together(grad_flow, run.n, row.grad_flow[channels.axis[0]] + first * NDIM);
   }
 }
 
+template <class V, Padding P, int NDIM>
+RowKernels<float> lane_rows() {
+  return {row_in_runs<V, NDIM, true, forward_run<V, P, NDIM>>, row_in_runs<V, NDIM, false, backward_run<V, P, NDIM>>};
+}
+
 template <class V, int NDIM>
 RowKernels<float> lane_rows(Padding padding) {
   switch (padding) {
-    case Padding::border:
-      return {row_in_runs<V, Padding::border, NDIM, true>, row_in_runs<V, Padding::border, NDIM, false>};
-    case Padding::reflection:
-      return {row_in_runs<V, Padding::reflection, NDIM, true>, row_in_runs<V, Padding::reflection, NDIM, false>};
-    case Padding::symmetric:
-      return {row_in_runs<V, Padding::symmetric, NDIM, true>, row_in_runs<V, Padding::symmetric, NDIM, false>};
-    case Padding::itk: return {row_in_runs<V, Padding::itk, NDIM, true>, row_in_runs<V, Padding::itk, NDIM, false>};
-    default: return {row_in_runs<V, Padding::zeros, NDIM, true>, row_in_runs<V, Padding::zeros, NDIM, false>};
+    case Padding::border: return lane_rows<V, Padding::border, NDIM>();
+    case Padding::reflection: return lane_rows<V, Padding::reflection, NDIM>();
+    case Padding::symmetric: return lane_rows<V, Padding::symmetric, NDIM>();
+    case Padding::itk: return lane_rows<V, Padding::itk, NDIM>();
+    default: return lane_rows<V, Padding::zeros, NDIM>();
   }
 }
 

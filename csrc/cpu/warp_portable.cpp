@@ -1,6 +1,4 @@
 // Rows of the warp for every dtype, mode and padding, point by point.
-#include <limits>
-
 #include "cpu/warp_point.h"
 #include "cpu/warp_rows.h"
 
@@ -17,33 +15,9 @@ void linear_backward(const Row<T>& row) {
   for (int64_t i = 0; i < row.n; ++i) backward_point<T, P, NDIM>(row, i);
 }
 
-// Offset in the volume of the voxel that a point reads, -1 where it reads zero, -2 where its coordinate is NaN.
-template <class T, Padding P, int NDIM>
-int64_t nearest_offset(const Row<T>& row, int64_t i, int64_t& plane) {
-  T u[3] = {0, 0, 0};
-  bool any_nan = false;
-  for (int axis = 3 - NDIM; axis < 3; ++axis) {
-    u[axis] = row.displacement(axis, i);
-    any_nan |= is_nan(u[axis]);
-  }
-  if (any_nan) return -2;
-  const int64_t z = NDIM == 3 ? nearest_index<T, P>(u[0], row.z, row.size.d) : 0;
-  const int64_t y = nearest_index<T, P>(u[1], row.y, row.size.h);
-  const int64_t x = nearest_index<T, P>(u[2], row.column(i), row.size.w);
-  plane = NDIM == 3 ? z : y;
-  return z < 0 || y < 0 || x < 0 ? -1 : row.size.at(z, y, x);
-}
-
 template <class T, Padding P, int NDIM>
 void nearest_forward(const Row<T>& row) {
-  for (int64_t i = 0; i < row.n; ++i) {
-    int64_t plane;
-    const int64_t offset = nearest_offset<T, P, NDIM>(row, i, plane);
-    for (int64_t c = 0; c < row.channels; ++c)
-      row.out[c * row.out_stride + i] = offset >= 0    ? row.vol[c * row.size.count() + offset]
-                                        : offset == -1 ? T(0)
-                                                       : std::numeric_limits<T>::quiet_NaN();
-  }
+  for (int64_t i = 0; i < row.n; ++i) nearest_point<T, P, NDIM>(row, i);
 }
 
 template <class T, Padding P, int NDIM>

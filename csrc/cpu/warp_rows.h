@@ -50,6 +50,12 @@ RowKernels<float> avx2_rows(int ndim, Padding padding);
 RowKernels<float> avx512_rows(int ndim, Padding padding);
 RowKernels<float> neon_rows(int ndim, Padding padding);
 
+// Forward rows for float32, nearest, of the same sizes; null for the paddings that are done point by point;
+// csrc/cpu/warp_nearest.inl.
+auto avx2_nearest(int ndim, Padding padding) -> void (*)(const Row<float>&);
+auto avx512_nearest(int ndim, Padding padding) -> void (*)(const Row<float>&);
+auto neon_nearest(int ndim, Padding padding) -> void (*)(const Row<float>&);
+
 // The whole op. With `squaring` vol = flow and, backward, grad_vol = grad_flow = grad_out + both gradients.
 void sweep_forward(const WarpArgs& args, bool squaring);
 void sweep_backward(const WarpArgs& args, bool squaring);

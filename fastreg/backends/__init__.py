@@ -51,7 +51,9 @@ def choose(requested: str | None, *tensors: torch.Tensor | None) -> str:
         why = BACKENDS[name].why_unavailable(*present)
         if why is None:
             return name
-        if any(tensor.is_cuda for tensor in present) or (name == "native" and why == compiled.missing):
+        if any(tensor.device.type in triton.DEVICES for tensor in present) or (
+            name == "native" and why == compiled.missing
+        ):
             _log_once(name, why)
     raise AssertionError("the reference backend runs everything")
 

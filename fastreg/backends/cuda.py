@@ -27,6 +27,8 @@ def why_unavailable(*tensors: torch.Tensor) -> str | None:
         return compiled.missing
     if not hasattr(_C, "cuda"):
         return "fastreg was built without nvcc"
+    if torch.version.hip:
+        return "it runs on NVIDIA's GPUs, and this PyTorch is for AMD's"
     if not torch.cuda.is_available():
         return "no GPU is visible"
     for tensor in tensors:

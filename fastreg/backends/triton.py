@@ -1,13 +1,15 @@
 """The Triton backend (kernels/): allocates, checks nothing, launches on the current stream.
 
-A fallback for GPUs without the compiled CUDA kernels. `import fastreg` does not import triton: the functions that
-run do. Under TRITON_INTERPRET=1 the same kernels run on the CPU, thousands of times slower, for tests.
+For GPUs without the compiled CUDA kernels: NVIDIA's, AMD's (ROCm) and Intel's (XPU). `import fastreg` does not import
+triton: the functions that run do. Under TRITON_INTERPRET=1 the same kernels run on the CPU, thousands of times slower,
+for tests.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,12 @@ from fastreg.backends import reference
 from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_INSTALLED = importlib.util.find_spec("triton") is not None
+DEVICES = ("cuda", "xpu")
+"""Types of PyTorch's devices that Triton knows; "cuda" are AMD's too, where PyTorch is built for ROCm."""
+_SPEC = importlib.util.find_spec("triton")
+_INSTALLED = _SPEC is not None
+_FOLDERS = [] if _SPEC is None else [Path(folder) for folder in _SPEC.submodule_search_locations or ()]
+_COMPILERS = frozenset(path.name for folder in _FOLDERS for path in folder.glob("backends/*"))
 
 
 def why_unavailable(*tensors: torch.Tensor) -> str | None:
@@ -26,11 +33,29 @@ def why_unavailable(*tensors: torch.Tensor) -> str | None:
     if INTERPRETED:
         return None
     for tensor in tensors:
-        if tensor.device.type != "cuda":
+        if tensor.device.type not in DEVICES:
             return f"it runs on a GPU, and a tensor is on {tensor.device}"
-    if not torch.cuda.is_available():
+    reasons = [_why_not_device(kind) for kind in ((tensors[0].device.type,) if tensors else DEVICES)]
+    return reasons[0] if all(reasons) else None
+
+
+def _why_not_device(kind: str) -> str | None:
+    """Why there is nothing to run on among PyTorch's devices of this type."""
+    if not getattr(torch, kind).is_available():
         return "no GPU is visible"
+    maker = "intel" if kind == "xpu" else "amd" if torch.version.hip else "nvidia"
+    if maker not in _COMPILERS:
+        return f"this triton does not compile for {_MAKERS[maker]}'s GPUs"
+    if kind == "xpu":
+        about: Any = torch.xpu.get_device_capability()
+        if not about.get("has_fp64", True):
+            return "this GPU has no float64, in which sums are kept"
     return None
+
+
+_MAKERS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel"}
+# What the decorator `torch.compiler.assume_constant_result` sets, which would import torch._dynamo: seconds.
+_why_not_device._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _work_dtype(*tensors: torch.Tensor) -> torch.dtype:
@@ -39,8 +64,8 @@ def _work_dtype(*tensors: torch.Tensor) -> torch.dtype:
 
 def _on_device(tensor: torch.Tensor) -> Any:
     """Triton launches on the current device; inside this context that is the tensor's."""
-    device_of: Any = torch.cuda.device_of  # untyped
-    return device_of(tensor)
+    module: Any = torch.xpu if tensor.device.type == "xpu" else torch.cuda  # of the CPU, interpreted: no device at all
+    return module.device_of(tensor)
 
 
 def warp_forward(

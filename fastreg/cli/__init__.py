@@ -39,11 +39,13 @@ COMMANDS = {
 def _command(name: str, cls: type) -> Callable[..., None]:
     def run(options: Any) -> None:
         from fastreg.cli._paths import check_paths, expand_home
+        from fastreg.utils.memory import keep_freed_memory
         from fastreg.utils.ranges import check_ranges
 
         expand_home(options)
         check_ranges(options)
         check_paths(name, options)
+        keep_freed_memory()
         options.run()
 
     run.__doc__ = cls.__doc__

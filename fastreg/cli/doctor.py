@@ -29,6 +29,7 @@ class Doctor:
         from fastreg._version import __version__
         from fastreg.backends import cpu
         from fastreg.cli.output import out, print_json, print_table
+        from fastreg.utils.devices import gpu
         from fastreg.utils.files import InputError
 
         rows: list[dict[str, Any]] = []
@@ -41,7 +42,7 @@ class Doctor:
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
             "instructions": cpu.isa() if cpu.why_unavailable() is None else None,
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "gpu": None if gpu() is None else getattr(torch, str(gpu())).get_device_name(),
         }
         if self.json:
             print_json({**machine, "backends": rows})
@@ -71,8 +72,9 @@ def _worst_error(backend: str) -> float:
     import torch
 
     import fastreg
+    from fastreg.utils.devices import gpu
 
-    device = "cuda" if backend in ("cuda", "triton") else "cpu"
+    device = gpu() or "cpu" if backend in ("cuda", "triton") else "cpu"
     generator = torch.Generator().manual_seed(0)
 
     def results(dtype: torch.dtype, name: str) -> list[torch.Tensor]:

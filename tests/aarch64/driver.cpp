@@ -79,7 +79,10 @@ void run_lncc() {
   args.channels = number("channels");
   sizes("size", args.size);
   args.dtype = DType(number("dtype"));
-  args.form.window = int(number("window"));
+  int64_t window[3];
+  sizes("window", window);
+  for (int axis = 0; axis < 3; ++axis) args.form.window[axis] = int(window[axis]);
+  args.form.squared = true;
   args.form.floor = Floor(number("floor"));
   args.form.floor_eps = real("floor_eps");
   args.form.den_eps = real("den_eps");

@@ -113,6 +113,25 @@ def test_warp(run, isa, padding, size, smooth):
 
 
 @pytest.mark.parametrize("isa", ["neon", "baseline"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "symmetric"])
+@pytest.mark.parametrize("size", [(7, 9, 23), (12, 37)])
+def test_nearest(run, isa, padding, size):
+    """Places an eighth of a voxel apart, ties among them."""
+    ndim = len(size)
+    vol, flow = torch.rand(1, 2, *size), (24 * torch.randn(1, ndim, *size)).round() / 8
+    flow[0, 0].view(-1)[3:5] = torch.tensor([float("nan"), float("inf")])
+    found, _ = run(
+        *("warp", isa),
+        **{"ndim": ndim, "batch": 1, "channels": 2, "size": triple(size), "grid": triple(size), "dtype": 0},
+        **{"mode": MODES.index("nearest"), "padding": PADDINGS.index(padding), "channels_last": 0},
+        **{"vol": vol, "flow": flow, "out": torch.empty_like(vol), "grad_out": vol},
+        **{"grad_vol": torch.empty_like(vol), "grad_flow": torch.empty_like(flow)},
+    )
+    expected = reference.warp(vol, flow, "nearest", padding, False)
+    assert torch.equal(found["out"].nan_to_num(7.0), expected.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("isa", ["neon", "baseline"])
 @pytest.mark.parametrize(("size", "padding"), [((9, 10, 21), "zeros"), ((14, 33), "border")])
 def test_integrate(run, isa, size, padding):
     ndim, steps = len(size), 4
@@ -136,11 +155,18 @@ def test_lncc(run, dtype, size, window, masked):
     """Both gradients and the map, of CT numbers."""
     a, b = (1000 + 100 * torch.rand(2, 1, 1, *size)).to(dtype)
     mask = (torch.rand(1, 1, *size) > 0.2).to(dtype) if masked else None
-    form = lncc_form("fastreg", window, 1e-5, len(size))
+    form = lncc_form("fastreg", [window] * len(size), 1e-5)
     found, printed = run(
         *("lncc", "neon"),
         **{"ndim": len(size), "batch": 1, "channels": 1, "size": triple(size), "dtype": int(dtype == torch.float64)},
-        **{"window": window, "floor": 1, "floor_eps": form.floor_eps, "den_eps": 0.0, "flat_eps": -1.0, "count": 0},
+        **{
+            "window": triple([window] * len(size)),
+            "floor": 1,
+            "floor_eps": form.floor_eps,
+            "den_eps": 0.0,
+            "flat_eps": -1.0,
+            "count": 0,
+        },
         **{"a": a, "b": b, "grad_a": torch.empty_like(a), "grad_b": torch.empty_like(b), "map": torch.empty_like(a)},
         **({"mask": mask} if masked else {}),
     )

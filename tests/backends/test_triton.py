@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fastreg import backends
 from fastreg.backends import triton
 from fastreg.backends.lncc_form import lncc_form
 
@@ -48,6 +50,39 @@ def test_refuses_the_cpu():
 def test_refuses_without_triton(monkeypatch):
     monkeypatch.setattr(triton, "_INSTALLED", False)
     assert triton.why_unavailable() == "triton is not installed"
+
+
+def on(device):
+    """What a backend asks of a tensor, on a device that this machine need not have."""
+    return SimpleNamespace(device=torch.device(device), dtype=torch.float32, is_cuda=device.startswith("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("device", "hip", "maker", "words"),
+    [("cuda:0", None, "nvidia", "NVIDIA"), ("cuda:1", "6.4", "amd", "AMD"), ("xpu:0", None, "intel", "Intel")],
+)
+def test_takes_every_maker(device, hip, maker, words, monkeypatch):
+    """NVIDIA's, AMD's and Intel's, if Triton compiles for it; the CUDA kernels are for NVIDIA's alone."""
+    module = getattr(torch, device.split(":")[0])
+    for name, value in (("_INSTALLED", True), ("INTERPRETED", False), ("_COMPILERS", frozenset([maker]))):
+        monkeypatch.setattr(triton, name, value)
+    monkeypatch.setattr(backends, "_AUTOMATIC", list(backends.BACKENDS))
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert triton.why_unavailable(on(device)) == "no GPU is visible" and triton.why_unavailable() == "no GPU is visible"
+    monkeypatch.setattr(module, "is_available", lambda: True)
+    monkeypatch.setattr(torch.xpu, "get_device_capability", lambda: {"has_fp64": True})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (9, 0))
+    assert triton.why_unavailable(on(device)) is None and triton.why_unavailable() is None
+    assert "cpu" in triton.why_unavailable(on(device), on("cpu"))
+    if maker != "nvidia":
+        assert backends.choose(None, on(device)) == "triton"
+    monkeypatch.setattr(triton, "_COMPILERS", frozenset(["other"]))
+    assert triton.why_unavailable(on(device)) == f"this triton does not compile for {words}'s GPUs"
+    if maker == "intel":
+        monkeypatch.setattr(triton, "_COMPILERS", frozenset([maker]))
+        monkeypatch.setattr(torch.xpu, "get_device_capability", lambda: {"has_fp64": False})
+        assert triton.why_unavailable(on(device)) == "this GPU has no float64, in which sums are kept"
+        assert backends.choose(None, on(device)) == "reference"
 
 
 WARP = {"NDIM": 3, "MODE": "linear", "PADDING": "zeros", "CHANNELS_LAST": False, "PLACES": "", "SHARED": False}
@@ -100,18 +135,13 @@ KERNELS = [
 ]
 
 
-@needs_triton
-@pytest.mark.skipif(triton.INTERPRETED, reason="TRITON_INTERPRET=1 compiles nothing")
-@pytest.mark.parametrize(("module", "name", "options"), KERNELS)
-def test_compiles_for_hopper_without_spills(module, name, options, tmp_path):
+def compiled_for(target, module, name, options):
+    """What Triton compiles a kernel to for (maker, architecture, lanes), without such a GPU."""
     import triton as compiler
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    tools = Path(compiler.__file__).parent / "backends" / "nvidia" / "bin"
-    if not (tools / "ptxas").exists() or not (tools / "cuobjdump").exists():
-        pytest.skip("triton has no ptxas or cuobjdump here")
     kernel = getattr(importlib.import_module(f"fastreg.kernels.{module}"), name)
     options = options | {"WORK": tl.float32, "WIDE": False}
     options |= {"BLOCK_Y": 4, "BLOCK_X": 32}
@@ -131,14 +161,40 @@ def test_compiles_for_hopper_without_spills(module, name, options, tmp_path):
             signature[argument], constants[(position,)] = "constexpr", options[argument]
         else:
             signature[argument] = "i32" if argument in integers else wide.get(argument, "*fp32")
-    compiled = compiler.compile(
+    return compiler.compile(
         ASTSource(kernel, signature, constants),
-        target=GPUTarget("cuda", 90, 32),
+        target=GPUTarget(*target),
         options={"num_warps": 4, "enable_fp_fusion": True},
-    )
+    ).asm
+
+
+@needs_triton
+@pytest.mark.skipif(triton.INTERPRETED, reason="TRITON_INTERPRET=1 compiles nothing")
+@pytest.mark.parametrize(("module", "name", "options"), KERNELS)
+def test_compiles_for_hopper_without_spills(module, name, options, tmp_path):
+    import triton as compiler
+
+    tools = Path(compiler.__file__).parent / "backends" / "nvidia" / "bin"
+    if not (tools / "ptxas").exists() or not (tools / "cuobjdump").exists():
+        pytest.skip("triton has no ptxas or cuobjdump here")
     binary = tmp_path / "kernel.cubin"
-    binary.write_bytes(compiled.asm["cubin"])
+    binary.write_bytes(compiled_for(("cuda", 90, 32), module, name, options)["cubin"])
     usage = subprocess.run([tools / "cuobjdump", "-res-usage", binary], capture_output=True, text=True).stdout
     (registers, stack) = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
     print(f"{module}.{name}: {registers} registers, {stack} bytes of stack")
     assert int(stack) == 0 and int(registers) <= 128
+
+
+@pytest.mark.slow
+@needs_triton
+@pytest.mark.skipif(triton.INTERPRETED, reason="TRITON_INTERPRET=1 compiles nothing")
+@pytest.mark.parametrize("target", [("hip", "gfx942", 64), ("hip", "gfx1100", 32)], ids=["MI300", "RX7900"])
+@pytest.mark.parametrize(("module", "name", "options"), KERNELS)
+def test_compiles_for_amd_without_spills(target, module, name, options):
+    """64 and 32 lanes a wavefront."""
+    if not (Path(importlib.import_module("triton").__file__).parent / "backends" / "amd").exists():
+        pytest.skip("this triton has no compiler for AMD's GPUs")
+    assembly = compiled_for(target, module, name, options)["amdgcn"]
+    (spilled,) = re.findall(r"\.vgpr_spill_count:\s*(\d+)", assembly)
+    (scratch,) = re.findall(r"\.private_segment_fixed_size:\s*(\d+)", assembly)
+    assert (spilled, scratch) == ("0", "0")

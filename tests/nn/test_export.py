@@ -13,6 +13,7 @@ from fastreg.nn import checkpoint, cost_volume, descriptors
 from fastreg.nn.checkpoint import Checkpoint, WorkingSpace
 from fastreg.nn.export import smallest_axis, worst_error
 from fastreg.nn.registration_net import RegistrationNet
+from fastreg.types import PADDINGS
 from fastreg.utils.files import InputError
 
 # Even and odd, on both sides of a multiple of 16, none of them the example's.
@@ -185,23 +186,27 @@ def test_an_onnx_model_of_one_shape_with_its_inverse(onnx, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_warp_of_your_own_becomes_grid_sample(onnx, tmp_path, padding, channels_last):
-    """Every padding and both modes, a grid unlike the volume's, an axis of one voxel, far outside, half precision."""
+    """Every padding and both modes, a grid unlike the volume's, an axis of one voxel, places far outside, one
+    volume for all fields, half precision."""
 
     class Warps(torch.nn.Module):
-        def forward(self, vol, half, flow):
+        def forward(self, vol, half, flow, grid):
             linear, nearest = (
                 fastreg.warp(vol, flow, padding=padding, mode=mode, channels_last=channels_last)
                 for mode in ("linear", "nearest")
             )
-            return linear, nearest, fastreg.warp(half, flow, padding=padding, channels_last=channels_last)
+            one = fastreg.warp(vol[:1], flow, padding=padding, channels_last=channels_last)
+            places = fastreg.grid_sample(vol, grid, "bilinear", padding_mode, align_corners=channels_last)
+            return linear, nearest, one, places, fastreg.warp(half, flow, padding=padding, channels_last=channels_last)
 
     vol = torch.rand(2, 2, 7, 1, 9)
     flow = 8 * torch.randn(2, 3, 5, 6, 4)
     flow = flow.movedim(1, -1).contiguous() if channels_last else flow
-    inputs = {"vol": vol, "half": vol.half(), "flow": flow}
+    padding_mode = "border" if padding in ("symmetric", "itk") else padding
+    inputs = {"vol": vol, "half": vol.half(), "flow": flow, "grid": 1.5 * torch.randn(2, 5, 6, 4, 3)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(

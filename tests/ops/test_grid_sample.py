@@ -17,7 +17,7 @@ PADDINGS = ("zeros", "border", "reflection")
 NINE = [*itertools.product(("bilinear", "nearest"), PADDINGS, (True, False))]
 KERNELS = [
     *itertools.product(["baseline"], MODES, [torch.float64, torch.float32]),
-    *itertools.product(AVAILABLE[1:], ["linear"], [torch.float32]),
+    *itertools.product(AVAILABLE[1:], MODES, [torch.float32]),
 ]
 
 

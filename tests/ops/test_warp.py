@@ -13,10 +13,10 @@ from fastreg.backends import compiled, cpu, reference
 from fastreg.types import MODES, PADDINGS
 
 SIZES = {2: (9, 37), 3: (6, 9, 37)}  # W leaves a tail in 8 and in 16 lanes
-# What has vector code of its own: float32, linear.
+# What has vector code of its own: float32.
 KERNELS = [
     *itertools.product(["baseline"], MODES, [torch.float64, torch.float32]),
-    *itertools.product(AVAILABLE[1:], ["linear"], [torch.float32]),
+    *itertools.product(AVAILABLE[1:], MODES, [torch.float32]),
 ]
 SPECIAL = (float("nan"), float("inf"), -float("inf"), 1e38, -3e9, 2.0**30, 2.0**31, -1e-30, 16777216.0)
 
