@@ -14,6 +14,8 @@ COMMANDS = {
     "gpu": "bench.cuda.run",
     "sass": "bench.cuda.sass",
     "masks": "bench.masks",
+    "dropin": "bench.dropin",
+    "dropin-tests": "bench.dropin_tests",
 }
 """Name -> the module whose `main` takes the words after it; all else are parts of the suite."""
 

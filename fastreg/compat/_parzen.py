@@ -9,17 +9,24 @@ slices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 _SLICE = 2**15
 
-Weights = Callable[[Tensor], Tensor]
-"""From places [voxels] to the weights of the bins, [voxels, bins]."""
+
+class Weights(Protocol):
+    """How intensities spread over bins."""
+
+    def __call__(self, places: Tensor) -> Tensor:
+        """Places [voxels] -> [voxels, bins]."""
+
+    def slope(self, places: Tensor, weights: Tensor, gains: Tensor) -> Tensor | None:
+        """[voxels], the derivative of ``sum over bins of weights * gains``; None where it is 0 everywhere."""
 
 
 @dataclass(frozen=True)
@@ -31,27 +38,60 @@ class Smoothing:
     floor: float
 
 
-def gaussian_weights(centres: Tensor, sigma: float) -> Weights:
+@dataclass(frozen=True, eq=False)
+class Gaussians:
     """Gaussians around the bins' centres, normalised over the bins."""
 
-    def weights(places: Tensor) -> Tensor:
-        return torch.softmax(-0.5 * ((places[:, None] - centres.to(places)) / sigma).square(), dim=1)
+    centres: Tensor
+    sigma: float
 
-    return weights
+    def __call__(self, places: Tensor) -> Tensor:
+        return torch.softmax(((places[:, None] - self.centres.to(places)) / self.sigma).square_().mul_(-0.5), dim=1)
+
+    def slope(self, places: Tensor, weights: Tensor, gains: Tensor) -> Tensor:
+        """The place itself is in all bins' exponents, and cancels."""
+        better = gains.sub_((weights * gains).sum(1, keepdim=True)).mul_(weights)
+        return better @ (self.centres.to(places) / self.sigma**2)
 
 
-def spline_weights(bins: int, order: int) -> Weights:
-    """Cubic B-splines (order 3) or boxes (order 0) around the bins 0, 1, ...; places are in bins."""
+@dataclass(frozen=True)
+class Splines:
+    """Cubic B-splines around the bins 0, 1, ...; places are in bins, from 2 to the third from the end."""
 
-    def weights(places: Tensor) -> Tensor:
-        d = (torch.arange(bins, device=places.device, dtype=places.dtype) - places[:, None]).abs()
-        if order == 0:
-            found = (d < 0.5).to(d.dtype) + 0.5 * (d == 0.5)
-        else:
-            found = torch.where(d < 1, (3 * d - 6) * d.square() + 4, (2 - d.clamp(max=2)) ** 3) / 6
-        return found / found.sum(1, keepdim=True)
+    bins: int
 
-    return weights
+    def __call__(self, places: Tensor) -> Tensor:
+        first = places.floor()
+        t = places - first
+        cubes = [(1 - t) ** 3, (3 * t - 6) * t * t + 4, ((3 - 3 * t) * t + 3) * t + 1, t**3]
+        weights = places.new_zeros((len(places), self.bins))
+        return weights.scatter_(1, self._cells(first), torch.stack(cubes, 1).div_(6))
+
+    def slope(self, places: Tensor, weights: Tensor, gains: Tensor) -> Tensor:
+        """Of the four bins that have a part."""
+        first = places.floor()
+        t = places - first
+        slopes = [-((1 - t) ** 2) / 2, (1.5 * t - 2) * t, (1 - 1.5 * t) * t + 0.5, t * t / 2]
+        return (gains.gather(1, self._cells(first)) * torch.stack(slopes, 1)).sum(1)
+
+    def _cells(self, first: Tensor) -> Tensor:
+        return first.long()[:, None] + torch.arange(-1, 3, device=first.device)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The nearest of the bins 0, 1, ..., or half of each of the two nearest."""
+
+    bins: int
+
+    def __call__(self, places: Tensor) -> Tensor:
+        nearest = torch.stack([(places - 0.5).ceil(), (places + 0.5).floor()], 1).long()
+        weights = places.new_zeros((len(places), self.bins))
+        return weights.scatter_add_(1, nearest, places.new_full((1, 1), 0.5).expand(len(places), 2))
+
+    def slope(self, places: Tensor, weights: Tensor, gains: Tensor) -> None:
+        """None: steps."""
+        return
 
 
 def spline_places(image: Tensor, bins: int) -> Tensor:
@@ -67,7 +107,7 @@ def information(pred: Tensor, target: Tensor, weights: tuple[Weights, Weights], 
 
 
 class _Information(torch.autograd.Function):
-    """By slices, in float64: neither the memory nor the rounding grows with the image."""
+    """By slices that are added up in float64: neither the memory nor the rounding grows with the image."""
 
     @staticmethod
     def forward(ctx: Any, pred: Tensor, target: Tensor, weights: tuple[Weights, Weights], how: Smoothing) -> Tensor:
@@ -99,22 +139,29 @@ class _Information(torch.autograd.Function):
         pred, target = ctx.saved_tensors
         pair = zip((pred, target), ctx.needs_input_grad[:2], strict=True)
         found = [torch.zeros_like(x) if need else None for x, need in pair]
-        for item, (joint, rows, columns) in enumerate(ctx.slopes):
+        for item, slopes in enumerate(ctx.slopes):
             scale = grad[item].double() / pred.shape[1]
             for start in range(0, pred.shape[1], _SLICE):
                 part = slice(start, start + _SLICE)
-                a, b = (x[item, part].detach().double().requires_grad_() for x in (pred, target))
-                with torch.enable_grad():
-                    wa, wb = (weights(x) for weights, x in zip(ctx.weights, (a, b), strict=True))
-                gains = scale * (wb @ joint.T + rows), scale * (wa @ joint + columns)
-                for into, x, w, gain in zip(found, (a, b), (wa, wb), gains, strict=True):
-                    if into is not None and w.requires_grad:  # boxes have no slope
-                        into[item, part] = torch.autograd.grad(w, x, gain)[0]
+                a, b = (_wide(x[item, part]) for x in (pred, target))
+                wa, wb = (weights(x) for weights, x in zip(ctx.weights, (a, b), strict=True))
+                joint, rows, columns = ((scale * slope).to(wa.dtype) for slope in slopes)
+                gains = (wb, joint.T, rows), (wa, joint, columns)
+                for into, weights, x, w, (other, table, edge) in zip(
+                    found, ctx.weights, (a, b), (wa, wb), gains, strict=True
+                ):
+                    slope = None if into is None else weights.slope(x, w, torch.addmm(edge, other, table))
+                    if into is not None and slope is not None:
+                        into[item, part] = slope
         return found
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.detach().to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _histograms(a: Tensor, b: Tensor, weights: tuple[Weights, Weights]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Of every slice the sums over its voxels: joint, of `a`, of `b`."""
     for start in range(0, a.numel(), _SLICE):
-        wa, wb = (w(x[start : start + _SLICE].double()) for w, x in zip(weights, (a, b), strict=True))
-        yield wa.T @ wb, wa.sum(0), wb.sum(0)
+        wa, wb = (w(_wide(x[start : start + _SLICE])) for w, x in zip(weights, (a, b), strict=True))
+        yield (wa.T @ wb).double(), wa.sum(0).double(), wb.sum(0).double()

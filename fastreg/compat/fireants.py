@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastreg.backends.lncc_form import lncc_form, window_weights
-from fastreg.compat._parzen import Smoothing, gaussian_weights, information, spline_places, spline_weights
+from fastreg.compat._parzen import Gaussians, Smoothing, Splines, Weights, information, spline_places
 from fastreg.compat._theirs import theirs
 from fastreg.ops.lncc import lncc
 from fastreg.types import Mask, Scalar, Volume
@@ -250,11 +250,11 @@ class GlobalMutualInformationLoss(nn.Module):
         scale = torch.where(most > 1, most, 1)
         a, b = a / scale, b / scale
         if self.kernel_type == "b-spline":
-            one = spline_weights(self.num_bins, 3)
+            one: Weights = Splines(self.num_bins)
             a, b = (spline_places(x, self.num_bins) for x in (a, b))
         else:
             centres = (torch.arange(self.num_bins, dtype=torch.float64) + 0.5) / self.num_bins
-            one = gaussian_weights(centres, self.sigma_ratio / 2 / self.num_bins)
+            one = Gaussians(centres, self.sigma_ratio / 2 / self.num_bins)
             a, b = (x.clamp(0, 1) for x in (a, b))
         return -information(a, b, (one, one), Smoothing(self.smooth_nr, self.smooth_dr, self.smooth_dr))
 

@@ -3,7 +3,8 @@
     from fastreg.compat.monai import DVF2DDF, LocalNormalizedCrossCorrelationLoss, Warp
 
 What fastreg has no equal of (bicubic interpolation, jitter, MONAI's gaussian windows) is computed by MONAI's own class
-where MONAI is installed, and otherwise refused. No number differs from MONAI's by more than rounding.
+where MONAI is installed, and otherwise refused. No number differs from MONAI's by more than rounding. `Register` and
+`Registerd` are `fastreg.register` as transforms.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastreg.compat._parzen import Smoothing, gaussian_weights, information, spline_places, spline_weights
+from fastreg.compat._monai_register import Register as Register
+from fastreg.compat._monai_register import Registerd as Registerd
+from fastreg.compat._monai_register import Registered as Registered
+from fastreg.compat._parzen import Boxes, Gaussians, Smoothing, Splines, Weights, information, spline_places
 from fastreg.compat._theirs import plain, theirs
 from fastreg.ops.integrate import integrate
 from fastreg.ops.lncc import lncc
@@ -232,11 +236,11 @@ class GlobalMutualInformationLoss(nn.Module):
             raise ValueError(f"target must have the shape of pred, {shape(pred)}, got {shape(target)}")
         smoothing = Smoothing(self.smooth_nr, self.smooth_dr, self.smooth_dr)
         if self.kernel_type == "b-spline":
-            weights = spline_weights(self.num_bins, 3), spline_weights(self.num_bins, 0)
+            weights: tuple[Weights, Weights] = Splines(self.num_bins), Boxes(self.num_bins)
             places = spline_places(pred, self.num_bins), spline_places(target, self.num_bins)
         else:
             centres = torch.linspace(0, 1, self.num_bins, dtype=torch.float64)
-            one = gaussian_weights(centres, self.sigma_ratio / (self.num_bins - 1))
+            one = Gaussians(centres, self.sigma_ratio / (self.num_bins - 1))
             weights, places = (one, one), (pred.clamp(0, 1), target.clamp(0, 1))
         value = -information(places[0].flatten(1), places[1].flatten(1), weights, smoothing)
         return value.mean() if self.reduction == "mean" else value.sum() if self.reduction == "sum" else value

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastreg.compat._parzen import Smoothing, gaussian_weights, information
+from fastreg.compat._parzen import Gaussians, Smoothing, information
 from fastreg.geometry.fields import smoothness
 from fastreg.ops.integrate import integrate
 from fastreg.ops.lncc import lncc
@@ -177,7 +177,7 @@ class MutualInformation(nn.Module):
 
     def forward(self, y_true: Volume, y_pred: Volume) -> Scalar:
         """`y_true`, `y_pred`: [batch, channels, D, H, W]; channels count as voxels."""
-        weights = gaussian_weights(self.centres, self.sigma)
+        weights = Gaussians(self.centres, self.sigma)
         true, pred = (image.clamp(0, self.maxval).flatten(1) for image in (y_true, y_pred))
         return -information(true, pred, (weights, weights), Smoothing(0.0, 1e-6, 1e-6)).mean()
 

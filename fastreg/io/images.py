@@ -15,6 +15,7 @@ from nibabel.spatialimages import SpatialImage
 from fastreg.geometry.image import Image, check_affine, named, owned, spacing_mm
 from fastreg.io.arrays import read_image_array
 from fastreg.io.foreign import foreign_image
+from fastreg.io.memory import from_memory
 from fastreg.io.png import read_png
 from fastreg.io.volumes import affine_mm, forms_distance_mm, open_nibabel, read_nibabel, warn_of_header
 from fastreg.utils.files import InputError, atomic, check_exists
@@ -24,8 +25,8 @@ def load_image(source: Any, *, what: str = "image", ndim: int | None = None, int
     """Intensities as float32, with the header's scaling applied. NaN voxels come as they are.
 
     Args:
-        source: A file (.nii, .nii.gz, .mgz, .npz, .npy, greyscale .png of 1 mm pixels), a nibabel image, an array
-            (identity affine) or an `Image`.
+        source: A file (.nii, .nii.gz, .mgz, .npz, .npy, greyscale .png of 1 mm pixels), a nibabel image, an image of
+            SimpleITK, ITK, ANTsPy, MONAI (MetaTensor) or torchio, an array (identity affine) or an `Image`.
         what: What the image is to the user, for messages: "fixed image".
         ndim: 2 takes [X, Y, 1] as [X, Y]; 3 takes [X, Y] as [X, Y, 1]; None leaves it as it is.
         integers: Voxels that float32 may not hold, integers and float64, stay what they are on disk: for `nearest`.
@@ -99,7 +100,8 @@ def _open(source: Any, what: str) -> tuple[np.ndarray, Any, Path | None, Spatial
     elif isinstance(source, Image):
         return source.data, source.affine, source.path, None
     elif not isinstance(source, SpatialImage):
-        return np.asarray(source), np.eye(4), None, None
+        held = from_memory(source, what)
+        return (*(held or (np.asarray(source), np.eye(4))), None, None)
     return read_nibabel(source, named(what, path)), affine_mm(source), path, source
 
 

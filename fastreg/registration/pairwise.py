@@ -69,7 +69,7 @@ def register(
     The images may differ in size, orientation and spacing; they start where their headers place them.
 
     Args:
-        fixed: A path, nibabel image, array, tensor [X, Y, Z] (or [1, 1, X, Y, Z]) or `fastreg.geometry.image.Image`.
+        fixed: What `fastreg.io.images.load_image` takes: a path, an image of nibabel, SimpleITK, ...; or a tensor.
         moving: Likewise.
         model: A checkpoint of `fastreg train`, what `fastreg.nn.checkpoint.load` gave, or "general", the network that
             comes with fastreg. None: by optimisation.
@@ -338,8 +338,8 @@ class _Clock:
 
 
 def _array(source: Any) -> Any:
-    """A tensor as the array that `load_image` takes; anything else as it is."""
-    if not isinstance(source, Tensor):
+    """A tensor as the array that `load_image` takes; anything else as it is, a MetaTensor too, which has an affine."""
+    if not isinstance(source, Tensor) or hasattr(source, "affine"):
         return source
     array = source.detach().cpu().numpy()
     while array.ndim > 3 and array.shape[0] == 1:

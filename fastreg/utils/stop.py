@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -65,10 +66,18 @@ def stopping_at_once() -> Iterator[None]:
     """A signal raises `Stopped` wherever the work is: temporary files go, and nothing is half done."""
 
     def handler(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+        stopped = Stopped(number)
+        if _torch_is_loading():  # C++ that calls Python there aborts at an exception; nothing has begun yet
+            os.write(2, f"{stopped}\n".encode())
+            os._exit(stopped.code)
+        raise stopped
 
     with _handled(handler):
         yield
+
+
+def _torch_is_loading() -> bool:
+    return bool(getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False))
 
 
 @contextlib.contextmanager

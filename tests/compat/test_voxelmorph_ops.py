@@ -244,6 +244,9 @@ def test_names_that_are_not_here_are_theirs(monkeypatch):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules["voxelmorph.nn.functional"].random_disp = "theirs"
     assert functional.random_disp == "theirs"
+    monkeypatch.setitem(sys.modules, "voxelmorph.functional", types.ModuleType("voxelmorph.functional"))
+    sys.modules["voxelmorph.functional"].random_disp = "alone"
+    assert vxm.random_disp == "alone"
 
 
 class Plain(nn.Module):
@@ -285,6 +288,10 @@ class Plain(nn.Module):
 def test_pairwise_network_and_its_files(tmp_path):
     torch.manual_seed(0)
     net = models.VxmPairwise(3, 1, 1, [3, 4], flow_initializer=0.3, integration_steps=4)
+    names = ["flow_layer", *(f"model.downsampling_conv_blocks.{k}.conv_block" for k in range(2))]
+    names += ["model.lowest_resolution_conv_block"]
+    names += [*(f"model.upsampling_conv_blocks.{k}.conv_block" for k in range(2)), "model.out_layer"]
+    assert list(net.state_dict()) == [f"{name}.conv0.{kind}" for name in names for kind in ("weight", "bias")]
     torch.save(net.state_dict(), tmp_path / "vxm.pt")
     loaded = vxm.nn.models.load_pairwise(tmp_path / "vxm.pt", integration_steps=4).double()
     source, target = data(3)[0][:1, :1, :8, :8, :4], data(3)[1][:1, :1, :8, :8, :4]

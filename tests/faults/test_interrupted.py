@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 from safetensors.torch import load_file
@@ -83,6 +85,31 @@ def test_a_second_signal_ends_at_once(tmp_path):
         assert stop.number == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGHUP)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+LOADING = """
+import importlib.abc, importlib.util, os, signal, sys
+class Half(importlib.abc.Loader):
+    def exec_module(self, module):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True: pass
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        return importlib.util.spec_from_loader(name, Half()) if name == "torch" else None
+sys.meta_path.insert(0, Finder())
+from fastreg.utils.stop import stopping_at_once
+with stopping_at_once():
+    try:
+        import torch
+    except BaseException:
+        print("an exception went through the half of torch that is there")
+"""
+
+
+def test_a_signal_while_torch_is_loading_ends_the_process_in_a_line():
+    """An exception there would go through C++ that aborts."""
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout) == (143, "stopped by SIGTERM\n", "")
 
 
 @pytest.mark.slow

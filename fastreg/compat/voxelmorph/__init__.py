@@ -19,6 +19,7 @@ from fastreg.compat._layout import Found
 from fastreg.compat.voxelmorph import layers as layers
 from fastreg.compat.voxelmorph import losses as losses
 from fastreg.compat.voxelmorph import nn as nn
+from fastreg.compat.voxelmorph.functional import __getattr__ as __getattr__
 from fastreg.compat.voxelmorph.functional import compose as compose
 from fastreg.compat.voxelmorph.functional import integrate_disp as integrate_disp
 from fastreg.compat.voxelmorph.functional import integrate_vec as integrate_vec

@@ -209,10 +209,12 @@ def ncc(
         raise ValueError(f"Shape mismatch: tensor2 must be {shape(tensor1)} as tensor1, got {shape(tensor2)}")
     ndim = tensor1.ndim - 2
     if ndim not in (1, 2, 3):
-        raise ValueError(f"tensor1 must have 1 to 3 spatial axes, got {shape(tensor1)}")
+        raise ValueError(f"tensor1: Only 1-3D dimensions supported, got {shape(tensor1)}")
     windows = [window_size] * ndim if isinstance(window_size, int) else list(window_size)
-    if len(windows) != ndim or min(windows) < 1:
-        raise ValueError(f"window_size must be positive, one or {ndim} numbers, got {window_size}")
+    if len(windows) != ndim:
+        raise ValueError(f"window_size len must be {ndim}, one an axis, got {window_size}")
+    if min(windows) < 1:
+        raise ValueError(f"window_size values must be positive, got {window_size}")
     odd = all(n % 2 for n in windows)
     if not odd or reduction not in ("mean", None):
         argument, equal = ("window_size", "odd") if not odd else ("reduction", "mean or None")

@@ -47,12 +47,13 @@ class _UNet(nn.Module):
     def __init__(self, ndim: int, inputs: int, down: Sequence[int], up: Sequence[int]) -> None:
         super().__init__()
         self.ndim = ndim
-        self.downsampling_conv_blocks, self.upsampling_conv_blocks = nn.ModuleList(), nn.ModuleList()
+        self.downsampling_conv_blocks = nn.ModuleList()
         channels = inputs
         for features in down:
             self.downsampling_conv_blocks.append(_Level(ndim, channels, features))
             channels = features
         self.lowest_resolution_conv_block = _Block(ndim, channels, up[0])
+        self.upsampling_conv_blocks = nn.ModuleList()  # in the files' order, which an optimiser's state has too
         channels = up[0]
         for features, skip in zip(up, reversed(down), strict=True):
             self.upsampling_conv_blocks.append(_Level(ndim, channels + skip, features))
