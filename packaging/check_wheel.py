@@ -1,7 +1,7 @@
 """Whether a wheel works alone: in a new environment, the self-check, `pip check`, and the quick tests.
 
     python packaging/check_wheel.py dist/fastreg-0.1.0-cp311-cp311-manylinux_2_34_x86_64.whl
-    python packaging/check_wheel.py     # the fastreg that this Python has installed, its extras `test` and `demo` with it
+    python packaging/check_wheel.py  # what this Python has installed, extras `test` and `demo` with it
 
 The tests run from a copy, in a folder without fastreg's sources: those that are about the sources are left out.
 """
