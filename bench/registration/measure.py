@@ -92,7 +92,7 @@ def run(
             "load_before": round(load, 2),
             "others_busy": others,
             "versions": result["versions"],
-            **{name: result[name] for name in ("suspect",) if result.get(name) is not None},
+            **({"suspect": result["suspect"]} if result.get("suspect") is not None else {}),
         }
 
 

@@ -164,12 +164,13 @@ def pictures(result: dict[str, Any], path: Path) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(rows), len(PANELS), squeeze=False)
     names = list(dict.fromkeys(name for cases, _ in rows for name in _means(brains, cases)))
-    marks: dict[str, Any] = {}
+    marks: dict[str, tuple[str, Any]] = {}
     for (cases, title), line in zip(rows, panels, strict=True):
         for axes, (x, y) in zip(line, PANELS, strict=True):
             _panel(axes, brains, cases, x, y, names, marks)
         line[0].set_title(f"{title} (dotted: before)", fontsize=9, loc="left")
-    figure.legend(marks.values(), marks, loc="center right", frameon=False, fontsize=8)
+    words, drawn = zip(*marks.values(), strict=True)
+    figure.legend(drawn, words, loc="center right", frameon=False, fontsize=8)
     figure.tight_layout(rect=(0, 0, 0.85, 1))
     with atomic(path) as partial:
         figure.savefig(partial, dpi=130)
@@ -181,9 +182,9 @@ _AXES = {"sdlogj": "SDlogJ, less is smoother", "dice": "Dice", "hd95": "HD95 mm"
 
 
 def _panel(
-    axes: Axes, part: Part, cases: Sequence[str], x: str, y: str, names: list[str], marks: dict[str, Any]
+    axes: Axes, part: Part, cases: Sequence[str], x: str, y: str, names: list[str], marks: dict[str, tuple[str, Any]]
 ) -> None:
-    """One picture; `marks` is what the legend shows, by its words."""
+    """One picture; `marks` is what the legend shows, curve -> its words and its mark."""
     curves = _means(part, cases)
     for name, points in curves.items():
         points.sort(key=lambda point: point["sdlogj"])
@@ -195,8 +196,7 @@ def _panel(
             [point[x] for point in points], [point[y] for point in points],
             ms=7, lw=width, mew=0.6, mec="white", color=colour, marker=_marker(name, names, part),
         )  # fmt: skip
-        if name not in {known.split(" (")[0] for known in marks}:
-            marks[label] = drawn
+        marks.setdefault(name, (label, drawn))
     begun = [part["before"][case][y] for case in cases if y in part["before"].get(case, {})]
     if begun:
         axes.axhline(mean(begun), color="#999999", lw=0.9, ls=":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -27,6 +28,21 @@ def theirs(module: str, name: str, argument: str, equal: str, got: object) -> ty
     except ImportError as error:
         raise ValueError(f"{argument} must be {equal} where {library} is not installed, got {got!r}") from error
     return found  # type: ignore[no-any-return]
+
+
+def names_of(module: str, library: str) -> Callable[[str], Any]:
+    """A module's `__getattr__`: what it lacks is that of the other library's module of the same names."""
+
+    def found(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return getattr(importlib.import_module(module), name)
+        except ImportError as error:
+            missing = module.partition(".")[0]
+            raise AttributeError(f"{name} is {library}'s own, and {missing} is not installed") from error
+
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -15,15 +15,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastreg.backends.lncc_form import lncc_form, window_weights
+from fastreg.compat._lncc import KERNELS, REDUCTIONS, check_alike, check_images, loss
 from fastreg.compat._parzen import Gaussians, Smoothing, Splines, Weights, information, spline_places
 from fastreg.compat._theirs import theirs
-from fastreg.ops.lncc import lncc
 from fastreg.types import Mask, Scalar, Volume
 from fastreg.utils.checks import check_choice, check_whole, shape
 from fastreg.utils.typed import call_of
 
-_KERNELS = {"rectangular": "box", "triangular": "triangular", "gaussian": "gaussian"}
-_REDUCTIONS = ("none", "mean", "sum")
 _MASK_MODES = ("mult", "max")
 
 
@@ -67,8 +65,8 @@ class LocalNormalizedCrossCorrelationLoss(nn.Module):
         super().__init__()
         if spatial_dims not in (1, 2, 3):
             raise ValueError(f"spatial_dims must be 1, 2 or 3, got {spatial_dims}")
-        check_choice("kernel_type", kernel_type, tuple(_KERNELS))
-        check_choice("reduction", reduction, _REDUCTIONS)
+        check_choice("kernel_type", kernel_type, tuple(KERNELS))
+        check_choice("reduction", reduction, REDUCTIONS)
         check_choice("mask_mode", mask_mode, _MASK_MODES)
         self.ndim, self.kernel_type, self.unsigned = spatial_dims, kernel_type, unsigned
         self.reduction, self.masked, self.mask_mode = reduction, masked, mask_mode
@@ -91,7 +89,7 @@ class LocalNormalizedCrossCorrelationLoss(nn.Module):
             own = theirs("fireants.losses.cc", name, "kernel_size of kernel_type 'gaussian'", "at most 3", size)
             options = self.ndim, size, self.kernel_type, "none" if self.masked else self.reduction
             self.theirs = own(*options, self.smooth_nr, self.smooth_dr, self.unsigned)
-        form = lncc_form("fireants", (size,), self.smooth_dr, kernel=_KERNELS[self.kernel_type])
+        form = lncc_form("fireants", (size,), self.smooth_dr, kernel=KERNELS[self.kernel_type])
         weights = torch.tensor(window_weights(form)[0])
         self.kernel = weights / weights.sum()
         self.kernel_nd = self.kernel
@@ -130,10 +128,7 @@ class LocalNormalizedCrossCorrelationLoss(nn.Module):
         Raises:
             ValueError: other shapes.
         """
-        if pred.ndim - 2 != self.ndim:
-            raise ValueError(f"pred must have {self.ndim} spatial axes, got {shape(pred)}")
-        if target.shape != pred.shape:
-            raise ValueError(f"target must have the shape of pred, {shape(pred)}, got {shape(target)}")
+        check_images(pred, target, self.ndim)
         if not self.masked:
             return self._loss(pred, target, self.reduction)
         pred, target, mask = _without_mask(pred, target, self.mask_mode)
@@ -143,25 +138,12 @@ class LocalNormalizedCrossCorrelationLoss(nn.Module):
 
     def _loss(self, pred: Volume, target: Volume, reduction: str) -> Scalar | Volume:
         if self.theirs is not None:
-            loss: Scalar = self.theirs(pred, target)
-            return loss
-        window = (self.kernel_size,) * self.ndim
-        line = self.ndim == 1  # a plane of one row, in which windows are one row high
-        if line:
-            pred, target, window = pred.unsqueeze(2), target.unsqueeze(2), (1, *window)
-        value = -lncc(
-            pred,
-            target,
-            window=window,
-            eps=self.smooth_dr,
-            num_eps=self.smooth_nr,
-            squared=self.unsigned,
-            kernel=_KERNELS[self.kernel_type],
-            sigma=self.kernel_size / 3 if self.kernel_type == "gaussian" else None,
-            definition="fireants",
-            reduction=reduction,
-        ).to(pred.dtype)
-        return value.squeeze(2) if line and reduction == "none" else value
+            found: Scalar = self.theirs(pred, target)
+            return found
+        return loss(
+            pred, target, self.kernel_size, self.kernel_type, reduction,
+            definition="fireants", eps=self.smooth_dr, num_eps=self.smooth_nr, squared=self.unsigned,
+        )  # fmt: skip
 
 
 class GlobalMutualInformationLoss(nn.Module):
@@ -199,7 +181,7 @@ class GlobalMutualInformationLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("kernel_type", kernel_type, ("gaussian", "b-spline"))
-        check_choice("reduction", reduction, _REDUCTIONS)
+        check_choice("reduction", reduction, REDUCTIONS)
         check_choice("mask_mode", mask_mode, _MASK_MODES)
         check_whole("num_bins", num_bins, 1)
         self.kernel_type, self.num_bins, self.sigma_ratio, self.reduction = (
@@ -222,8 +204,7 @@ class GlobalMutualInformationLoss(nn.Module):
             ValueError: shapes that differ, or a mask without a voxel.
             NotImplementedError: in FireANTs' grid of processes, each of which has a part of the image.
         """
-        if target.shape != pred.shape:
-            raise ValueError(f"target must have the shape of pred, {shape(pred)}, got {shape(target)}")
+        check_alike(pred, target)
         _refuse_split_images()
         if not self.masked:
             return self._reduced(self._each(pred, target))
@@ -270,7 +251,7 @@ class MeanSquaredError(nn.Module):
 
     def __init__(self, reduction: str = "mean", masked: bool = False, mask_mode: str = "mult") -> None:
         super().__init__()
-        check_choice("reduction", reduction, _REDUCTIONS)
+        check_choice("reduction", reduction, REDUCTIONS)
         check_choice("mask_mode", mask_mode, _MASK_MODES)
         self.reduction, self.masked, self.mask_mode = reduction, masked, mask_mode
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastreg.compat._lncc import KERNELS, REDUCTIONS, check_alike, check_images, loss
 from fastreg.compat._monai_register import Register as Register
 from fastreg.compat._monai_register import Registerd as Registerd
 from fastreg.compat._monai_register import Registered as Registered
 from fastreg.compat._parzen import Boxes, Gaussians, Smoothing, Splines, Weights, information, spline_places
 from fastreg.compat._theirs import plain, theirs
 from fastreg.ops.integrate import integrate
-from fastreg.ops.lncc import lncc
 from fastreg.ops.warp import warp
 from fastreg.types import Flow, Scalar, Volume
 from fastreg.utils.checks import check_choice, check_volume, check_whole, shape
@@ -28,8 +28,6 @@ from fastreg.utils.typed import call_of
 
 _MODES = {"bilinear": "linear", "nearest": "nearest"}
 _PADDINGS = ("zeros", "border", "reflection")
-_KERNELS = {"rectangular": "box", "triangular": "triangular", "gaussian": "gaussian"}
-_REDUCTIONS = ("none", "mean", "sum")
 
 
 class Warp(nn.Module):
@@ -143,8 +141,8 @@ class LocalNormalizedCrossCorrelationLoss(nn.Module):
         if spatial_dims not in (1, 2, 3):
             raise ValueError(f"spatial_dims must be 1, 2 or 3, got {spatial_dims}")
         reduction = plain(reduction)
-        check_choice("kernel_type", kernel_type, tuple(_KERNELS))
-        check_choice("reduction", reduction, _REDUCTIONS)
+        check_choice("kernel_type", kernel_type, tuple(KERNELS))
+        check_choice("reduction", reduction, REDUCTIONS)
         check_whole("kernel_size", kernel_size, 1)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {kernel_size}")
@@ -162,29 +160,14 @@ class LocalNormalizedCrossCorrelationLoss(nn.Module):
         Raises:
             ValueError: other shapes.
         """
-        if pred.ndim - 2 != self.ndim:
-            raise ValueError(f"pred must have {self.ndim} spatial axes, got {shape(pred)}")
-        if target.shape != pred.shape:
-            raise ValueError(f"target must have the shape of pred, {shape(pred)}, got {shape(target)}")
+        check_images(pred, target, self.ndim)
         if self.theirs is not None:
-            loss: Scalar = self.theirs(pred, target)
-            return loss
-        window = (self.kernel_size,) * self.ndim
-        line = self.ndim == 1  # a plane of one row, in which windows are one row high
-        if line:
-            pred, target, window = pred.unsqueeze(2), target.unsqueeze(2), (1, *window)
-        value = -lncc(
-            pred,
-            target,
-            window=window,
-            eps=self.smooth_dr,
-            num_eps=self.smooth_nr,
-            kernel=_KERNELS[self.kernel_type],
-            sigma=self.kernel_size / 3 if self.kernel_type == "gaussian" else None,
-            definition="monai",
-            reduction=self.reduction,
-        ).to(pred.dtype)
-        return value.squeeze(2) if line and self.reduction == "none" else value
+            found: Scalar = self.theirs(pred, target)
+            return found
+        return loss(
+            pred, target, self.kernel_size, self.kernel_type, self.reduction,
+            definition="monai", eps=self.smooth_dr, num_eps=self.smooth_nr,
+        )  # fmt: skip
 
     __call__ = call_of(forward)
 
@@ -221,7 +204,7 @@ class GlobalMutualInformationLoss(nn.Module):
         super().__init__()
         reduction = plain(reduction)
         check_choice("kernel_type", kernel_type, ("gaussian", "b-spline"))
-        check_choice("reduction", reduction, _REDUCTIONS)
+        check_choice("reduction", reduction, REDUCTIONS)
         check_whole("num_bins", num_bins, 1)
         self.kernel_type, self.num_bins, self.sigma_ratio = kernel_type, num_bins, sigma_ratio
         self.reduction, self.smooth_nr, self.smooth_dr = reduction, float(smooth_nr), float(smooth_dr)
@@ -232,8 +215,7 @@ class GlobalMutualInformationLoss(nn.Module):
         Raises:
             ValueError: shapes that differ.
         """
-        if target.shape != pred.shape:
-            raise ValueError(f"target must have the shape of pred, {shape(pred)}, got {shape(target)}")
+        check_alike(pred, target)
         smoothing = Smoothing(self.smooth_nr, self.smooth_dr, self.smooth_dr)
         if self.kernel_type == "b-spline":
             weights: tuple[Weights, Weights] = Splines(self.num_bins), Boxes(self.num_bins)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
+from fastreg.compat._theirs import names_of
 from fastreg.compat.voxelmorph.nn import functional as batched
 from fastreg.compat.voxelmorph.nn.functional import compose as compose
 
-
-def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    try:
-        return getattr(importlib.import_module("voxelmorph.functional"), name)
-    except ImportError as error:
-        raise AttributeError(f"{name} is VoxelMorph's own, and voxelmorph is not installed") from error
+__getattr__ = names_of("voxelmorph.functional", "VoxelMorph")
 
 
 def spatial_transform(

@@ -31,8 +31,8 @@ class _Point:
         return cls(x, value if math.isfinite(value) else math.inf, gradient)
 
 
-def minimised(function: Function, start: np.ndarray, iterations: int, tolerance: float) -> np.ndarray:
-    """Where a smooth function is least, near a start: no point that was met is lower.
+def minimised(function: Function, start: np.ndarray, iterations: int, tolerance: float) -> tuple[np.ndarray, float]:
+    """Where a smooth function is least, near a start: no point that was met is lower. And how much lower it is there.
 
     Args:
         function: Its value and gradient; a value that is not finite is a wall.
@@ -43,7 +43,7 @@ def minimised(function: Function, start: np.ndarray, iterations: int, tolerance:
     Source: Nocedal and Wright 2006, "Numerical Optimization", chapter 6; the line search is that of Lewis and Overton
     2013, "Nonsmooth optimization via quasi-Newton methods".
     """
-    here = _Point.of(function, start)
+    here = begun = _Point.of(function, start)
     inverse = np.eye(len(start))
     for k in range(iterations):
         direction = -inverse @ here.gradient
@@ -65,7 +65,7 @@ def minimised(function: Function, start: np.ndarray, iterations: int, tolerance:
                 inverse *= curvature / float(change @ change)
             left = np.eye(len(step)) - np.outer(step, change) / curvature
             inverse = left @ inverse @ left.T + np.outer(step, step) / curvature
-    return here.x
+    return here.x, begun.value - here.value
 
 
 def _searched(function: Function, here: _Point, direction: np.ndarray, slope: float, first: float) -> _Point | None:

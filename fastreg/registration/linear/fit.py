@@ -57,11 +57,8 @@ def fit(
         (gradient,) = torch.autograd.grad(found, theta)
         return found.item(), gradient.numpy()
 
-    parameters = minimised(loss, np.zeros(ndim + len(basis)), iterations, _TOLERANCE)
-    with torch.no_grad():
-        found = mapped(torch.from_numpy(parameters))
-        gain = float(value(found)) - float(value(start))
-    return found.numpy() if gain > _LEAST_GAIN else world
+    parameters, gain = minimised(loss, np.zeros(ndim + len(basis)), iterations, _TOLERANCE)
+    return mapped(torch.from_numpy(parameters)).numpy() if gain > LOSS_SCALE * _LEAST_GAIN else world
 
 
 def strain(world: Tensor) -> Tensor:

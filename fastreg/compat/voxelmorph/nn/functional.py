@@ -6,7 +6,6 @@ is VoxelMorph's own, where it is installed.
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastreg.compat._theirs import theirs
+from fastreg.compat._lncc import correlation
+from fastreg.compat._theirs import names_of, theirs
 from fastreg.geometry import fields
 from fastreg.ops.grid_sample import grid_sample
 from fastreg.ops.integrate import integrate
-from fastreg.ops.lncc import lncc
 from fastreg.ops.warp import warp
 from fastreg.utils.checks import check_choice, shape
 
@@ -29,13 +28,7 @@ _PADDINGS = ("zeros", "border", "reflection")
 Transformer = Callable[[Tensor, Tensor], Tensor]
 
 
-def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    try:
-        return getattr(importlib.import_module("voxelmorph.nn.functional"), name)
-    except ImportError as error:
-        raise AttributeError(f"{name} is VoxelMorph's own, and voxelmorph is not installed") from error
+__getattr__ = names_of("voxelmorph.nn.functional", "VoxelMorph")
 
 
 def spatial_transform(
@@ -220,14 +213,12 @@ def ncc(
         argument, equal = ("window_size", "odd") if not odd else ("reduction", "mean or None")
         own = theirs("neurite.nn.functional", "ncc", argument, equal, window_size if not odd else reduction)
         return own(tensor1, tensor2, window_size, eps, reduction, reduction_dim, keepdims)  # type: ignore[return-value]
-    if ndim == 1:  # a plane of one row, in which windows are one row high
-        tensor1, tensor2, windows = tensor1.unsqueeze(2), tensor2.unsqueeze(2), [1, *windows]
-    options: dict[str, Any] = {"window": windows, "eps": eps, "definition": "voxelmorph"}
+    options: dict[str, Any] = {"eps": eps, "definition": "voxelmorph"}
     if reduction == "mean" and reduction_dim in ((0, 1), [0, 1]):
-        score = lncc(tensor1, tensor2, **options)
+        score = correlation(tensor1, tensor2, windows, "mean", **options)
         score = score.reshape((1, 1) if keepdims else ())
     else:
-        score = lncc(tensor1, tensor2, reduction="none", **options).flatten(2).mean(2)
+        score = correlation(tensor1, tensor2, windows, "none", **options).flatten(2).mean(2)
         score = score if reduction is None else score.mean(reduction_dim, keepdim=keepdims)
     assert torch.isfinite(score).all(), "NCC coefficients must be finite and in [0, 1], got NaN or infinity"
     return score.to(tensor1.dtype)
