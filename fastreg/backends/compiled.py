@@ -48,7 +48,7 @@ def field_grid(flow: Flow, channels_last: bool) -> torch.Size:
 
 
 def warped_shape(vol: Volume, flow: Flow, channels_last: bool) -> tuple[int, ...]:
-    """Of the volume on the field's grid."""
+    """Of the volume on the field's grid. The volume's batch is the field's, or 1: one volume for all fields."""
     return (flow.shape[0], vol.shape[1], *field_grid(flow, channels_last))
 
 

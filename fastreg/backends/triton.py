@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fastreg.backends import reference
+from fastreg.backends.compiled import warped_shape
 from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -75,8 +76,7 @@ def warp_forward(
     from fastreg.kernels import warp
 
     vol, flow = vol.contiguous(), flow.contiguous()
-    grid = flow.shape[1:-1] if channels_last else flow.shape[2:]
-    out = vol.new_empty((flow.shape[0], vol.shape[1], *grid))
+    out = vol.new_empty(warped_shape(vol, flow, channels_last))
     if out.numel():
         with _on_device(vol):
             warp.warp_forward(vol, flow, out, mode, padding, channels_last, align_corners)

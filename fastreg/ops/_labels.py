@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastreg.types import Volume
+from fastreg.utils.checks import check_volume
 
 _SHORT = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16)
 _SIGNED = {torch.uint32: torch.int32, torch.uint64: torch.int64}
@@ -17,6 +18,14 @@ _BITS = 24  # whole numbers of so many bits are exact in float32
 def is_labels(vol: object) -> bool:
     """Whether `vol` is a tensor of integers or bool."""
     return isinstance(vol, Tensor) and not vol.is_floating_point() and not vol.is_complex()
+
+
+def check_source(vol: Volume, mode: str) -> int:
+    """The number of axes of what is resampled; TypeError for integers that would be interpolated, or no tensor."""
+    labels = is_labels(vol)
+    if labels and mode != "nearest":
+        raise TypeError(f"vol of integers needs mode 'nearest', got {vol.dtype} and mode {mode!r}")
+    return check_volume("vol", vol, labels=labels)
 
 
 def warp_whole(vol: Volume, warp: Callable[[Volume], Volume], look: bool) -> Volume:

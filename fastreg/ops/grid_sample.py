@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from fastreg.ops._labels import is_labels
+from fastreg.ops._labels import check_source
 from fastreg.ops.warp import resampled
 from fastreg.types import Volume
-from fastreg.utils.checks import check_choice, check_floating, check_same_device, check_volume, shape, spatial
+from fastreg.utils.checks import check_choice, check_floating, check_same_device, shape, spatial
 
 _MODES = {"bilinear": "linear", "nearest": "nearest"}
 _PADDINGS = ("zeros", "border", "reflection", "itk")
@@ -50,10 +50,7 @@ def grid_sample(
     """
     check_choice("mode", mode, tuple(_MODES))
     check_choice("padding_mode", padding_mode, _PADDINGS)
-    labels = is_labels(vol)
-    if labels and mode != "nearest":
-        raise TypeError(f"vol of integers needs mode 'nearest', got {vol.dtype} and mode {mode!r}")
-    ndim = check_volume("vol", vol, labels=labels)
+    ndim = check_source(vol, mode)
     check_floating("grid", grid)
     fits = grid.ndim == ndim + 2 and grid.shape[-1] == ndim and 0 not in grid.shape[1:]
     if not fits or not (grid.shape[0] == vol.shape[0] or 1 in (grid.shape[0], vol.shape[0])):

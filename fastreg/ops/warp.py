@@ -9,11 +9,12 @@ from torch import Tensor
 
 from fastreg import backends
 from fastreg.backends import reference
+from fastreg.backends.compiled import field_grid, warped_shape
 from fastreg.ops._autograd import needs_reference, no_double_backward
 from fastreg.ops._define import define_op
-from fastreg.ops._labels import is_labels, warp_whole
+from fastreg.ops._labels import check_source, is_labels, warp_whole
 from fastreg.types import MODES, PADDINGS, Flow, Volume
-from fastreg.utils.checks import check_choice, check_floating, check_same_device, check_volume, shape, spatial
+from fastreg.utils.checks import check_choice, check_floating, check_same_device, shape, spatial
 
 
 def warp(
@@ -56,12 +57,9 @@ def warp(
     Source: Jaderberg et al. 2015; Balakrishnan et al. 2018, eq. 3. docs/math.md has the exact definition.
     """
     check_choice("mode", mode, MODES)
-    labels = is_labels(vol)
-    if labels and mode != "nearest":
-        raise TypeError(f"vol of integers needs mode 'nearest', got {vol.dtype} and mode {mode!r}")
-    ndim = check_volume("vol", vol, labels=labels)
+    ndim = check_source(vol, mode)
     check_floating("flow", flow)
-    grid = flow.shape[1:-1] if channels_last else flow.shape[2:]
+    grid = field_grid(flow, channels_last)
     channels = flow.shape[-1] if channels_last else (flow.shape[1] if flow.ndim > 1 else (0,))
     fits = flow.ndim > 0 and (flow.shape[0] == vol.shape[0] or 1 in (flow.shape[0], vol.shape[0]))
     if flow.ndim != ndim + 2 or channels != ndim or not fits or 0 in grid:
@@ -128,12 +126,7 @@ def _warp_labels(
 def _(
     vol: Tensor, flow: Tensor, padding: str, channels_last: bool, backend: str, align_corners: bool | None = None
 ) -> Tensor:
-    return vol.new_empty(_shape(vol, flow, channels_last))
-
-
-def _shape(vol: Tensor, flow: Tensor, channels_last: bool) -> tuple[int, ...]:
-    """Of the result. The volume's batch is the flow's, or 1: one volume for all fields."""
-    return (flow.shape[0], vol.shape[1], *(flow.shape[1:-1] if channels_last else flow.shape[2:]))
+    return vol.new_empty(warped_shape(vol, flow, channels_last))
 
 
 @define_op("warp")
@@ -159,7 +152,7 @@ def _(
     backend: str,
     align_corners: bool | None = None,
 ) -> Tensor:
-    return vol.new_empty(_shape(vol, flow, channels_last))
+    return vol.new_empty(warped_shape(vol, flow, channels_last))
 
 
 @define_op("warp_backward")
