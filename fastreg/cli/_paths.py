@@ -16,6 +16,8 @@ WRITTEN: dict[str, tuple[str, ...]] = {
         "moved", "warp", "inverse_warp", "affine_out", "qc", "moved_labels", "points_output", "points_moving_output",
     ),
     "warp": ("output", "points_output", "jacobian", "compose"),
+    "compose": ("output",),
+    "invert": ("output",),
     "evaluate": ("csv", "plot"),
     "convert": ("output",),
     "export": ("output",),

@@ -88,7 +88,8 @@ class Register:
     no images (general)."""
     init: str = "auto"
     """Start of the linear alignment: auto (any shift, turns up to 45 degrees), search (turned to any side and scaled,
-    too), header, mass (centres of mass), centre (of the grids), or a file with an affine."""
+    too), header, mass (centres of mass), centre (of the grids), or a file with a transform: a linear one is where the
+    alignment starts, a warp stands in its place and the deformation goes on from it."""
     metric: Literal["auto", "lncc", "remap", "mind", "mse", "mi"] = "auto"
     """Similarity of the images: auto looks at them and says what it chose; lncc is local correlation; between contrasts
     remap is that after one image is mapped into the other's contrast, mind that of descriptors; mse is squared
@@ -155,15 +156,13 @@ class Register:
 
     def _options(self) -> dict[str, Any]:
         """The arguments of `fastreg.register` that one pair and many have in common."""
-        from fastreg.io.affines import load_affine
-        from fastreg.registration.linear.align import STARTS
         from fastreg.registration.stages import read_stages
 
         options: dict[str, Any] = {
             "model": self.model,
             "transform": self.transform,
             "affine": self.affine,
-            "init": self.init if self.init in STARTS else load_affine(self.init),
+            "init": self.init,
             "refine": self.refine,
             "metric": self.metric,
             "regularity": self.regularity,
@@ -277,16 +276,17 @@ class Register:
         from fastreg.data.pairs import read_pair_files
         from fastreg.nn import checkpoint
         from fastreg.registration import batch
+        from fastreg.registration.linear.align import STARTS
         from fastreg.utils.devices import pick_device
         from fastreg.utils.distributed import launch, pick_local_device, pick_part
-        from fastreg.utils.files import InputError
+        from fastreg.utils.files import InputError, check_exists
 
         folder = self._check_pairs()
         pairs = read_pair_files(listed)
         part = pick_part(self.part)
         options = self._options()
         recorded = {key: str(value) for key, value in options.items()}
-        recorded["init"] = self.init if isinstance(options["init"], str) else batch.fingerprint(Path(self.init))
+        recorded["init"] = self.init if self.init in STARTS else batch.fingerprint(check_exists(self.init, "init"))
         if self.model is not None:
             recorded["model"] = batch.fingerprint(checkpoint.find(self.model))
         device = pick_device(pick_local_device(self.device))

@@ -80,7 +80,7 @@ class Warp:
         moving = None if self.moving is None else self._load_moving(self.moving)
         reference = None if self.reference is None else load_image(self.reference, what="reference image")
         table = None if self.points is None else load_points(self.points)
-        transforms = [self._load(name, moving, reference) for name in self.transform]
+        transforms = [one for name in self.transform for one in self._load(name, moving, reference)]
         lines = None if table is None else self._moved_points(table, transforms, moving, reference)
         if self.output or self.jacobian or self.compose:
             affine, shape = _grid(transforms, reference)
@@ -137,23 +137,12 @@ class Warp:
             return load_labels(path, what="moving image")
         return load_image(path, what="moving image", integers=self.interpolation == "nearest", channel=self.channel)
 
-    def _load(self, name: str, moving: Image | None, reference: Image | None) -> Transform:
-        """A transform's file, or [FILE,1]."""
-        from fastreg.geometry.transforms import Affine
-        from fastreg.io.warps import load_transform
-        from fastreg.utils.files import InputError
+    def _load(self, name: str, moving: Image | None, reference: Image | None) -> list[Transform]:
+        """The transforms of a file, or of [FILE,1]."""
+        from fastreg.cli._transforms import read_transforms
 
-        path, _, inverted = (
-            name[1:-1].rpartition(",") if name.startswith("[") and name.endswith("]") else (name, "", "0")
-        )
-        if inverted.strip() not in ("0", "1"):
-            raise InputError(f"transform {name}: expected FILE or [FILE,1]")
-        transform = load_transform(path, fixed=reference, moving=moving, format=self.warp_format, matrix=self.matrix)
-        if inverted.strip() == "0":
-            return transform
-        if not isinstance(transform, Affine):
-            raise InputError(f"transform {name}: only an affine is inverted here; give the warp's own inverse file")
-        return transform.inverse()
+        given = {"format": self.warp_format, "matrix": self.matrix}
+        return read_transforms(name, reference, moving, **given)
 
     def _moved_points(
         self, table: Table, transforms: list[Transform], moving: Image | None, reference: Image | None
@@ -173,11 +162,11 @@ class Warp:
 
 def _grid(transforms: list[Transform], reference: Image | None) -> tuple[np.ndarray, tuple[int, ...]]:
     """Affine and shape of the fixed grid."""
-    from fastreg.geometry.transforms import Affine
+    from fastreg.geometry.transforms import Warp as Field
     from fastreg.utils.files import InputError
 
     if reference is not None:
         return reference.affine, reference.shape
-    if not transforms or isinstance(transforms[0], Affine):
+    if not transforms or not isinstance(transforms[0], Field):
         raise InputError("the fixed grid is not known: give --reference, or a warp as the first --transform")
     return transforms[0].fixed_affine, transforms[0].fixed_shape
