@@ -52,16 +52,17 @@ class Register:
     fixed_labels: Path | None = None
     """A label map of the fixed image: with --moving-labels, the mean Dice before and after is printed."""
     points: Path | None = None
-    """CSV of points of the fixed image (columns x, y, z), mapped into the moving image as `fastreg warp` does."""
+    """Points (.csv with columns x, y, z; .fcsv, .mrk.json), a surface (.vtk, .ply, .stl, .gii) or streamlines (.trk,
+    .tck) of the fixed image, mapped into the moving image as `fastreg warp` does."""
     points_output: Path | None = None
-    """Write the points in the moving image here."""
+    """Write the points in the moving image here, in the format that was read, or as .csv."""
     points_moving: Path | None = None
-    """CSV of points of the moving image, mapped into the fixed image by the inverse warp."""
+    """The same of the moving image, mapped into the fixed image by the inverse warp."""
     points_moving_output: Path | None = None
     """Write the points in the fixed image here."""
     points_space: Literal["ras", "lps", "voxel"] = "ras"
-    """Coordinates of points: RAS mm, LPS mm (ITK, ANTs), or voxel indices of the image that they lie in, before and
-    after."""
+    """Coordinates of points whose file does not say them: RAS mm, LPS mm (ITK, ANTs), or voxel indices of the image
+    that they lie in, before and after."""
 
     pairs: Path | None = None
     """Many pairs: a CSV file with the columns moving, fixed, and any of name, moving_labels, fixed_labels, moving_mask,

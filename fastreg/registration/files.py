@@ -13,7 +13,7 @@ from fastreg.data.pairs import PairFiles
 from fastreg.evaluation.scoring import evaluate
 from fastreg.io.affines import AFFINE_ENDINGS, save_affine
 from fastreg.io.images import check_ending, load_labels, save_image
-from fastreg.io.points import load_points, save_text
+from fastreg.io.points import check_conversion, load_points, save_points
 from fastreg.io.warps import save_warp
 from fastreg.registration.pairwise import register
 from fastreg.registration.result import RegistrationResult
@@ -67,7 +67,7 @@ def register_files(
     Args:
         pair: The files; label maps and points that are given are scored.
         outputs: What is written, and where.
-        points_space: Of all points: "ras", "lps" or "voxel".
+        points_space: Of all points whose files do not say it: "ras", "lps" or "voxel".
         landmarks: The pair's points of both images are the same places: their distance is scored.
         scored: Compute the figures.
         overwrite: False: refuse outputs that exist, also those that came while the work was done.
@@ -85,6 +85,9 @@ def register_files(
         load_labels(pair.fixed_labels, what="fixed labels")  # before, not after, the work
     points = None if pair.points_fixed is None else load_points(pair.points_fixed)
     points_back = None if pair.points_moving is None else load_points(pair.points_moving)
+    for given, output in ((points, outputs.points), (points_back, outputs.points_back)):
+        if given is not None and output is not None:
+            check_conversion(output, given)
     wants_inverse = outputs.inverse_warp is not None or outputs.points_back is not None
     found = register(
         pair.fixed,
@@ -106,10 +109,10 @@ def register_files(
         save_affine(outputs.affine, found.affine)
     if outputs.moved_labels is not None and labels is not None:
         save_image(outputs.moved_labels, found.apply(labels))
-    if outputs.points is not None and points is not None:
-        save_text(outputs.points, found.map_points(points, points_space))
-    if outputs.points_back is not None and points_back is not None:
-        save_text(outputs.points_back, found.map_points(points_back, points_space, back=True))
+    for given, output, back in ((points, outputs.points, False), (points_back, outputs.points_back, True)):
+        if given is not None and output is not None:
+            there = found.carried(given, points_space, back=back)
+            save_points(output, there, points_space, found.grid_after(back))
     return found, figures
 
 
