@@ -111,13 +111,16 @@ def _header(content: bytes) -> tuple[str, list[_Element], int]:
     end = content.index(b"end_header")
     start = content.index(b"\n", end) + 1
     order, elements = "", list[_Element]()
-    for line in content[:end].decode("latin-1").splitlines():
-        words = line.split()
+    for line in content[:end].splitlines():
+        words = line.decode("latin-1").split()
         if words[:1] == ["format"]:
             order = _ORDERS[words[1]]
         elif words[:1] == ["element"]:
             elements.append(_Element(words[1], int(words[2]), []))
         elif words[:1] == ["property"]:
+            kinds = words[2:4] if words[1] == "list" else words[1:2]
+            if any(kind not in _TYPES for kind in kinds) or len(words) != 2 + len(kinds) + (words[1] == "list"):
+                raise ValueError(f"got the property {' '.join(words[1:])[:80]}")
             elements[-1].properties.append(words[1:])
     if elements[0].name != "vertex" or any(words[0] == "list" for words in elements[0].properties):
         raise ValueError(f"got {elements[0].name} first, or lists in it")

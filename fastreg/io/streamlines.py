@@ -48,7 +48,8 @@ class Streamlines(PointSet):
         lines = ArraySequence(np.split(self.points.astype(np.float32), np.cumsum(self.lengths)[:-1]))
         out = io.BytesIO()
         if ending == ".tck":
-            header = self.header if ending == self.ending else {}
+            said = self.header if ending == self.ending else {}
+            header = {key: text for key, text in said.items() if ":" not in f"{key}{text}"}  # nibabel writes no others
             TckFile(Tractogram(lines, affine_to_rasmm=np.eye(4)), header=header).save(out)
             return out.getvalue()
         if ending != self.ending and grid is None:
@@ -106,5 +107,17 @@ def read_streamlines(content: bytes, path: str | Path) -> Streamlines:
     except Exception as error:  # nibabel's, struct's and NumPy's, as the damage has it
         said = " ".join(str(error).split())[:120]
         raise InputError(f"points {path}: not streamlines that can be read ({said})") from error
+    if not _is_whole(content, file):
+        raise InputError(
+            f"points {path}: expected all the streamlines that its header says, got a file that is cut short"
+        )
     points = check_finite(points, f"points {path}")
     return made(points, file.tractogram, dict(file.header), Path(path), space="ras")
+
+
+def _is_whole(content: bytes, file: Any) -> bool:
+    """Whether nothing is missing at the end, which nibabel does not ask: .trk counts its lines, .tck ends in Inf."""
+    if content.startswith(b"TRACK"):
+        return int(file.header["nb_streamlines"]) in (0, len(file.tractogram.streamlines))
+    order = ">" if str(file.header.get("datatype", "")).endswith("BE") else "<"
+    return bool(np.isinf(np.frombuffer(content[-12:], f"{order}f4")).all())
