@@ -6,7 +6,7 @@ import io
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -118,6 +118,7 @@ def read_streamlines(content: bytes, path: str | Path) -> Streamlines:
 def _is_whole(content: bytes, file: Any) -> bool:
     """Whether nothing is missing at the end, which nibabel does not ask: .trk counts its lines, .tck ends in Inf."""
     if content.startswith(b"TRACK"):
-        return int(file.header["nb_streamlines"]) in (0, len(file.tractogram.streamlines))
-    order = ">" if str(file.header.get("datatype", "")).endswith("BE") else "<"
-    return bool(np.isinf(np.frombuffer(content[-12:], f"{order}f4")).all())
+        order: Literal["little", "big"] = "little" if content[996:998] == b"\xe8\x03" else "big"
+        return int.from_bytes(content[988:992], order, signed=True) in (0, len(file.tractogram.streamlines))
+    kind = ">f4" if str(file.header.get("datatype", "")).endswith("BE") else "<f4"
+    return bool(np.isinf(np.frombuffer(content[-12:], kind)).all())
