@@ -15,6 +15,9 @@ from fastreg.utils.files import InputError
 SPACES = ("ras", "lps", "voxel")
 """RAS mm (NIfTI, FreeSurfer), LPS mm (ITK, ANTs, DICOM, Slicer's default), voxel indices of the image."""
 
+_FAR = 1e15
+"""No coordinate is larger: areas of triangles are then finite in float32."""
+
 Grid: TypeAlias = tuple[np.ndarray, Sequence[int]]
 """Affine [4, 4], voxel -> RAS mm, and shape of the image that points lie in."""
 
@@ -103,11 +106,12 @@ def _matrix(space: str, affine: np.ndarray | None) -> np.ndarray:
 
 
 def check_finite(points: np.ndarray, name: str) -> np.ndarray:
-    """`points` as float64; InputError where there are none, or one is no finite number."""
-    points = np.asarray(points, np.float64)
+    """`points` as float64; InputError where there are none, or one is no finite number, or beyond `_FAR`."""
+    with np.errstate(invalid="ignore"):
+        points = np.asarray(points, np.float64)
     if not len(points):
         raise InputError(f"{name}: expected points, got none")
-    bad = ~np.isfinite(points).all(1)
+    bad = ~(np.abs(points) < _FAR).all(1)
     if bad.any():
         raise InputError(f"{name}: expected finite numbers, got {points[bad][0].tolist()} as point {bad.argmax() + 1}")
     return points
