@@ -84,6 +84,7 @@ _TRANSFORMS: dict[str, tuple[str, str]] = {
 }
 
 _MESHES = "meshio (meshio convert IN OUT.ply)"
+_OF_IMAGES = "3D Slicer's segmentations or skimage.measure.marching_cubes"
 _POINTS_MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xff\xfe", "a surface of FreeSurfer", SCANNER),
     (b"\xff\xff\xff", "a surface of FreeSurfer", SCANNER),
@@ -107,7 +108,9 @@ _POINTS: dict[str, tuple[str, str]] = {
     ".pts": ("points of elastix or VTK", "a text editor (a CSV table with x, y and z)"),
     ".tag": ("MINC tag points", "a text editor (a CSV table with x, y and z)"),
     ".xls": ("a spreadsheet", "saving it as CSV"),
-    ".nii": ("an image", "a tool that makes points or surfaces of images"),
+    ".tt.gz": ("DSI Studio's streamlines", "DSI Studio (save as .trk)"),
+    ".nii": ("an image", _OF_IMAGES),
+    ".nii.gz": ("an image", _OF_IMAGES),
     ".mat": ("a file of MATLAB", "MATLAB (writetable)"),
 }
 
@@ -134,5 +137,6 @@ def foreign_transform(path: Path) -> str | None:
 def foreign_points(path: Path, head: bytes) -> str | None:
     """Likewise of points, surfaces and streamlines; `head` is the file's first bytes."""
     magic = next(((kind, tool) for start, kind, tool in _POINTS_MAGIC if head.startswith(start)), None)
-    known = magic or _POINTS.get(path.suffix.lower())
+    both = _POINTS.get("".join(path.suffixes[-2:]).lower())  # before gzip's own first bytes
+    known = both or magic or _POINTS.get(path.suffix.lower())
     return None if known is None else f"is {known[0]}: expected {POINTS}; convert it with {known[1]}"

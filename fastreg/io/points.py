@@ -1,6 +1,7 @@
 """Files of points of every kind: what is read, what is written, and tables (CSV), which are read here.
 
-A table has a header with x, y and z (2-D: x and y), in any order among other columns, which are kept.
+A table has a header with x, y and z (2-D: x and y; in Slicer's tables r, a and s, or l, p and s), in any order among
+other columns, which are kept.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ ENDINGS = (".csv", *MARKUPS, *SURFACES, *LINES)
 """Of files that are read and written."""
 _NAMES = ("label", "name")
 """Columns that name the points of a table."""
+_AXES = {"xyz": None, "xy": None, "ras": "ras", "lps": "lps"}
+"""Columns of coordinates, and the space that they say."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +205,8 @@ def _read_table(text: str, path: Path) -> Table:
             raise InputError(f"points {path}: expected finite numbers, got {_shown(row)} as point {k + 1}")
     named = next((k for k, name in enumerate(header) if name.lower() in _NAMES), None)
     labels = None if named is None else tuple(row[named].strip() if named < len(row) else "" for row in rows)
-    return Table(points, header, rows, labels=labels)
+    space = _AXES.get("".join(header[column].lower() for column in columns))
+    return Table(points, header, rows, labels=labels, space=space)
 
 
 def _shown(row: list[str]) -> str:
@@ -211,5 +215,7 @@ def _shown(row: list[str]) -> str:
 
 
 def _columns(header: Sequence[str]) -> list[int]:
+    """Where the coordinates are: x, y, z (2-D: x, y), or r, a, s or l, p, s, as Slicer names them in its tables."""
     names = [name.lower() for name in header]
-    return [names.index(axis) for axis in "xyz" if axis in names]
+    axes = next((axes for axes in _AXES if all(axis in names for axis in axes)), "xyz")
+    return [names.index(axis) for axis in axes if axis in names]

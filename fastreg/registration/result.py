@@ -93,13 +93,16 @@ class RegistrationResult:
             the same with the new points, for `fastreg.io.points.save_points`.
 
         Raises:
-            InputError: the way back without an inverse, or a space that is none.
+            InputError: the way back without an inverse, a space that is none, or an array of another shape.
         """
         if isinstance(points, Table):
             return points.text(self.carried(points, space, back=back).points)
         if isinstance(points, PointSet):
             return self.carried(points, space, back=back)
-        return self.carried(PointSet(np.asarray(points, np.float64)), space, back=back).points
+        array = np.asarray(points, np.float64)
+        if array.ndim != 2 or array.shape[1] not in (2, 3):
+            raise InputError(f"points: expected an array [N, 3] or [N, 2], got {array.shape}")
+        return self.carried(PointSet(array), space, back=back).points
 
     def carried(self, given: PointSet, space: str = "ras", *, back: bool = False) -> PointSet:
         """`map_points` of a file's points, a table's too: the same with the new points."""
