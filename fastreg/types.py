@@ -21,6 +21,9 @@ Scalar: TypeAlias = torch.Tensor
 """A tensor without axes."""
 
 MODES = ("linear", "nearest")
+"""Of the kernels."""
+WARP_MODES = (*MODES, "bspline")
+"""Of `fastreg.warp`."""
 PADDINGS = ("zeros", "border", "reflection", "symmetric", "itk")
 KERNELS = ("box", "triangular", "gaussian")
 

@@ -19,8 +19,8 @@ class Info:
     """
 
     file: Path
-    """The file: .nii, .nii.gz, .mgz, .npz, .npy, .png; .mat, .tfm, .txt; .safetensors; or general, the model that
-    comes with fastreg."""
+    """An image, a folder with a DICOM series, a warp, another transform, points or a model (docs/files.md); or general,
+    the model that comes with fastreg."""
     moving: Annotated[Path | None, Parameter(alias="-i")] = field(default=None, kw_only=True)
     """The moving image of an FSL or Learn2Reg warp, without which its length in mm is not known."""
     json: bool = field(default=False, kw_only=True)
@@ -44,7 +44,7 @@ class Info:
 
         if self.file.suffix == ".safetensors" or str(self.file) in MODELS:
             return {"kind": "model", **read_header(self.file)}
-        path = check_exists(self.file, "file")
+        path = check_exists(self.file, "file", folder=True)
         if path.suffix in AFFINE_ENDINGS:
             return _affine_figures(path)
         format = detect_format(path)
@@ -75,10 +75,12 @@ def _image_figures(path: Path) -> dict[str, Any]:
     import numpy as np
 
     from fastreg.geometry.image import check_affine, orientation, spacing_mm
+    from fastreg.io.foreign import reader_of
     from fastreg.io.images import load_image
     from fastreg.io.volumes import affine_mm, close, forms_distance_mm, open_nibabel, unit
 
-    header = None if path.suffix.lower() in (".npz", ".npy", ".png") else open_nibabel(path, "image")
+    by_nibabel = path.is_file() and path.suffix.lower() not in (".npz", ".npy") and reader_of(path) is None
+    header = open_nibabel(path, "image") if by_nibabel else None
     close(header)
     if header is not None and len(header.shape) > 3 and math.prod(header.shape[3:]) > 1:
         volumes = math.prod(header.shape[3:])

@@ -31,7 +31,7 @@ class Register:
     """
 
     fixed: Annotated[Path | None, Parameter(alias="-f")] = None
-    """The fixed image: the result is on its grid."""
+    """The fixed image: the result is on its grid. A file, or a folder with a DICOM series (docs/files.md)."""
     moving: Annotated[Path | None, Parameter(alias="-m")] = None
     """The moving image: it is brought onto the fixed one."""
     moved: Annotated[Path | None, Parameter(alias="-o")] = None
@@ -116,6 +116,9 @@ class Register:
     """Mask of the fixed image: only what is above 0 counts."""
     mask_moving: Path | None = None
     """Mask of the moving image: only what is above 0 counts."""
+    channel: str | None = None
+    """Of colour pictures the channel to compare: luminance (if not given), red, green, blue, or a number from 0, which
+    takes a volume of a series too. Grey images are taken as they are."""
 
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
@@ -170,6 +173,7 @@ class Register:
             "bidir": self.bidir,
             "discrete": {"no": False, "yes": True, "auto": None}[self.discrete],
             "background": self.background,
+            "channel": self.channel,
         }
         if self.levels is not None or self.windows is not None:
             options["stages"] = read_stages(self.levels or "3", self.windows)
@@ -183,7 +187,7 @@ class Register:
 
         self._check_outputs()
         for path, what in ((fixed, "fixed image"), (moving, "moving image")):
-            check_exists(path, what)
+            check_exists(path, what, folder=True)
         pair = PairFiles(
             "pair", moving, fixed, self.moving_labels, self.fixed_labels, self.mask_moving, self.mask_fixed,
             self.points, self.points_moving,

@@ -31,6 +31,9 @@ class Warp:
 
     moving: Annotated[Path | None, Parameter(alias="-i")] = None
     """The image or label map to warp. FSL's and Learn2Reg's warps cannot be read without it."""
+    channel: str | None = None
+    """Of a colour picture the channel to warp: luminance (if not given), red, green, blue, or a number from 0, which
+    takes a volume of a series too."""
     reference: Annotated[Path | None, Parameter(alias="-r")] = None
     """The image whose grid the result gets; the first warp's grid if not given."""
     transform: Annotated[list[str], Parameter(alias="-t", negative=())] = field(default_factory=list)
@@ -138,7 +141,7 @@ class Warp:
 
         if self.interpolation == "genericlabel":
             return load_labels(path, what="moving image")
-        return load_image(path, what="moving image", integers=self.interpolation == "nearest")
+        return load_image(path, what="moving image", integers=self.interpolation == "nearest", channel=self.channel)
 
     def _load(self, name: str, moving: Image | None, reference: Image | None) -> Transform:
         """A transform's file, or [FILE,1]."""

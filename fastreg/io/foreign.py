@@ -1,10 +1,10 @@
-"""Files of other formats, told by their first bytes or their ending, and what converts them."""
+"""What kind of file one is, told by its first bytes or its ending, and what converts those that are not read here."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-READABLE = ".nii, .nii.gz, .mgz, .npz, .npy or greyscale .png"
+READABLE = ".nii, .nii.gz, .mgz, .npz, .npy, .nrrd, .mha, .mhd, DICOM, .png, .jpg or .tif"
 """Image formats that are read here, as messages name them."""
 
 POINTS = ".csv, .fcsv, .mrk.json, .vtk, .ply, .stl, .gii, .trk or .tck"
@@ -13,18 +13,26 @@ SCANNER = "mris_convert --to-scanner IN OUT.gii"
 """What brings a surface of FreeSurfer into the space of its image."""
 
 _ITK = "SimpleITK (sitk.WriteImage(sitk.ReadImage(...), 'x.nii.gz')) or 3D Slicer"
-_PICTURE = "ImageMagick (magick IN -colorspace gray OUT.png)"
+_PICTURE = "ImageMagick (magick IN OUT.png)"
+READERS = {
+    "NRRD": "itk", "MetaImage": "itk", "GIPL": "itk", "VTK": "itk", "DICOM": "dicom", "TIFF": "tiff", "PNG": "picture",
+    "JPEG": "picture", "BMP": "picture", "GIF": "picture", "WebP": "picture",
+}  # fmt: skip
+"""Kind -> what reads it; the other kinds are refused by name."""
 _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"NRRD", "NRRD", _ITK),
-    (0, b"ObjectType", "MetaImage", _ITK),
-    (0, b"NDims", "MetaImage", _ITK),
-    (128, b"DICM", "DICOM", "dcm2niix"),
-    (0, b"II*\0", "TIFF", _PICTURE),
-    (0, b"MM\0*", "TIFF", _PICTURE),
-    (0, b"II+\0", "TIFF", _PICTURE),
-    (0, b"\xff\xd8\xff", "JPEG", _PICTURE),
-    (0, b"GIF8", "GIF", _PICTURE),
-    (0, b"BM", "BMP", _PICTURE),
+    (0, b"NRRD", "NRRD", ""),
+    (0, b"ObjectType", "MetaImage", ""),
+    (0, b"NDims", "MetaImage", ""),
+    (128, b"DICM", "DICOM", ""),
+    (0, b"II*\0", "TIFF", ""),
+    (0, b"MM\0*", "TIFF", ""),
+    (0, b"II+\0", "TIFF", ""),
+    (0, b"MM\0+", "TIFF", ""),
+    (0, b"\xff\xd8\xff", "JPEG", ""),
+    (0, b"\x89PNG", "PNG", ""),
+    (0, b"GIF8", "GIF", ""),
+    (0, b"BM", "BMP", ""),
+    (8, b"WEBP", "WebP", ""),
     (0, b"\0\0\0\x0cjP  ", "JPEG 2000", _PICTURE),
     (0, b"CDF\1", "MINC", "mnc2nii"),
     (0, b"\x89HDF\r\n\x1a\n", "HDF5", "h5py (save the array as .npz)"),
@@ -35,25 +43,26 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
     (0, b"%PDF", "PDF", _PICTURE),
     (0, b"solid ", "a surface (STL)", "a tool that makes images of surfaces"),
-    (0, b"# vtk", "VTK", _ITK),
+    (0, b"# vtk", "VTK", ""),
     (0, b"Interfile", "Interfile", _ITK),
 )
 _ENDINGS: dict[str, tuple[str, str]] = {
-    ".nrrd": ("NRRD", _ITK),
-    ".nhdr": ("NRRD", _ITK),
-    ".mha": ("MetaImage", _ITK),
-    ".mhd": ("MetaImage", _ITK),
-    ".dcm": ("DICOM", "dcm2niix"),
-    ".ima": ("DICOM", "dcm2niix"),
-    ".tif": ("TIFF", _PICTURE),
-    ".tiff": ("TIFF", _PICTURE),
-    ".jpg": ("JPEG", _PICTURE),
-    ".jpeg": ("JPEG", _PICTURE),
-    ".bmp": ("BMP", _PICTURE),
-    ".gif": ("GIF", _PICTURE),
-    ".webp": ("WebP", _PICTURE),
-    ".vtk": ("VTK", _ITK),
-    ".gipl": ("GIPL", _ITK),
+    ".nrrd": ("NRRD", ""),
+    ".nhdr": ("NRRD", ""),
+    ".mha": ("MetaImage", ""),
+    ".mhd": ("MetaImage", ""),
+    ".dcm": ("DICOM", ""),
+    ".ima": ("DICOM", ""),
+    ".tif": ("TIFF", ""),
+    ".tiff": ("TIFF", ""),
+    ".jpg": ("JPEG", ""),
+    ".jpeg": ("JPEG", ""),
+    ".png": ("PNG", ""),
+    ".bmp": ("BMP", ""),
+    ".gif": ("GIF", ""),
+    ".webp": ("WebP", ""),
+    ".vtk": ("VTK", ""),
+    ".gipl": ("GIPL", ""),
     ".par": ("Philips PAR/REC", "dcm2niix"),
     ".rec": ("Philips PAR/REC", "dcm2niix"),
     ".head": ("AFNI", "3dAFNItoNIFTI"),
@@ -115,17 +124,26 @@ _POINTS: dict[str, tuple[str, str]] = {
 }
 
 
-def foreign_image(path: Path) -> str | None:
-    """What an image of another format is and what converts it: "is NRRD: expected ..., convert it with ..."."""
-    if path.is_dir():
-        return f"is a folder, not a file: expected {READABLE}; dcm2niix makes .nii.gz of a folder of DICOM files"
+def reader_of(path: Path) -> str | None:
+    """Of `READERS` the one that reads an image; None: nibabel, or none."""
+    known = _known(path)
+    return None if known is None else READERS.get(known[0])
+
+
+def _known(path: Path) -> tuple[str, str] | None:
+    """Kind and what converts it."""
     with path.open("rb") as file:
         head = file.read(256)
-    known = next(
+    return next(
         ((kind, tool) for at, magic, kind, tool in _MAGIC if head[at : at + len(magic)] == magic),
         _ENDINGS.get(path.suffix.lower()),
     )
-    return None if known is None else f"is {known[0]}: expected {READABLE}; convert it with {known[1]}"
+
+
+def foreign_image(path: Path) -> str | None:
+    """What an image of another format is and what converts it: "is MINC: expected ..., convert it with ..."."""
+    known = _known(path)
+    return None if known is None or not known[1] else f"is {known[0]}: expected {READABLE}; convert it with {known[1]}"
 
 
 def foreign_transform(path: Path) -> str | None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastreg.geometry import fields
 from fastreg.ops.warp import warp
-from fastreg.types import MODES, PADDINGS, Flow, Volume
+from fastreg.types import PADDINGS, WARP_MODES, Flow, Volume
 from fastreg.utils.checks import check_choice, check_whole
 from fastreg.utils.typed import call_of
 
@@ -30,7 +30,7 @@ class Warp(nn.Module):
         self, mode: str = "linear", padding: str = "zeros", channels_last: bool = False, backend: str | None = None
     ) -> None:
         super().__init__()
-        check_choice("mode", mode, MODES)
+        check_choice("mode", mode, WARP_MODES)
         check_choice("padding", padding, PADDINGS)
         self.mode, self.padding, self.channels_last, self.backend = mode, padding, channels_last, backend
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastreg.ops._labels import check_source
-from fastreg.ops.warp import resampled
+from fastreg.ops._resampled import resampled
 from fastreg.types import Volume
 from fastreg.utils.checks import check_choice, check_floating, check_same_device, shape, spatial
 

@@ -62,6 +62,7 @@ def register(
     bidir: bool = False,
     discrete: bool | None = False,
     background: float | None = None,
+    channel: str | int | None = None,
     on_progress: Callable[[str, float], None] = lambda what, seconds: None,
 ) -> RegistrationResult:
     """Registers `moving` to `fixed`: linear alignment, then a network, an optimisation, or one after the other.
@@ -97,6 +98,7 @@ def register(
             chance.
         background: What lies outside the moving image in the moved one; None: 0, or the moving image's minimum where
             that is below 0, as the air of a CT is.
+        channel: Of colours, or of a series: as in `load_image`, which leaves grey images as they are.
         on_progress: Called with what was done and its seconds after each stage.
 
     Raises:
@@ -118,8 +120,8 @@ def register(
     if isinstance(model, str | Path):
         model = checkpoint.load(model, device)
     ndim = None if model is None else model.net.config.ndim
-    fixed_image = load_image(_array(fixed), what="fixed image", ndim=ndim)
-    moving_image = load_image(_array(moving), what="moving image", ndim=ndim)
+    fixed_image = load_image(_array(fixed), what="fixed image", ndim=ndim, channel=channel)
+    moving_image = load_image(_array(moving), what="moving image", ndim=ndim, channel=channel)
     masks = (
         None if fixed_mask is None else load_image(_array(fixed_mask), what="fixed mask", ndim=ndim),
         None if moving_mask is None else load_image(_array(moving_mask), what="moving mask", ndim=ndim),
