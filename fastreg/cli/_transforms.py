@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,25 +13,22 @@ if TYPE_CHECKING:
     from fastreg.geometry.transforms import Transform
 
 
-@dataclass
+@Parameter(name="*")
+@dataclass(kw_only=True)
 class Meant:
     """The options that say what files of transforms mean."""
 
-    reference: Annotated[Path | None, Parameter(alias="-r")] = field(default=None, kw_only=True)
+    reference: Annotated[Path | None, Parameter(alias="-r")] = None
     """The fixed image: its grid is that of a warp that is written, otherwise the first warp's; and FLIRT's, AFNI's and
     FreeSurfer's matrices need it."""
-    moving: Annotated[Path | None, Parameter(alias="-i")] = field(default=None, kw_only=True)
+    moving: Annotated[Path | None, Parameter(alias="-i")] = None
     """The moving image: FSL's, FLIRT's, FreeSurfer's and Learn2Reg's files need it."""
-    to: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz", "flirt"] | None = field(
-        default=None, kw_only=True
-    )
+    to: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz", "flirt"] | None = None
     """Format of the output where its ending leaves a choice: a warp's in .nii.gz (itk if not given), or flirt for a
     matrix in .mat or .txt."""
-    warp_format: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"] | None = field(
-        default=None, kw_only=True
-    )
+    warp_format: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"] | None = None
     """Format of a warp that is read, where its header does not tell."""
-    matrix: Literal["ras", "flirt"] | None = field(default=None, kw_only=True)
+    matrix: Literal["ras", "flirt"] | None = None
     """What a 4x4 matrix of numbers that is read maps: ras, fixed RAS mm to moving RAS mm; or flirt, as FSL's flirt
     -omat writes it."""
 

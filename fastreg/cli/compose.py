@@ -13,7 +13,7 @@ from fastreg.cli._transforms import Meant
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class Compose(Meant):
+class Compose:
     """Compose transforms of any kind into one file.
 
     Example: `fastreg compose -t warp.nii.gz -t affine.mat -r fixed.nii.gz -o both.h5`
@@ -27,6 +27,7 @@ class Compose(Meant):
     """A file of any kind that fastreg reads, or [FILE,1]. Repeat for several."""
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     """The file to write: .nii.gz, .h5, .mha, .nrrd, .npz; .tfm; .mat, .txt, .lta, .aff12.1D if all are linear."""
+    meant: Meant = field(default_factory=Meant)
     overwrite: bool = False
     """Replace the output if it exists."""
 
@@ -40,6 +41,8 @@ class Compose(Meant):
             raise InputError("compose needs --transform (-t), once or more, and --output (-o)")
         check_transform_ending(self.output)
         check_free(self.output, self.overwrite)
-        fixed, moving = self.grids()
-        transforms = [one for name in self.transform for one in read_transforms(name, fixed, moving, **self.read())]
-        save_transforms(self.output, transforms, fixed=fixed, moving=moving, **self.written())
+        fixed, moving = self.meant.grids()
+        transforms = [
+            one for name in self.transform for one in read_transforms(name, fixed, moving, **self.meant.read())
+        ]
+        save_transforms(self.output, transforms, fixed=fixed, moving=moving, **self.meant.written())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from fastreg.cli.compose import Compose
 
 @Parameter(name="*")
 @dataclass
-class Convert(Meant):
+class Convert:
     """Convert a transform into another format, or a VoxelMorph network into a model for `fastreg register --model`.
 
     Example: `fastreg convert TransformParameters.1.txt warp.nii.gz -r fixed.nii.gz`, and a network:
@@ -40,6 +40,7 @@ class Convert(Meant):
     """Orientation of the training images, such as LIA or RAS, as `fastreg info` prints it."""
     normalise: Literal["minmax", "percentile", "none"] = field(default="minmax", kw_only=True)
     """How intensities are scaled to [0, 1]: by minimum and maximum, by percentiles, or not at all."""
+    meant: Meant = field(default_factory=Meant, kw_only=True)
     overwrite: bool = field(default=False, kw_only=True)
     """Replace the model if it exists."""
     json: bool = field(default=False, kw_only=True)
@@ -48,9 +49,7 @@ class Convert(Meant):
     def run(self) -> None:
         """Reads, checks and writes."""
         if self.output.suffix != ".safetensors":
-            names = [option.name for option in fields(Meant)]
-            given = {name: getattr(self, name) for name in names}
-            Compose(transform=[str(self.file)], output=self.output, overwrite=self.overwrite, **given).run()
+            Compose(transform=[str(self.file)], output=self.output, meant=self.meant, overwrite=self.overwrite).run()
             return
         self._run_network()
 

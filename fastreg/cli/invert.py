@@ -12,7 +12,7 @@ from fastreg.cli._transforms import Meant
 
 @Parameter(name="*")
 @dataclass
-class Invert(Meant):
+class Invert:
     """Invert a transform of any kind: what leads from fixed to moving then leads from moving to fixed.
 
     Example: `fastreg invert warp.nii.gz inverse_warp.nii.gz -i moving.nii.gz`
@@ -25,6 +25,7 @@ class Invert(Meant):
     """The file: a warp, an affine, a composite, a B-spline (docs/files.md)."""
     output: Path
     """The inverse to write: .nii.gz, .h5, .mha, .nrrd, .npz; of linear ones .mat, .tfm, .txt, .lta, .aff12.1D."""
+    meant: Meant = field(default_factory=Meant, kw_only=True)
     overwrite: bool = field(default=False, kw_only=True)
     """Replace the output if it exists."""
     json: bool = field(default=False, kw_only=True)
@@ -44,13 +45,13 @@ class Invert(Meant):
 
         check_transform_ending(self.output)
         check_free(self.output, self.overwrite)
-        fixed, moving = self.grids()
-        transforms = read_transforms(self.transform, fixed, moving, **self.read())
+        fixed, moving = self.meant.grids()
+        transforms = read_transforms(self.transform, fixed, moving, **self.meant.read())
         inverse = inverted(transforms, fixed, moving)
         if len(inverse) > 1:  # one warp of all is exact to one inversion, and one file
             whole = as_warp(transforms, fixed, moving)
             inverse = inverted([whole], fixed, moving)
-        save_transforms(self.output, inverse, fixed=moving, moving=fixed, **self.written())
+        save_transforms(self.output, inverse, fixed=moving, moving=fixed, **self.meant.written())
         found = next((one for one in inverse if isinstance(one, Warp)), None)
         figures: dict[str, str | float] = {"output": str(self.output), "kind": "affine" if found is None else "warp"}
         said = "exact"

@@ -7,6 +7,11 @@ from pathlib import Path
 READABLE = ".nii, .nii.gz, .mgz, .npz, .npy, .nrrd, .mha, .mhd, DICOM, .png, .jpg or .tif"
 """Image formats that are read here, as messages name them."""
 
+POINTS = ".csv, .fcsv, .mrk.json, .vtk, .ply, .stl, .gii, .trk or .tck"
+"""Likewise of points."""
+SCANNER = "mris_convert --to-scanner IN OUT.gii"
+"""What brings a surface of FreeSurfer into the space of its image."""
+
 _ITK = "SimpleITK (sitk.WriteImage(sitk.ReadImage(...), 'x.nii.gz')) or 3D Slicer"
 _PICTURE = "ImageMagick (magick IN OUT.png)"
 READERS = {
@@ -87,6 +92,37 @@ _TRANSFORMS: dict[str, tuple[str, str]] = {
     ".1d": ("an AFNI matrix", "c3d_affine_tool or nitransforms"),
 }
 
+_MESHES = "meshio (meshio convert IN OUT.ply)"
+_OF_IMAGES = "3D Slicer's segmentations or skimage.measure.marching_cubes"
+_POINTS_MAGIC: tuple[tuple[bytes, str, str], ...] = (
+    (b"\xff\xff\xfe", "a surface of FreeSurfer", SCANNER),
+    (b"\xff\xff\xff", "a surface of FreeSurfer", SCANNER),
+    (b"\x1f\x8b", "compressed", "gunzip"),
+    (b"PK\3\4", "a zip archive or a spreadsheet", "unpacking it, or saving the sheet as CSV"),
+    (b"<VTKFile", "VTK XML", "3D Slicer or ParaView (save as legacy .vtk)"),
+    (b'<?xml version="1.0"?>\n<VTKFile', "VTK XML", "3D Slicer or ParaView (save as legacy .vtk)"),
+    (b"MNI Tag Point File", "MINC tag points", "a text editor (a CSV table with x, y and z)"),
+    (b"#!ascii label", "a label of FreeSurfer", "a text editor (a CSV table with x, y and z)"),
+)
+_POINTS: dict[str, tuple[str, str]] = {
+    ".vtp": ("VTK XML", "3D Slicer or ParaView (save as legacy .vtk)"),
+    ".vtu": ("VTK XML", "3D Slicer or ParaView (save as legacy .vtk)"),
+    ".obj": ("Wavefront OBJ", _MESHES),
+    ".off": ("OFF", _MESHES),
+    ".msh": ("a Gmsh mesh", _MESHES),
+    ".inp": ("an Abaqus mesh", _MESHES),
+    ".asc": ("an ASCII surface of FreeSurfer", SCANNER),
+    ".trx": ("TRX streamlines", "nibabel and trx-python (trx_convert_tractogram IN OUT.trk)"),
+    ".tt": ("DSI Studio's streamlines", "DSI Studio (save as .trk)"),
+    ".pts": ("points of elastix or VTK", "a text editor (a CSV table with x, y and z)"),
+    ".tag": ("MINC tag points", "a text editor (a CSV table with x, y and z)"),
+    ".xls": ("a spreadsheet", "saving it as CSV"),
+    ".tt.gz": ("DSI Studio's streamlines", "DSI Studio (save as .trk)"),
+    ".nii": ("an image", _OF_IMAGES),
+    ".nii.gz": ("an image", _OF_IMAGES),
+    ".mat": ("a file of MATLAB", "MATLAB (writetable)"),
+}
+
 
 def reader_of(path: Path) -> str | None:
     """Of `READERS` the one that reads an image; None: nibabel, or none."""
@@ -114,3 +150,11 @@ def foreign_transform(path: Path) -> str | None:
     """Likewise of transforms."""
     known = _TRANSFORMS.get(path.suffix.lower())
     return None if known is None else f"is {known[0]}; convert it with {known[1]}"
+
+
+def foreign_points(path: Path, head: bytes) -> str | None:
+    """Likewise of points, surfaces and streamlines; `head` is the file's first bytes."""
+    magic = next(((kind, tool) for start, kind, tool in _POINTS_MAGIC if head.startswith(start)), None)
+    both = _POINTS.get("".join(path.suffixes[-2:]).lower())  # before gzip's own first bytes
+    known = both or magic or _POINTS.get(path.suffix.lower())
+    return None if known is None else f"is {known[0]}: expected {POINTS}; convert it with {known[1]}"

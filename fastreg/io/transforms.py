@@ -115,7 +115,7 @@ def as_warp(transforms: Sequence[Transform], fixed: Image | None, moving: Image 
     return compose(transforms, affine, shape, *into)
 
 
-def check_transform_ending(path: Path) -> None:
+def check_transform_ending(path: Path, endings: tuple[str, ...] = TRANSFORM_ENDINGS) -> None:
     """InputError unless the name says a format of transforms that is written here."""
-    if not path.name.lower().endswith(TRANSFORM_ENDINGS):
-        raise InputError(f"output {path}: expected a name that ends in {', '.join(TRANSFORM_ENDINGS)}")
+    if not path.name.lower().endswith(endings):
+        raise InputError(f"output {path}: expected a name that ends in {', '.join(endings)}")

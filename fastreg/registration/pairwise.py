@@ -16,7 +16,7 @@ from fastreg.geometry import fields
 from fastreg.geometry.grid import Grid, spacing_of, working_grid
 from fastreg.geometry.image import Image, check_same_plane, named
 from fastreg.geometry.resample import reorient
-from fastreg.geometry.transforms import Affine, Transform
+from fastreg.geometry.transforms import Affine
 from fastreg.io.images import load_image
 from fastreg.nn import checkpoint
 from fastreg.nn.cascade import cascade
@@ -39,7 +39,7 @@ from fastreg.registration.linear.align import KINDS, find_alignment
 from fastreg.registration.quality import field_figures
 from fastreg.registration.result import RegistrationResult
 from fastreg.registration.stages import METRICS, REGULARITIES, STAGES, Stage
-from fastreg.registration.start import Start, starting_point
+from fastreg.registration.start import Init, Start, starting_point
 from fastreg.registration.verdict import judge, of_field
 from fastreg.types import RegistrationOutput
 from fastreg.utils.devices import pick_device
@@ -53,7 +53,7 @@ def register(
     model: str | Path | TrainedModel | None = None,
     transform: str = "deformable",
     affine: bool | None = None,
-    init: str | Path | Transform | Sequence[Transform] = "auto",
+    init: Init = "auto",
     refine: int | None = None,
     stages: Sequence[Stage] = STAGES,
     metric: str = "auto",
@@ -85,7 +85,8 @@ def register(
         init: Start of the linear alignment: "auto" (any shift, turns of 30 degrees), "search" (turned to any side and
             scaled, too), "header", "mass" or "centre"; or where to start from: a file or transforms from fixed to
             moving, as `fastreg.io.transforms.load_transforms` reads them. Linear ones are where the alignment starts,
-            or are used as they are without one; a warp stands in its place, and the optimisation goes on from it.
+            or are used as they are without one; a warp stands in its place, and the optimisation goes on from it. Or
+            `fastreg.registration.landmarks.Landmarks`, two files of points.
         refine: Iterations of optimisation on the full grid after the network; None: 0 with a model, and the whole
             pyramid without one.
         stages: The pyramid of the optimisation, `fastreg.registration.deformable.Stage`s from coarse to fine.
@@ -145,7 +146,7 @@ def register(
             check_mask(mask, image, what)
     clock.lap("read")
 
-    given = starting_point(init, fixed_image, moving_image, linear=transform != "deformable")
+    given = starting_point(init, fixed_image, moving_image, transform)
     world, stayed = given.world or Affine(np.eye(4)), False
     if affine is None:
         affine = given.warp is None and (model is None or model.working.align)
@@ -170,6 +171,8 @@ def register(
         clock.lap("affine")
     optimised = False
     log: dict[str, Any] = {"device": str(device), "transform": transform, "affine_kept_start": stayed}
+    if given.landmarks_left_mm is not None:
+        log["landmarks_left_mm"] = round(given.landmarks_left_mm, 4)
     if transform != "deformable":
         grid = Grid(fixed_image.shape, fixed_image.affine)
         zero = torch.zeros(1, fixed_image.ndim, *grid.shape)

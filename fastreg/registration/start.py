@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from fastreg.geometry.image import Image
 from fastreg.geometry.transforms import Affine, Transform, Warp, compose
 from fastreg.io.transforms import load_transforms
 from fastreg.registration.inversion import linear_part, residual
+from fastreg.registration.landmarks import Landmarks
 from fastreg.registration.linear.align import STARTS
 from fastreg.types import Flow
 from fastreg.utils.files import InputError
@@ -29,6 +31,8 @@ class Start:
     """The linear map of the world that is given, or the linear part of the warp; None: a start by name."""
     warp: tuple[Transform, ...] | None = None
     """The transforms of a start that is not linear, from fixed to moving."""
+    landmarks_left_mm: float | None = None
+    """Root mean square distance that the linear map leaves between the landmarks that it is of."""
 
     def check(self, affine: bool | None, network: bool) -> None:
         """InputError where something else is to stand in the place of the warp."""
@@ -44,14 +48,19 @@ class Start:
         return residual(there, self.world).to(device)
 
 
-def starting_point(
-    init: str | Path | Transform | Sequence[Transform], fixed: Image, moving: Image, *, linear: bool = False
-) -> Start:
-    """The start that `init` of `fastreg.register` says; with `linear` the linear part of a warp alone.
+Init: TypeAlias = "str | Path | Transform | Sequence[Transform] | Landmarks"
+"""What `init` of `fastreg.register` may be."""
+
+
+def starting_point(init: Init, fixed: Image, moving: Image, transform: str) -> Start:
+    """The start that `init` of `fastreg.register` says, for a registration that stops at `transform`.
 
     Raises:
         InputError: neither a start by name nor a file that can be read.
     """
+    if isinstance(init, Landmarks):
+        world, left = init.start(fixed, moving, "affine" if transform == "deformable" else transform)
+        return Start(world, landmarks_left_mm=left)
     if isinstance(init, str) and init in STARTS:
         return Start()
     if isinstance(init, str | Path):
@@ -67,4 +76,4 @@ def starting_point(
     if ndims != {fixed.ndim}:
         raise InputError(f"init: expected transforms of {fixed.ndim}-D images, got {ndims.pop()}-D ones")
     whole = compose(transforms, fixed.affine, fixed.shape, moving.affine, moving.shape)
-    return Start(linear_part(whole), None if linear else transforms)
+    return Start(linear_part(whole), transforms if transform == "deformable" else None)
