@@ -273,7 +273,8 @@ class Register:
 
         if not self._paths():
             raise InputError(
-                "nothing to write: give at least one of --moved, --warp, --inverse-warp, --affine-out, --ants-prefix, --qc"
+                "nothing to write: give at least one of --moved, --warp, --inverse-warp, --affine-out, --ants-prefix, "
+                "--qc"
             )
         if self.moved_labels is not None and self.moving_labels is None:
             raise InputError("--moving-labels and --moved-labels go together")

@@ -25,7 +25,8 @@ class Warp:
     Example: `fastreg warp -i moving.nii.gz -r fixed.nii.gz -t warp.nii.gz -t affine.mat -o moved.nii.gz`
 
     Transforms are listed as for antsApplyTransforms: each leads from the fixed image towards the moving one, and the
-    last one is applied to the moving image first. [FILE,1] is the inverse of a transform. Nothing is written unless all of it can be.
+    last one is applied to the moving image first. [FILE,1] is the inverse of a transform. Nothing is written unless all
+    of it can be.
     """
 
     moving: Annotated[Path | None, Parameter(alias="-i")] = None
@@ -103,8 +104,8 @@ class Warp:
             jacobian = warp.jacobian() if self.jacobian else None
             if self.compose:
                 warped = self.compose.name.lower().endswith(WARP_ENDINGS)  # others hold the transforms as they are
-                given = {"fixed": reference, "moving": moving, "format": self.convert_to}
-                save_transforms(self.compose, [warp] if warped else transforms, **given)
+                parts = [warp] if warped else transforms
+                save_transforms(self.compose, parts, fixed=reference, moving=moving, format=self.convert_to)
             if self.output and moved is not None:
                 save_image(self.output, moved, affine, dtype=moved.dtype if moved.dtype.kind == "f" else None)
             if self.jacobian and jacobian is not None:

@@ -207,8 +207,9 @@ def fingerprint(path: Path) -> str:
 
 def _outputs(pair: PairFiles, batch: Batch) -> Outputs:
     folder = batch.folder / pair.name
+    kept: dict[str, Any] = {what.replace("-", "_"): folder / SAVED[what] for what in batch.saved}
     return Outputs(
-        **{what.replace("-", "_"): folder / SAVED[what] for what in batch.saved},
+        **kept,
         moved_labels=None if pair.moving_labels is None else folder / MOVED_LABELS,
         points=None if pair.points_fixed is None else folder / _points_name(pair.points_fixed),
     )

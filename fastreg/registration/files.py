@@ -69,9 +69,9 @@ class Outputs:
         for image in (self.moved, self.moved_labels):
             if image is not None:
                 check_ending(image)
-        for path in (self.warp, self.inverse_warp):
-            if path is not None:
-                check_transform_ending(path, WARP_ENDINGS + (".h5",))
+        for warp in (self.warp, self.inverse_warp):
+            if warp is not None:
+                check_transform_ending(warp, (*WARP_ENDINGS, ".h5"))
         if self.affine is not None:
             check_transform_ending(self.affine, AFFINE_ENDINGS)
 
@@ -127,13 +127,12 @@ def register_files(
     outputs.check(overwrite)
     if outputs.moved is not None:
         found.save_moved(outputs.moved)
-    images = {"fixed": found.fixed, "moving": found.moving}
     if outputs.warp is not None:
-        save_transforms(outputs.warp, [found.warp], **images)
+        save_transforms(outputs.warp, [found.warp], fixed=found.fixed, moving=found.moving)
     if outputs.inverse_warp is not None and found.inverse_warp is not None:
         save_transforms(outputs.inverse_warp, [found.inverse_warp], fixed=found.moving, moving=found.fixed)
     if outputs.affine is not None:
-        save_affine(outputs.affine, found.affine, **images)
+        save_affine(outputs.affine, found.affine, fixed=found.fixed, moving=found.moving)
     if outputs.ants_prefix is not None:
         save_as_ants(found, outputs.ants_prefix)
     if outputs.moved_labels is not None and labels is not None:
