@@ -155,6 +155,6 @@ def foreign_transform(path: Path) -> str | None:
 def foreign_points(path: Path, head: bytes) -> str | None:
     """Likewise of points, surfaces and streamlines; `head` is the file's first bytes."""
     magic = next(((kind, tool) for start, kind, tool in _POINTS_MAGIC if head.startswith(start)), None)
-    both = _POINTS.get("".join(path.suffixes[-2:]).lower())  # before gzip's own first bytes
-    known = both or magic or _POINTS.get(path.suffix.lower())
+    named = _POINTS.get("".join(path.suffixes[-2:]).lower(), _POINTS.get(path.suffix.lower()))
+    known = named or magic  # what is packed has its packing's first bytes
     return None if known is None else f"is {known[0]}: expected {POINTS}; convert it with {known[1]}"
