@@ -43,6 +43,9 @@ class Register:
     """Write the inverse displacement field, on the moving image's grid, here."""
     affine_out: Path | None = None
     """Write the linear part here: .mat or .tfm (ITK, ANTs) or .txt (4x4, RAS mm)."""
+    ants_prefix: str | None = None
+    """Write what antsRegistrationSyN.sh does, under names that begin so: 0GenericAffine.mat, 1Warp.nii.gz,
+    1InverseWarp.nii.gz and Warped.nii.gz, for antsApplyTransforms."""
     qc: Path | None = None
     """Draw a picture of the result here (.png; extra: plot)."""
     moving_labels: Path | None = None
@@ -89,7 +92,13 @@ class Register:
     no images (general)."""
     init: str = "auto"
     """Start of the linear alignment: auto (any shift, turns up to 45 degrees), search (turned to any side and scaled,
-    too), header, mass (centres of mass), centre (of the grids), or a file with an affine."""
+    too), header, mass (centres of mass), centre (of the grids), or a file with a transform: a linear one is where the
+    alignment starts, a warp stands in its place and the deformation goes on from it."""
+    landmarks_fixed: Path | None = None
+    """Start from landmarks: a file of points in the fixed image (as --points takes them). The linear map that fits them
+    in least squares is where the alignment starts."""
+    landmarks_moving: Path | None = None
+    """The same places in the moving image, matched by label where both files have labels, else by order."""
     metric: Literal["auto", "lncc", "remap", "mind", "mse", "mi"] = "auto"
     """Similarity of the images: auto looks at them and says what it chose; lncc is local correlation; between contrasts
     remap is that after one image is mapped into the other's contrast, mind that of descriptors; mse is squared
@@ -156,15 +165,13 @@ class Register:
 
     def _options(self) -> dict[str, Any]:
         """The arguments of `fastreg.register` that one pair and many have in common."""
-        from fastreg.io.affines import load_affine
-        from fastreg.registration.linear.align import STARTS
         from fastreg.registration.stages import read_stages
 
         options: dict[str, Any] = {
             "model": self.model,
             "transform": self.transform,
             "affine": self.affine,
-            "init": self.init if self.init in STARTS else load_affine(self.init),
+            "init": self._init(),
             "refine": self.refine,
             "metric": self.metric,
             "regularity": self.regularity,
@@ -178,6 +185,18 @@ class Register:
         if self.levels is not None or self.windows is not None:
             options["stages"] = read_stages(self.levels or "3", self.windows)
         return options
+
+    def _init(self) -> Any:
+        from fastreg.registration.landmarks import Landmarks
+        from fastreg.utils.files import InputError
+
+        if self.landmarks_fixed is None and self.landmarks_moving is None:
+            return self.init
+        if self.landmarks_fixed is None or self.landmarks_moving is None:
+            raise InputError("--landmarks-fixed and --landmarks-moving go together")
+        if self.init != "auto":
+            raise InputError("--landmarks-fixed and --landmarks-moving are a start: not with --init")
+        return Landmarks(self.landmarks_fixed, self.landmarks_moving, self.points_space)
 
     def _run_one(self, fixed: Path, moving: Path) -> None:
         from fastreg.cli.output import err, out, print_json
@@ -215,6 +234,8 @@ class Register:
             before, after = (_shown(figures.get(key)) for key in ("dice_before", "dice"))
             hd95 = f"; HD95 {_shown(figures['hd95_mm'])} mm" if "hd95_mm" in figures else ""
             out.print(f"mean Dice {before} before, {after} after{hd95}; folds {figures.get('folds', '')}")
+        if "landmarks_left_mm" in found.log:
+            err.print(f"landmarks: {found.log['landmarks_left_mm']:.3g} mm left by the start that fits them")
         if "metric_because" in found.log and self.metric == "auto":
             err.print(f"metric {found.log['metric']}: {found.log['metric_because']}", soft_wrap=True)
         if found.log.get("affine_kept_start"):
@@ -239,6 +260,7 @@ class Register:
             moved_labels=self.moved_labels,
             points=self.points_output,
             points_back=self.points_moving_output,
+            ants_prefix=self.ants_prefix,
         )
 
     def _paths(self) -> list[Path]:
@@ -251,7 +273,7 @@ class Register:
 
         if not self._paths():
             raise InputError(
-                "nothing to write: give at least one of --moved, --warp, --inverse-warp, --affine-out, --qc"
+                "nothing to write: give at least one of --moved, --warp, --inverse-warp, --affine-out, --ants-prefix, --qc"
             )
         if self.moved_labels is not None and self.moving_labels is None:
             raise InputError("--moving-labels and --moved-labels go together")
@@ -278,16 +300,17 @@ class Register:
         from fastreg.data.pairs import read_pair_files
         from fastreg.nn import checkpoint
         from fastreg.registration import batch
+        from fastreg.registration.linear.align import STARTS
         from fastreg.utils.devices import pick_device
         from fastreg.utils.distributed import launch, pick_local_device, pick_part
-        from fastreg.utils.files import InputError
+        from fastreg.utils.files import InputError, check_exists
 
         folder = self._check_pairs()
         pairs = read_pair_files(listed)
         part = pick_part(self.part)
         options = self._options()
         recorded = {key: str(value) for key, value in options.items()}
-        recorded["init"] = self.init if isinstance(options["init"], str) else batch.fingerprint(Path(self.init))
+        recorded["init"] = self.init if self.init in STARTS else batch.fingerprint(check_exists(self.init, "init"))
         if self.model is not None:
             recorded["model"] = batch.fingerprint(checkpoint.find(self.model))
         device = pick_device(pick_local_device(self.device))
@@ -330,7 +353,7 @@ class Register:
         single = (
             "fixed", "moving", "warp", "inverse_warp", "affine_out", "qc", "moving_labels", "moved_labels",
             "fixed_labels", "points", "points_output", "points_moving", "points_moving_output", "mask_fixed",
-            "mask_moving",
+            "mask_moving", "ants_prefix", "landmarks_fixed", "landmarks_moving",
         )  # fmt: skip
         given = [name for name in single if getattr(self, name) is not None]
         if given:

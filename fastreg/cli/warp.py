@@ -25,8 +25,7 @@ class Warp:
     Example: `fastreg warp -i moving.nii.gz -r fixed.nii.gz -t warp.nii.gz -t affine.mat -o moved.nii.gz`
 
     Transforms are listed as for antsApplyTransforms: each leads from the fixed image towards the moving one, and the
-    last one is applied to the moving image first. [FILE,1] inverts an affine; the inverse of a warp is a file of its
-    own. Nothing is written unless all of it can be.
+    last one is applied to the moving image first. [FILE,1] is the inverse of a transform. Nothing is written unless all of it can be.
     """
 
     moving: Annotated[Path | None, Parameter(alias="-i")] = None
@@ -37,7 +36,7 @@ class Warp:
     reference: Annotated[Path | None, Parameter(alias="-r")] = None
     """The image whose grid the result gets; the first warp's grid if not given."""
     transform: Annotated[list[str], Parameter(alias="-t", negative=())] = field(default_factory=list)
-    """A warp (.nii.gz, .npz) or an affine (.mat, .tfm, .txt). Repeat for several."""
+    """A file of any kind that fastreg reads (docs/files.md), or [FILE,1] for its inverse. Repeat for several."""
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     """Write the moved image here."""
     interpolation: Annotated[Literal["linear", "nearest", "genericlabel"], Parameter(alias="-n")] = "linear"
@@ -58,10 +57,10 @@ class Warp:
     jacobian: Path | None = None
     """Write the Jacobian determinant on the fixed grid here: local change of volume, <= 0 where the warp folds."""
     compose: Path | None = None
-    """Write the composition of all transforms here, as one warp."""
-    convert_to: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
+    """Write the composition of all transforms here: as one warp (.nii.gz, .mha, .nrrd, .npz), or as they are (.h5)."""
+    convert_to: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"] | None = None
     """Format of --compose; if not given, npz for .npz and itk for .nii.gz."""
-    warp_format: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
+    warp_format: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"] | None = None
     """Format of the warps that are read, where their headers do not tell."""
     matrix: Literal["ras", "flirt"] | None = None
     """What a transform that is a plain 4x4 matrix of numbers maps: ras, fixed RAS mm to moving RAS mm (NiftyReg); or
@@ -75,14 +74,15 @@ class Warp:
         from fastreg.geometry.transforms import compose
         from fastreg.io.images import load_image, save_image
         from fastreg.io.points import encode_points, save_bytes
-        from fastreg.io.warps import save_warp
+        from fastreg.io.transforms import save_transforms
+        from fastreg.io.warps import WARP_ENDINGS
         from fastreg.utils.files import InputError
 
         self._check()
         moving = None if self.moving is None else self._load_moving(self.moving)
         reference = None if self.reference is None else load_image(self.reference, what="reference image")
         given = None if self.points is None else self._load_points(self.points)
-        transforms = [self._load(name, moving, reference) for name in self.transform]
+        transforms = [one for name in self.transform for one in self._load(name, moving, reference)]
         content = None
         if given is not None:
             grid = _grid_after(transforms, moving)
@@ -102,7 +102,9 @@ class Warp:
                 moved = sample_filled(moving, warp.tensor(), self.interpolation, outside)
             jacobian = warp.jacobian() if self.jacobian else None
             if self.compose:
-                save_warp(self.compose, warp, format=self.convert_to)
+                warped = self.compose.name.lower().endswith(WARP_ENDINGS)  # others hold the transforms as they are
+                given = {"fixed": reference, "moving": moving, "format": self.convert_to}
+                save_transforms(self.compose, [warp] if warped else transforms, **given)
             if self.output and moved is not None:
                 save_image(self.output, moved, affine, dtype=moved.dtype if moved.dtype.kind == "f" else None)
             if self.jacobian and jacobian is not None:
@@ -115,6 +117,7 @@ class Warp:
     def _check(self) -> None:
         """What can be known before anything is read."""
         from fastreg.io.images import check_ending
+        from fastreg.io.transforms import check_transform_ending
         from fastreg.utils.files import InputError, check_free
 
         if not (self.output or self.points or self.jacobian or self.compose):
@@ -129,9 +132,11 @@ class Warp:
         ):
             if wanted and not given:
                 raise InputError(why.format(self.convert_to))
-        for path in (self.output, self.jacobian, self.compose):
+        for path in (self.output, self.jacobian):
             if path is not None:
                 check_ending(path)
+        if self.compose is not None:
+            check_transform_ending(self.compose)
         for path in (self.output, self.jacobian, self.compose, self.points_output):
             if path is not None:
                 check_free(path, self.overwrite)
@@ -143,23 +148,12 @@ class Warp:
             return load_labels(path, what="moving image")
         return load_image(path, what="moving image", integers=self.interpolation == "nearest", channel=self.channel)
 
-    def _load(self, name: str, moving: Image | None, reference: Image | None) -> Transform:
-        """A transform's file, or [FILE,1]."""
-        from fastreg.geometry.transforms import Affine
-        from fastreg.io.warps import load_transform
-        from fastreg.utils.files import InputError
+    def _load(self, name: str, moving: Image | None, reference: Image | None) -> list[Transform]:
+        """The transforms of a file, or of [FILE,1]."""
+        from fastreg.cli._transforms import read_transforms
 
-        path, _, inverted = (
-            name[1:-1].rpartition(",") if name.startswith("[") and name.endswith("]") else (name, "", "0")
-        )
-        if inverted.strip() not in ("0", "1"):
-            raise InputError(f"transform {name}: expected FILE or [FILE,1]")
-        transform = load_transform(path, fixed=reference, moving=moving, format=self.warp_format, matrix=self.matrix)
-        if inverted.strip() == "0":
-            return transform
-        if not isinstance(transform, Affine):
-            raise InputError(f"transform {name}: only an affine is inverted here; give the warp's own inverse file")
-        return transform.inverse()
+        given = {"format": self.warp_format, "matrix": self.matrix}
+        return read_transforms(name, reference, moving, **given)
 
     def _load_points(self, path: Path) -> PointSet:
         from fastreg.io.markups import ENDINGS
@@ -189,23 +183,23 @@ class Warp:
 
 def _grid_after(transforms: list[Transform], moving: Image | None) -> Grid | None:
     """The moving grid, where it is known."""
-    from fastreg.geometry.transforms import Affine
+    from fastreg.geometry.transforms import Warp as Field
 
     if moving is not None:
         return moving.affine, moving.shape
     last = transforms[-1] if transforms else None
-    if last is None or isinstance(last, Affine) or last.moving_shape is None:
+    if not isinstance(last, Field) or last.moving_shape is None:
         return None
     return last.moving_affine, last.moving_shape
 
 
 def _grid(transforms: list[Transform], reference: Image | None) -> tuple[np.ndarray, tuple[int, ...]]:
     """Affine and shape of the fixed grid."""
-    from fastreg.geometry.transforms import Affine
+    from fastreg.geometry.transforms import Warp as Field
     from fastreg.utils.files import InputError
 
     if reference is not None:
         return reference.affine, reference.shape
-    if not transforms or isinstance(transforms[0], Affine):
+    if not transforms or not isinstance(transforms[0], Field):
         raise InputError("the fixed grid is not known: give --reference, or a warp as the first --transform")
     return transforms[0].fixed_affine, transforms[0].fixed_shape

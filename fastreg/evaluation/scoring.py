@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from fastreg.geometry.image import Image
 from fastreg.geometry.resample import resample_to_grid, sample_filled
 from fastreg.geometry.transforms import Warp
 from fastreg.io.images import load_image, load_labels
-from fastreg.io.point_sets import PointSet, from_ras, to_ras
+from fastreg.io.point_sets import from_ras, matched, to_ras
 from fastreg.io.points import load_points
 from fastreg.io.warps import load_warp
 from fastreg.utils.files import InputError
@@ -194,7 +193,7 @@ def _landmarks(given: Pair, space: str, warp: Warp | None, fixed: Image | None, 
     spaces = [first.space or space, second.space or space]
     if (spaces[0] == "voxel" and fixed_affine is None) or (spaces[1] == "voxel" and moving_affine is None):
         raise InputError("landmarks in voxels need the grids of their images: give the fixed and the moving image")
-    order = _same_landmarks(first, second, given)
+    order = matched(first, second, given.points_fixed, given.points_moving)
     start = to_ras(first.points, spaces[0], fixed_affine)
     target = to_ras(second.points[order], spaces[1], moving_affine)
     figures: Figures = {"tre_mm_before": _summary(np.linalg.norm(start - target, axis=1))}
@@ -204,35 +203,6 @@ def _landmarks(given: Pair, space: str, warp: Warp | None, fixed: Image | None, 
         spacing = Image(warp.flow[..., 0], warp.moving_affine).spacing_mm
         figures["tre_mm"] = _summary(metrics.tre(voxels, wanted, np.moveaxis(warp.flow, -1, 0), spacing))
     return figures
-
-
-def _same_landmarks(fixed: PointSet, moving: PointSet, given: Pair) -> list[int]:
-    """Which of the moving landmarks belongs to each of the fixed ones: by label where both files name each of theirs.
-
-    Raises:
-        InputError: not as many, or a label that only one of them has.
-    """
-    if len(fixed.points) != len(moving.points):
-        raise InputError(
-            f"points {given.points_moving}: expected {len(fixed.points)} as in {given.points_fixed}, "
-            f"got {len(moving.points)}"
-        )
-    order = list(range(len(fixed.points)))
-    if not (_named(fixed) and _named(moving)) or fixed.labels == moving.labels:
-        return order
-    assert fixed.labels is not None and moving.labels is not None
-    where = {label: k for k, label in enumerate(moving.labels)}
-    for label in fixed.labels:
-        if label not in where:
-            raise InputError(f"points {given.points_moving}: expected {label!r} as in {given.points_fixed}, got none")
-    text = f"points {given.points_moving}: in another order than {given.points_fixed}; matched by their labels"
-    warnings.warn(text, UserWarning, stacklevel=4)
-    return [where[label] for label in fixed.labels]
-
-
-def _named(points: PointSet) -> bool:
-    """Whether every point has a label of its own."""
-    return points.labels is not None and all(points.labels) and len(set(points.labels)) == len(points.labels)
 
 
 def _summary(errors: np.ndarray) -> Figures:

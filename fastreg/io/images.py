@@ -180,9 +180,9 @@ def save_image(
 def _for_mgh(data: np.ndarray) -> np.ndarray:
     """What MGH can store: uint8, int16, int32 or float32, of three axes."""
     if data.dtype.kind in "iub" and data.size and np.abs(data.astype(np.int64)).max() < 2**31:
-        kind = np.uint8 if data.dtype == np.uint8 else np.int32
+        kind = "u1" if data.dtype == np.uint8 else "i4"
     else:
-        kind = np.float32
+        kind = "f4"
     return data.astype(kind, copy=False).reshape(*data.shape, *[1] * (3 - data.ndim))
 
 
@@ -202,13 +202,13 @@ def save_nifti(
     data: np.ndarray,
     affine: np.ndarray,
     *,
-    intent: int = 0,
+    intent: tuple[int, str, float] = (0, "", 0),
     extension: bytes | None = None,
     description: str = "",
 ) -> None:
     """Write `data` as it is to .nii or .nii.gz, in mm, q-form and s-form set; NIfTI-2 where an axis needs it.
 
-    `extension` is FreeSurfer's.
+    `intent` is its code, its name and its first parameter; `extension` is FreeSurfer's.
     """
     check_ending(path, (".nii", ".nii.gz"))
     kind = nibabel.Nifti1Image if max(data.shape) <= _NIFTI1_AXIS else nibabel.Nifti2Image
@@ -218,7 +218,7 @@ def save_nifti(
     if (forms_distance_mm(image) or 0) > 1e-3 * min(spacing_mm(affine)):
         image.set_qform(None, code=0)  # a q-form cannot say shear
     image.header.set_xyzt_units("mm")
-    image.header["intent_code"] = intent
+    image.header["intent_code"], image.header["intent_name"], image.header["intent_p1"] = intent
     image.header["descrip"] = description
     if extension is not None:
         image.header.extensions.append(nibabel.nifti1.Nifti1Extension(14, extension))

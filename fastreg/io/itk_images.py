@@ -99,3 +99,14 @@ def save_itk(path: Path, image: Image) -> None:
     if image.ndim == 2 and not in_plane(image.affine):
         image = Image(image.data[..., None], image.affine)
     library.WriteImage(image_for("SimpleITK", image), str(path), useCompression=True)
+
+
+def save_itk_vectors(path: Path, vectors: np.ndarray, affine: np.ndarray) -> None:
+    """Write [X, Y, Z, 3] or [X, Y, 3], LPS mm; 2-D ones in the x-y plane with two components, others as one slice."""
+    library = simple_itk(f"output {path}")
+    if vectors.ndim == 3:
+        vectors = vectors[..., :2] if in_plane(affine) else vectors[:, :, None]
+    made = image_for("SimpleITK", Image(np.zeros(vectors.shape[:-1], np.uint8), affine))
+    image = library.GetImageFromArray(np.ascontiguousarray(np.moveaxis(vectors, -1, 0).T), isVector=True)
+    image.CopyInformation(made)
+    library.WriteImage(image, str(path), useCompression=True)

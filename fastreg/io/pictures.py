@@ -24,7 +24,7 @@ PNG_ENDINGS = (".png",)
 """What is written here."""
 _INCH = 25.4
 _UNITS_MM = {
-    "nm": 1e-6, "um": 1e-3, "µm": 1e-3, "\\u00b5m": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3,
+    "nm": 1e-6, "um": 1e-3, "\u00b5m": 1e-3, "\\u00b5m": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3,
     "mm": 1.0, "millimeter": 1.0, "cm": 10.0, "centimeter": 10.0, "inch": _INCH, "in": _INCH, "m": 1000.0,
 }  # fmt: skip
 
@@ -150,7 +150,7 @@ def _tiff_spacing_mm(file: Any, tifffile: Any) -> tuple[float, float, float]:
 
 def _length_mm(pixels: dict[str, Any], axis: str) -> float:
     length = float(pixels.get(f"PhysicalSize{axis}", 0))
-    return length * _UNITS_MM.get(str(pixels.get(f"PhysicalSize{axis}Unit", "µm")), 1e-3) if length > 0 else 1.0
+    return length * _UNITS_MM.get(str(pixels.get(f"PhysicalSize{axis}Unit", "\u00b5m")), 1e-3) if length > 0 else 1.0
 
 
 def _pixel(tags: Any, key: str, unit: float) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -115,3 +116,31 @@ def check_finite(points: np.ndarray, name: str) -> np.ndarray:
     if bad.any():
         raise InputError(f"{name}: expected finite numbers, got {points[bad][0].tolist()} as point {bad.argmax() + 1}")
     return points
+
+
+def matched(fixed: PointSet, moving: PointSet, fixed_name: Any, moving_name: Any) -> list[int]:
+    """Which of the moving landmarks belongs to each of the fixed ones: by label where both files name each of theirs.
+
+    Raises:
+        InputError: not as many, or a label that only one of them has.
+    """
+    if len(fixed.points) != len(moving.points):
+        raise InputError(
+            f"points {moving_name}: expected {len(fixed.points)} as in {fixed_name}, got {len(moving.points)}"
+        )
+    order = list(range(len(fixed.points)))
+    if not (_labelled(fixed) and _labelled(moving)) or fixed.labels == moving.labels:
+        return order
+    assert fixed.labels is not None and moving.labels is not None
+    where = {label: k for k, label in enumerate(moving.labels)}
+    for label in fixed.labels:
+        if label not in where:
+            raise InputError(f"points {moving_name}: expected {label!r} as in {fixed_name}, got none")
+    text = f"points {moving_name}: in another order than {fixed_name}; matched by their labels"
+    warnings.warn(text, UserWarning, stacklevel=4)
+    return [where[label] for label in fixed.labels]
+
+
+def _labelled(points: PointSet) -> bool:
+    """Whether every point has a label of its own."""
+    return points.labels is not None and all(points.labels) and len(set(points.labels)) == len(points.labels)

@@ -49,10 +49,10 @@ def folder(tmp_path):
 
 
 def transforms(folder):
-    from fastreg.io.warps import load_transform
+    from fastreg.io.transforms import load_transforms
 
     moving = load_image(folder / "moving.nii.gz")
-    return moving, [load_transform(folder / name, moving=moving) for name in ("warp.nii.gz", "affine.mat")]
+    return moving, [load_transforms(folder / name, moving=moving)[0] for name in ("warp.nii.gz", "affine.mat")]
 
 
 def test_moves_an_image_through_a_chain(folder):
