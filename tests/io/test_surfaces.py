@@ -298,6 +298,8 @@ BAD = {
     "a.obj": (b"v 0 0 0\n", "is Wavefront OBJ.*meshio convert"),
     "a.nii.gz": (b"\x1f\x8b\x08\x00", "is an image.*marching_cubes"),
     "a.tt.gz": (b"\x1f\x8b\x08\x00", "is DSI Studio's streamlines"),
+    "a.txt": (b"point\n2\n1 2 3\n", "is elastix' list of points"),
+    "a.xlsx": (b"PK\3\4", "is a spreadsheet.*CSV"),
     "a.trx": (b"PK\3\4", "is TRX streamlines"),
     "a.gii.gz": (b"\x1f\x8b\x08\x00", "gunzip"),
 }  # fmt: skip
