@@ -102,6 +102,8 @@ _POINTS_MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"<VTKFile", "VTK XML", "3D Slicer or ParaView (save as legacy .vtk)"),
     (b'<?xml version="1.0"?>\n<VTKFile', "VTK XML", "3D Slicer or ParaView (save as legacy .vtk)"),
     (b"MNI Tag Point File", "MINC tag points", "a text editor (a CSV table with x, y and z)"),
+    (b"point\n", "elastix' list of points", "a text editor (a CSV table with x, y and z)"),
+    (b"index\n", "elastix' list of points", "a text editor (a CSV table with x, y and z)"),
     (b"#!ascii label", "a label of FreeSurfer", "a text editor (a CSV table with x, y and z)"),
 )
 _POINTS: dict[str, tuple[str, str]] = {
@@ -112,11 +114,11 @@ _POINTS: dict[str, tuple[str, str]] = {
     ".msh": ("a Gmsh mesh", _MESHES),
     ".inp": ("an Abaqus mesh", _MESHES),
     ".asc": ("an ASCII surface of FreeSurfer", SCANNER),
-    ".trx": ("TRX streamlines", "nibabel and trx-python (trx_convert_tractogram IN OUT.trk)"),
+    ".trx": ("TRX streamlines", "trx-python or DIPY (save as .trk)"),
     ".tt": ("DSI Studio's streamlines", "DSI Studio (save as .trk)"),
-    ".pts": ("points of elastix or VTK", "a text editor (a CSV table with x, y and z)"),
     ".tag": ("MINC tag points", "a text editor (a CSV table with x, y and z)"),
     ".xls": ("a spreadsheet", "saving it as CSV"),
+    ".xlsx": ("a spreadsheet", "saving it as CSV"),
     ".tt.gz": ("DSI Studio's streamlines", "DSI Studio (save as .trk)"),
     ".nii": ("an image", _OF_IMAGES),
     ".nii.gz": ("an image", _OF_IMAGES),
@@ -155,6 +157,6 @@ def foreign_transform(path: Path) -> str | None:
 def foreign_points(path: Path, head: bytes) -> str | None:
     """Likewise of points, surfaces and streamlines; `head` is the file's first bytes."""
     magic = next(((kind, tool) for start, kind, tool in _POINTS_MAGIC if head.startswith(start)), None)
-    both = _POINTS.get("".join(path.suffixes[-2:]).lower())  # before gzip's own first bytes
-    known = both or magic or _POINTS.get(path.suffix.lower())
+    named = _POINTS.get("".join(path.suffixes[-2:]).lower(), _POINTS.get(path.suffix.lower()))
+    known = named or magic  # what is packed has its packing's first bytes
     return None if known is None else f"is {known[0]}: expected {POINTS}; convert it with {known[1]}"

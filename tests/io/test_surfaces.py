@@ -39,6 +39,11 @@ def polydata(vtk, kind="float"):
     data.GetPointData().SetScalars(array("thickness", rng.normal(size=5)))
     data.GetPointData().AddArray(array("two_numbers", rng.integers(0, 9, (5, 2)).astype(np.int32)))
     data.GetPointData().AddArray(array("bytes", np.arange(5, dtype=np.uint8)))
+    data.GetPointData().SetVectors(array("flow", rng.normal(size=(5, 3))))
+    data.GetPointData().SetTensors(array("diffusion", rng.normal(size=(5, 9)).astype(np.float32)))
+    data.GetPointData().SetTCoords(array("texture", rng.uniform(size=(5, 2)).astype(np.float32)))
+    data.GetFieldData().AddArray(array("cohort", np.array([7, 8], np.int64)))
+    data.GetCellData().SetNormals(array("sides", rng.normal(size=(6, 3)).astype(np.float32)))
     colours = array("RGB", rng.integers(0, 255, (6, 3)).astype(np.uint8))
     data.GetCellData().SetScalars(colours)
     words = vtk.vtkStringArray()
@@ -104,8 +109,10 @@ def test_vtk_reads_its_own_file_again_with_other_points(tmp_path, binary, versio
     for kind in ("GetPolys", "GetLines"):
         assert cells(vtk, getattr(after, kind)()) == cells(vtk, getattr(before, kind)()) != []
     kept = data_of(before.GetPointData())
-    assert kept.pop("Normals") and data_of(after.GetPointData()) == kept and len(kept) == 4
-    assert data_of(after.GetCellData()) == data_of(before.GetCellData()) != {}
+    assert kept.pop("Normals") and data_of(after.GetPointData()) == kept and len(kept) == 7
+    kept = data_of(before.GetCellData())
+    assert kept.pop("sides") and data_of(after.GetCellData()) == kept != {}
+    assert data_of(after.GetFieldData()) == data_of(before.GetFieldData()) != {}
     triangles = given.triangles()
     assert len(triangles) == len(FACES) + 2
     np.testing.assert_array_equal(triangles[:4], FACES)
@@ -289,6 +296,11 @@ BAD = {
     "lh.white": (b"\xff\xff\xfecreated by me\n\n", "mris_convert --to-scanner"),
     "a.vtp": (b'<?xml version="1.0"?>\n<VTKFile type="PolyData">', "is VTK XML.*3D Slicer or ParaView"),
     "a.obj": (b"v 0 0 0\n", "is Wavefront OBJ.*meshio convert"),
+    "a.nii.gz": (b"\x1f\x8b\x08\x00", "is an image.*marching_cubes"),
+    "a.tt.gz": (b"\x1f\x8b\x08\x00", "is DSI Studio's streamlines"),
+    "a.txt": (b"point\n2\n1 2 3\n", "is elastix' list of points"),
+    "a.xlsx": (b"PK\3\4", "is a spreadsheet.*CSV"),
+    "a.trx": (b"PK\3\4", "is TRX streamlines"),
     "a.gii.gz": (b"\x1f\x8b\x08\x00", "gunzip"),
 }  # fmt: skip
 
