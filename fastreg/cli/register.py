@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -140,6 +139,7 @@ class Register:
 
     def run(self) -> None:
         """Registers and writes."""
+        from fastreg.cli._pairs import run_pairs
         from fastreg.utils.files import InputError
 
         if self.levels is not None and self.refine is not None:
@@ -157,13 +157,13 @@ class Register:
                 "--discrete starts a deformation by optimisation; not with --model or a linear --transform"
             )
         if self.pairs is not None:
-            self._run_pairs(self.pairs)
+            run_pairs(self, self.pairs)
         elif self.fixed is None or self.moving is None:
             raise CycloptsError(msg="register needs --fixed and --moving, or --pairs")
         else:
             self._run_one(self.fixed, self.moving)
 
-    def _options(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """The arguments of `fastreg.register` that one pair and many have in common."""
         from fastreg.registration.stages import read_stages
 
@@ -199,7 +199,7 @@ class Register:
         return Landmarks(self.landmarks_fixed, self.landmarks_moving, self.points_space)
 
     def _run_one(self, fixed: Path, moving: Path) -> None:
-        from fastreg.cli.output import err, out, print_json
+        from fastreg.cli.output import err, out, print_json, shown
         from fastreg.data.pairs import PairFiles
         from fastreg.registration.files import register_files
         from fastreg.utils.files import check_exists, digest
@@ -220,7 +220,7 @@ class Register:
             overwrite=self.overwrite,
             device=self.device,
             on_progress=lambda what, seconds: None if self.json else err.print(f"{what:10} {seconds:6.2f} s"),
-            **self._options(),
+            **self.arguments(),
         )
         if self.qc is not None:
             _draw(found, self.qc)
@@ -228,11 +228,11 @@ class Register:
             written = {str(path): digest(path) for path in self._paths()}
             figures = {k: v for k, v in figures.items() if k not in ("seconds", "suspect")}
             print_json({**found.log, **figures, "written": written})
-            self._end(found.suspect is not None)
+            self.end(found.suspect is not None)
             return
         if "dice" in figures:
-            before, after = (_shown(figures.get(key)) for key in ("dice_before", "dice"))
-            hd95 = f"; HD95 {_shown(figures['hd95_mm'])} mm" if "hd95_mm" in figures else ""
+            before, after = (shown(figures.get(key), "-") for key in ("dice_before", "dice"))
+            hd95 = f"; HD95 {shown(figures["hd95_mm"], "-")} mm" if "hd95_mm" in figures else ""
             out.print(f"mean Dice {before} before, {after} after{hd95}; folds {figures.get('folds', '')}")
         if "landmarks_left_mm" in found.log:
             err.print(f"landmarks: {found.log['landmarks_left_mm']:.3g} mm left by the start that fits them")
@@ -243,9 +243,10 @@ class Register:
         if found.suspect is not None:
             err.print(f"suspect: {found.suspect}", soft_wrap=True)
         out.print(f"registered in {found.seconds:.1f} s: {', '.join(map(str, self._paths()))}", soft_wrap=True)
-        self._end(found.suspect is not None)
+        self.end(found.suspect is not None)
 
-    def _end(self, suspect: bool) -> None:
+    def end(self, suspect: bool) -> None:
+        """Ends with exit code 1 where a result is suspect and --strict is given."""
         if suspect and self.strict:
             raise SystemExit(1)
 
@@ -295,107 +296,6 @@ class Register:
         if self.qc is not None:
             check_free(self.qc, self.overwrite)
             check_ending(self.qc, PICTURE_ENDINGS)
-
-    def _run_pairs(self, listed: Path) -> None:
-        from fastreg.cli.output import err, print_json
-        from fastreg.data.pairs import read_pair_files
-        from fastreg.nn import checkpoint
-        from fastreg.registration import batch
-        from fastreg.registration.linear.align import STARTS
-        from fastreg.utils.devices import pick_device
-        from fastreg.utils.distributed import launch, pick_local_device, pick_part
-        from fastreg.utils.files import InputError, check_exists
-
-        folder = self._check_pairs()
-        pairs = read_pair_files(listed)
-        part = pick_part(self.part)
-        options = self._options()
-        recorded = {key: str(value) for key, value in options.items()}
-        recorded["init"] = self.init if self.init in STARTS else batch.fingerprint(check_exists(self.init, "init"))
-        if self.model is not None:
-            recorded["model"] = batch.fingerprint(checkpoint.find(self.model))
-        device = pick_device(pick_local_device(self.device))
-        if self.model is not None:
-            options["model"] = checkpoint.load(self.model, device)
-        job = batch.Batch(
-            folder,
-            {**options, "device": device},
-            recorded,
-            tuple(word.strip() for word in self.save.split(",") if word.strip()),
-            self.points_space,
-            self.overwrite,
-            [("--pairs", listed), ("--init", Path(self.init)), *([("--model", self.model)] if self.model else [])],
-        )
-        mine = len(pairs[part[0] :: part[1]])
-        done = 0
-
-        def on_progress(row: batch.Row, fresh: bool) -> None:
-            nonlocal done
-            done += 1
-            if not self.json:
-                err.print(f"{done}/{mine} {_row_text(row, fresh)}", soft_wrap=True)
-
-        rows = batch.run(pairs, job, part, on_progress)
-        failed = [row for row in rows if row.get("error")]
-        if self.json:
-            print_json({"pairs": rows, "table": str(folder / batch.TABLE)})
-        else:
-            _print_rows(rows, folder / batch.TABLE)
-        if failed:
-            said = f"{len(failed)} of {len(rows)} pairs failed, {failed[0]['name']} first; see {folder / batch.TABLE}"
-            if launch().world == 1:
-                raise InputError(said)
-            err.print(said, soft_wrap=True)  # torchrun stops all others where one process ends with 1
-        self._end(any(row.get("suspect") for row in rows))
-
-    def _check_pairs(self) -> Path:
-        from fastreg.utils.files import InputError
-
-        single = (
-            "fixed", "moving", "warp", "inverse_warp", "affine_out", "qc", "moving_labels", "moved_labels",
-            "fixed_labels", "points", "points_output", "points_moving", "points_moving_output", "mask_fixed",
-            "mask_moving", "ants_prefix", "landmarks_fixed", "landmarks_moving",
-        )  # fmt: skip
-        given = [name for name in single if getattr(self, name) is not None]
-        if given:
-            raise InputError(f"--pairs: the list and --save say what --{given[0].replace('_', '-')} says for one pair")
-        if self.moved is None:
-            raise InputError("--pairs needs -o, the folder for what comes out")
-        if os.path.lexists(self.moved) and not self.moved.is_dir():
-            kind = "link to nothing" if self.moved.is_symlink() else "file"
-            raise InputError(f"output {self.moved} is a {kind}, not a folder")
-        return self.moved
-
-
-def _row_text(row: dict[str, Any], fresh: bool) -> str:
-    if row.get("error"):
-        return f"{row['name']}: {row['error']}"
-    dice = f", Dice {_shown(row['dice_before'])} -> {_shown(row['dice'])}" if "dice" in row else ""
-    return f"{row['name']}: {row['seconds']:.1f} s{dice}" if fresh else f"{row['name']}: done before"
-
-
-def _shown(figure: float | None) -> str:
-    from fastreg.cli.output import shown
-
-    return shown(figure, "-")
-
-
-def _print_rows(rows: list[dict[str, Any]], table: Path) -> None:
-    from fastreg.cli.output import out, print_table
-
-    known = {"dice_before": "Dice before", "dice": "Dice", "hd95_mm": "HD95 mm"}
-    known |= {"tre_mm_before": "TRE mm before", "tre_mm": "TRE mm"}
-    columns = {key: title for key, title in known.items() if any(key in row for row in rows)}
-    columns |= {"sdlogj": "SDlogJ", "ndv_percent": "NDV %", "seconds": "seconds"}
-    counts = {"folds": "folds", "corner_folds": "corner folds"}
-    print_table(
-        ["pair", *columns.values(), *counts.values()],
-        [
-            [row["name"], *(_shown(row.get(key)) for key in columns), *(str(row.get(key, "-")) for key in counts)]
-            for row in rows
-        ],
-    )
-    out.print(f"written: {table}", soft_wrap=True)
 
 
 def _draw(found: RegistrationResult, path: Path) -> None:
