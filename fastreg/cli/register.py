@@ -232,7 +232,7 @@ class Register:
             return
         if "dice" in figures:
             before, after = (shown(figures.get(key), "-") for key in ("dice_before", "dice"))
-            hd95 = f"; HD95 {shown(figures["hd95_mm"], "-")} mm" if "hd95_mm" in figures else ""
+            hd95 = f"; HD95 {shown(figures['hd95_mm'], '-')} mm" if "hd95_mm" in figures else ""
             out.print(f"mean Dice {before} before, {after} after{hd95}; folds {figures.get('folds', '')}")
         if "landmarks_left_mm" in found.log:
             err.print(f"landmarks: {found.log['landmarks_left_mm']:.3g} mm left by the start that fits them")
