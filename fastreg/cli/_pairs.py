@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from fastreg.cli.register import Register
+from typing import Any
 
 
-def run_pairs(options: Register, listed: Path) -> None:
-    """Registers the pairs of a list, shows how each went, and the table of all."""
+def run_pairs(options: Any, listed: Path) -> None:
+    """Registers the pairs of a list, shows how each went, and the table of all; `options` are the command's."""
     from fastreg.cli.output import err, print_json
     from fastreg.data.pairs import read_pair_files
     from fastreg.nn import checkpoint
@@ -64,7 +61,7 @@ def run_pairs(options: Register, listed: Path) -> None:
     options.end(any(row.get("suspect") for row in rows))
 
 
-def _check(options: Register) -> Path:
+def _check(options: Any) -> Path:
     from fastreg.utils.files import InputError
 
     single = (
@@ -72,7 +69,7 @@ def _check(options: Register) -> Path:
         "fixed_labels", "points", "points_output", "points_moving", "points_moving_output", "mask_fixed",
         "mask_moving", "ants_prefix", "landmarks_fixed", "landmarks_moving",
     )  # fmt: skip
-    given = [name for name in single if getattr(options, name) is not None]
+    given = [name for name in single if getattr(options, name) not in (None, [])]
     if given:
         raise InputError(f"--pairs: the list and --save say what --{given[0].replace('_', '-')} says for one pair")
     if options.moved is None:
@@ -80,7 +77,7 @@ def _check(options: Register) -> Path:
     if os.path.lexists(options.moved) and not options.moved.is_dir():
         kind = "link to nothing" if options.moved.is_symlink() else "file"
         raise InputError(f"output {options.moved} is a {kind}, not a folder")
-    return options.moved
+    return Path(options.moved)
 
 
 def _row_text(row: dict[str, Any], fresh: bool) -> str:

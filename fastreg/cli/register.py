@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,10 +29,12 @@ class Register:
     spacing. No output is touched unless all inputs could be read and all outputs can be written.
     """
 
-    fixed: Annotated[Path | None, Parameter(alias="-f")] = None
-    """The fixed image: the result is on its grid. A file, or a folder with a DICOM series (docs/files.md)."""
-    moving: Annotated[Path | None, Parameter(alias="-m")] = None
-    """The moving image: it is brought onto the fixed one."""
+    fixed: Annotated[list[Path], Parameter(alias="-f", negative=())] = field(default_factory=list)
+    """The fixed image: the result is on its grid. A file, or a folder with a DICOM series (docs/files.md). Repeat for
+    several channels, such as T1 and T2."""
+    moving: Annotated[list[Path], Parameter(alias="-m", negative=())] = field(default_factory=list)
+    """The moving image: it is brought onto the fixed one. Repeat for several channels, as many as fixed ones; what is
+    written is the first."""
     moved: Annotated[Path | None, Parameter(alias="-o")] = None
     """Write the moved image here. With --pairs: the folder for all results."""
     warp: Path | None = None
@@ -98,10 +100,17 @@ class Register:
     in least squares is where the alignment starts."""
     landmarks_moving: Path | None = None
     """The same places in the moving image, matched by label where both files have labels, else by order."""
-    metric: Literal["auto", "lncc", "remap", "mind", "mse", "mi"] = "auto"
-    """Similarity of the images: auto looks at them and says what it chose; lncc is local correlation; between contrasts
-    remap is that after one image is mapped into the other's contrast, mind that of descriptors; mse is squared
-    differences, mi mutual information."""
+    metric: str = "auto"
+    """Similarity of the images; of several channels one for all, or a list such as lncc,mi. auto looks at them and says
+    what it chose; lncc is local correlation; between contrasts remap is that after one image is mapped into the other's
+    contrast, mind that of descriptors; mse is squared differences, mi mutual information."""
+    weights: str | None = None
+    """Of several channels, such as 1,0.5; equal if not given."""
+    labels_weight: Annotated[float, Range(0)] = 0.0
+    """Let --fixed-labels and --moving-labels lead the deformation, too: the weight of their mean Dice against the
+    images' similarity."""
+    landmarks_weight: Annotated[float, Range(0)] = 0.0
+    """Let the landmarks lead the deformation, too: the weight of their distance against the images' similarity."""
     regularity: Literal["close", "default", "smooth"] = "default"
     """How far the field may bend for the images' sake: close fits more, smooth keeps volumes."""
     smoothness: Annotated[float | None, Parameter(alias="--lambda"), Range(0)] = None
@@ -120,10 +129,10 @@ class Register:
     background: float | None = None
     """Value of the moved image where the moving one does not reach; if not given, 0, or the moving image's minimum
     where that is below 0: the air of a CT."""
-    mask_fixed: Path | None = None
-    """Mask of the fixed image: only what is above 0 counts."""
-    mask_moving: Path | None = None
-    """Mask of the moving image: only what is above 0 counts."""
+    mask_fixed: Annotated[list[Path], Parameter(negative=())] = field(default_factory=list)
+    """Mask of the fixed image: only what is above 0 counts. Of several channels one for all, or one for each."""
+    mask_moving: Annotated[list[Path], Parameter(negative=())] = field(default_factory=list)
+    """Mask of the moving image: only what is above 0 counts. Likewise."""
     channel: str | None = None
     """Of colour pictures the channel to compare: luminance (if not given), red, green, blue, or a number from 0, which
     takes a volume of a series too. Grey images are taken as they are."""
@@ -158,22 +167,26 @@ class Register:
             )
         if self.pairs is not None:
             run_pairs(self, self.pairs)
-        elif self.fixed is None or self.moving is None:
+        elif not self.fixed or not self.moving:
             raise CycloptsError(msg="register needs --fixed and --moving, or --pairs")
         else:
-            self._run_one(self.fixed, self.moving)
+            self._run_one()
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `fastreg.register` that one pair and many have in common."""
         from fastreg.registration.stages import read_stages
 
+        metrics = [word.strip() for word in self.metric.split(",")]
         options: dict[str, Any] = {
             "model": self.model,
             "transform": self.transform,
             "affine": self.affine,
             "init": self._init(),
             "refine": self.refine,
-            "metric": self.metric,
+            "metric": metrics[0] if len(metrics) == 1 else metrics,
+            "weights": None if self.weights is None else _numbers(self.weights),
+            "labels_weight": self.labels_weight,
+            "landmarks_weight": self.landmarks_weight,
             "regularity": self.regularity,
             "smoothness": self.smoothness,
             "volume": self.volume,
@@ -198,17 +211,19 @@ class Register:
             raise InputError("--landmarks-fixed and --landmarks-moving are a start: not with --init")
         return Landmarks(self.landmarks_fixed, self.landmarks_moving, self.points_space)
 
-    def _run_one(self, fixed: Path, moving: Path) -> None:
+    def _run_one(self) -> None:
         from fastreg.cli.output import err, out, print_json, shown
         from fastreg.data.pairs import PairFiles
         from fastreg.registration.files import register_files
         from fastreg.utils.files import check_exists, digest
 
         self._check_outputs()
-        for path, what in ((fixed, "fixed image"), (moving, "moving image")):
-            check_exists(path, what, folder=True)
+        for paths, what in ((self.fixed, "fixed image"), (self.moving, "moving image")):
+            for path in paths:
+                check_exists(path, what, folder=True)
+        masks = [given[0] if len(given) == 1 and len(self.fixed) == 1 else None for given in self._masks()]
         pair = PairFiles(
-            "pair", moving, fixed, self.moving_labels, self.fixed_labels, self.mask_moving, self.mask_fixed,
+            "pair", self.moving[0], self.fixed[0], self.moving_labels, self.fixed_labels, masks[1], masks[0],
             self.points, self.points_moving,
         )  # fmt: skip
         found, figures = register_files(
@@ -218,6 +233,7 @@ class Register:
             landmarks=False,  # the two lists of points are carried each its own way
             scored=self.fixed_labels is not None,
             overwrite=self.overwrite,
+            channels=self._channels(),
             device=self.device,
             on_progress=lambda what, seconds: None if self.json else err.print(f"{what:10} {seconds:6.2f} s"),
             **self.arguments(),
@@ -236,7 +252,7 @@ class Register:
             out.print(f"mean Dice {before} before, {after} after{hd95}; folds {figures.get('folds', '')}")
         if "landmarks_left_mm" in found.log:
             err.print(f"landmarks: {found.log['landmarks_left_mm']:.3g} mm left by the start that fits them")
-        if "metric_because" in found.log and self.metric == "auto":
+        if "metric_because" in found.log and self.metric == "auto" and len(self.fixed) == 1:
             err.print(f"metric {found.log['metric']}: {found.log['metric_because']}", soft_wrap=True)
         if found.log.get("affine_kept_start"):
             err.print("linear: nothing was found that is better than the start, which stays", soft_wrap=True)
@@ -244,6 +260,26 @@ class Register:
             err.print(f"suspect: {found.suspect}", soft_wrap=True)
         out.print(f"registered in {found.seconds:.1f} s: {', '.join(map(str, self._paths()))}", soft_wrap=True)
         self.end(found.suspect is not None)
+
+    def _masks(self) -> tuple[list[Path], list[Path]]:
+        """Of the fixed and the moving images: none, one, or one for each; one is for all."""
+        count = len(self.fixed)
+        fixed, moving = (
+            list(given) * count if len(given) == 1 else given for given in (self.mask_fixed, self.mask_moving)
+        )
+        return fixed, moving
+
+    def _channels(self) -> dict[str, Any]:
+        """The images of several channels, in place of the pair's."""
+        if len(self.fixed) == len(self.moving) == 1:
+            return {}
+        fixed_masks, moving_masks = self._masks()
+        return {
+            "fixed": self.fixed,
+            "moving": self.moving,
+            "fixed_mask": fixed_masks or None,
+            "moving_mask": moving_masks or None,
+        }
 
     def end(self, suspect: bool) -> None:
         """Ends with exit code 1 where a result is suspect and --strict is given."""
@@ -296,6 +332,15 @@ class Register:
         if self.qc is not None:
             check_free(self.qc, self.overwrite)
             check_ending(self.qc, PICTURE_ENDINGS)
+
+
+def _numbers(text: str) -> list[float]:
+    from fastreg.utils.files import InputError
+
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--weights: expected numbers such as 1,0.5, got {text}") from error
 
 
 def _draw(found: RegistrationResult, path: Path) -> None:

@@ -84,6 +84,7 @@ def register_files(
     landmarks: bool = True,
     scored: bool = True,
     overwrite: bool = True,
+    channels: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> tuple[RegistrationResult, Figures]:
     """Registers a pair of files and writes what is wanted. Nothing is written unless everything could be read.
@@ -95,6 +96,7 @@ def register_files(
         landmarks: The pair's points of both images are the same places: their distance is scored.
         scored: Compute the figures.
         overwrite: False: refuse outputs that exist, also those that came while the work was done.
+        channels: The images and masks of several channels, as `fastreg.register` takes them, in place of the pair's.
         options: Arguments of `fastreg.register`.
 
     Returns:
@@ -115,14 +117,11 @@ def register_files(
     wants_inverse = (
         outputs.ants_prefix is not None or outputs.inverse_warp is not None or outputs.points_back is not None
     )
-    found = register(
-        pair.fixed,
-        pair.moving,
-        fixed_mask=pair.fixed_mask,
-        moving_mask=pair.moving_mask,
-        inverse=wants_inverse,
-        **options,
-    )
+    images: Mapping[str, Any] = channels or {
+        "fixed": pair.fixed, "moving": pair.moving, "fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask,
+    }  # fmt: skip
+    named: dict[str, Any] = {**images, "fixed_labels": pair.fixed_labels, "moving_labels": pair.moving_labels}
+    found = register(**named, inverse=wants_inverse, **options)
     figures = score(found, pair, points_space, landmarks) if scored else {}
     outputs.check(overwrite)
     if outputs.moved is not None:

@@ -13,6 +13,7 @@ from fastreg.ops.adam import adam_step
 from fastreg.ops.penalty import penalty_
 from fastreg.registration.levels import Level
 from fastreg.registration.stages import Regularity
+from fastreg.registration.terms import Joint
 from fastreg.types import Flow
 
 BETAS = (0.9, 0.99)
@@ -22,7 +23,7 @@ PASSES = 3
 
 
 def optimise(
-    level: Level, iterations: int, loss: nn.Module, regularity: Regularity, step: float, tolerance: float
+    level: Level | Joint, iterations: int, loss: nn.Module, regularity: Regularity, step: float, tolerance: float
 ) -> tuple[Tensor, float, int]:
     """The best velocity that the stage met, the start (none) among them, its loss and the number of iterations.
 
@@ -53,7 +54,7 @@ def optimise(
     return best.velocity(), best.value, iterations
 
 
-def _penalty(velocity: Flow, gradient: Flow, level: Level, regularity: Regularity) -> float:
+def _penalty(velocity: Flow, gradient: Flow, level: Level | Joint, regularity: Regularity) -> float:
     """The penalties' value; their gradient is added to the images'."""
     return penalty_(velocity, gradient, level.known_volume, **vars(regularity)).item()
 
