@@ -111,6 +111,8 @@ class Register:
     background: float | None = None
     """Value of the moved image where the moving one does not reach; if not given, 0, or the moving image's minimum
     where that is below 0: the air of a CT."""
+    interpolation: Literal["linear", "bspline", "lanczos"] = "linear"
+    """Of the moved image: bspline and lanczos keep it sharper, and overshoot at edges."""
     mask_fixed: Path | None = None
     """Mask of the fixed image: only what is above 0 counts."""
     mask_moving: Path | None = None
@@ -151,7 +153,7 @@ class Register:
             self._run_one(self.fixed, self.moving)
 
     def _options(self) -> dict[str, Any]:
-        """The arguments of `fastreg.register` that one pair and many have in common."""
+        """The arguments of `register_files` that one pair and many have in common."""
         from fastreg.io.affines import load_affine
         from fastreg.registration.linear.align import STARTS
         from fastreg.registration.stages import read_stages
@@ -169,6 +171,7 @@ class Register:
             "bidir": self.bidir,
             "discrete": {"no": False, "yes": True, "auto": None}[self.discrete],
             "background": self.background,
+            "interpolation": self.interpolation,
         }
         if self.levels is not None or self.windows is not None:
             options["stages"] = read_stages(self.levels or "3", self.windows)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from fastreg.geometry.image import Image
     from fastreg.geometry.transforms import Transform
+    from fastreg.geometry.transforms import Warp as Field
     from fastreg.io.points import Table
 
 
@@ -37,8 +38,12 @@ class Warp:
     """A warp (.nii.gz, .npz) or an affine (.mat, .tfm, .txt). Repeat for several."""
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     """Write the moved image here."""
-    interpolation: Annotated[Literal["linear", "nearest", "genericlabel"], Parameter(alias="-n")] = "linear"
-    """For label maps: nearest, or genericlabel (the label with the largest linear weight)."""
+    interpolation: Annotated[
+        Literal["linear", "nearest", "genericlabel", "bspline", "lanczos", "multilabel"], Parameter(alias="-n")
+    ] = "linear"
+    """bspline (cubic) and lanczos (windowed sinc) keep an image sharper than linear and overshoot at edges. For label
+    maps: nearest, genericlabel (the label with the largest linear weight), or multilabel (that with most of a Gaussian
+    of 1 voxel, which smooths borders)."""
     background: float | None = None
     """Value of what lies outside the moving image; if not given, 0, or the moving image's minimum where that is below
     0: the air of a CT. The outermost voxels reach half a voxel outward, as in antsApplyTransforms."""
@@ -52,6 +57,11 @@ class Warp:
     out)."""
     jacobian: Path | None = None
     """Write the Jacobian determinant on the fixed grid here: local change of volume, <= 0 where the warp folds."""
+    jacobian_log: bool = False
+    """Of --jacobian the natural logarithm, for tensor-based morphometry; what is below 0.001 counts as 0.001."""
+    jacobian_nonlinear: bool = False
+    """Of --jacobian what is left without the linear part: divided by the determinant of the affine files among
+    --transform; where there are none, by that of the linear map that fits the warp best."""
     compose: Path | None = None
     """Write the composition of all transforms here, as one warp."""
     convert_to: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
@@ -66,7 +76,7 @@ class Warp:
 
     def run(self) -> None:
         """Reads everything, computes everything, then writes."""
-        from fastreg.geometry.resample import background_of, sample_filled
+        from fastreg.geometry.resample import VOTES, background_of, sample_filled
         from fastreg.geometry.transforms import compose
         from fastreg.io.images import load_image, save_image
         from fastreg.io.points import load_points, save_text
@@ -88,10 +98,10 @@ class Warp:
             moved = None
             if moving is not None:
                 outside = self.background
-                if outside is None and self.interpolation != "genericlabel":
+                if outside is None and self.interpolation not in VOTES:
                     outside = background_of(moving)
                 moved = sample_filled(moving, warp.tensor(), self.interpolation, outside)
-            jacobian = warp.jacobian() if self.jacobian else None
+            jacobian = self._jacobian(warp, transforms) if self.jacobian else None
             if self.compose:
                 save_warp(self.compose, warp, format=self.convert_to)
             if self.output and moved is not None:
@@ -116,6 +126,8 @@ class Warp:
             (self.output, self.moving, "--output needs --moving, the image to move"),
             (self.convert_to, self.compose, "--convert-to needs --compose, the file to write"),
             (self.points_output, self.points, "--points-output needs --points"),
+            (self.jacobian_log, self.jacobian, "--jacobian-log needs --jacobian, the file to write"),
+            (self.jacobian_nonlinear, self.jacobian, "--jacobian-nonlinear needs --jacobian, the file to write"),
             (self.convert_to in ("fsl", "freesurfer", "learn2reg"), self.moving, "--convert-to {} needs --moving"),
         ):
             if wanted and not given:
@@ -128,11 +140,24 @@ class Warp:
                 check_free(path, self.overwrite)
 
     def _load_moving(self, path: Path) -> Image:
+        from fastreg.geometry.resample import VOTES
         from fastreg.io.images import load_image, load_labels
 
-        if self.interpolation == "genericlabel":
+        if self.interpolation in VOTES:
             return load_labels(path, what="moving image")
         return load_image(path, what="moving image", integers=self.interpolation == "nearest")
+
+    def _jacobian(self, warp: Field, transforms: list[Transform]) -> np.ndarray:
+        from fastreg.cli.output import err
+        from fastreg.geometry.jacobian import FLOOR, jacobian_map, product_of
+
+        found = jacobian_map(
+            warp, log=self.jacobian_log, nonlinear=self.jacobian_nonlinear, linear=product_of(transforms)
+        )
+        if found.floored:
+            said = "voxel folds" if found.floored == 1 else "voxels fold"
+            err.print(f"warning: {found.floored} {said}, or nearly: taken as {FLOOR:g} in the log Jacobian")
+        return found.values
 
     def _load(self, name: str, moving: Image | None, reference: Image | None) -> Transform:
         """A transform's file, or [FILE,1]."""

@@ -35,10 +35,8 @@ def bspline_coefficients(vol: Volume) -> Volume:
     found = vol.double()
     for axis in range(2, vol.ndim):
         matrix = _inverse(vol.shape[axis], vol.device)
-        if axis == vol.ndim - 1:
-            found = found @ matrix.T
-        else:
-            found = (matrix @ found.flatten(axis + 1)).reshape(vol.shape)
+        last = axis == vol.ndim - 1
+        found = found @ matrix.T if last else (matrix @ found.flatten(axis + 1)).reshape(vol.shape)
     return found.to(torch.promote_types(vol.dtype, torch.float32))
 
 
@@ -55,7 +53,7 @@ def _inverse(length: int, device: torch.device) -> torch.Tensor:
 
 
 def bspline_sum(coefficients: Volume, flow: Flow, *, backend: str | None = None) -> Volume:
-    """The sum of cubic B-splines, one at every voxel of `coefficients`, at `p + flow(p)` for every p of the flow's grid.
+    """The sum of cubic B-splines, one at every voxel of `coefficients`, at `p + flow(p)` for every p of the flow.
 
     Two of the four splines along an axis are one linear interpolation between their voxels: four (2-D) or eight (3-D)
     calls of the linear kernel do it.

@@ -60,6 +60,7 @@ def register_files(
     landmarks: bool = True,
     scored: bool = True,
     overwrite: bool = True,
+    interpolation: str = "linear",
     **options: Any,
 ) -> tuple[RegistrationResult, Figures]:
     """Registers a pair of files and writes what is wanted. Nothing is written unless everything could be read.
@@ -71,6 +72,7 @@ def register_files(
         landmarks: The pair's points of both images are the same places: their distance is scored.
         scored: Compute the figures.
         overwrite: False: refuse outputs that exist, also those that came while the work was done.
+        interpolation: Of the moved image, as in `RegistrationResult.apply`.
         options: Arguments of `fastreg.register`.
 
     Returns:
@@ -97,7 +99,7 @@ def register_files(
     figures = score(found, pair, points_space, landmarks) if scored else {}
     outputs.check(overwrite)
     if outputs.moved is not None:
-        found.save_moved(outputs.moved)
+        found.save_moved(outputs.moved, interpolation)
     if outputs.warp is not None:
         found.save_warp(outputs.warp)
     if outputs.inverse_warp is not None and found.inverse_warp is not None:

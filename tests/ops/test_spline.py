@@ -38,8 +38,8 @@ def direct(coefficients, place):
     first = np.floor(place).astype(int) - 1
     for step in itertools.product(range(4), repeat=len(place)):
         at = first + step
-        voxel = [abs((k + n - 1) % max(2 * n - 2, 1) - (n - 1)) if n > 1 else 0 for k, n in zip(at, coefficients.shape)]
-        total += coefficients[tuple(voxel)] * np.prod(cubic(place - at))
+        last = np.array(coefficients.shape) - 1
+        total += coefficients[tuple(last - np.abs(last - at % (2 * last)))] * np.prod(cubic(place - at))
     return total
 
 
