@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from fastreg.geometry.image import Image
     from fastreg.geometry.transforms import Transform
-    from fastreg.geometry.transforms import Warp as Field
     from fastreg.io.points import Table
 
 
@@ -76,6 +75,7 @@ class Warp:
 
     def run(self) -> None:
         """Reads everything, computes everything, then writes."""
+        from fastreg.geometry.jacobian import jacobian_map, product_of
         from fastreg.geometry.resample import VOTES, background_of, sample_filled
         from fastreg.geometry.transforms import compose
         from fastreg.io.images import load_image, save_image
@@ -101,7 +101,10 @@ class Warp:
                 if outside is None and self.interpolation not in VOTES:
                     outside = background_of(moving)
                 moved = sample_filled(moving, warp.tensor(), self.interpolation, outside)
-            jacobian = self._jacobian(warp, transforms) if self.jacobian else None
+            jacobian = None
+            if self.jacobian:
+                linear = product_of(transforms)
+                jacobian = jacobian_map(warp, log=self.jacobian_log, nonlinear=self.jacobian_nonlinear, linear=linear)
             if self.compose:
                 save_warp(self.compose, warp, format=self.convert_to)
             if self.output and moved is not None:
@@ -146,18 +149,6 @@ class Warp:
         if self.interpolation in VOTES:
             return load_labels(path, what="moving image")
         return load_image(path, what="moving image", integers=self.interpolation == "nearest")
-
-    def _jacobian(self, warp: Field, transforms: list[Transform]) -> np.ndarray:
-        from fastreg.cli.output import err
-        from fastreg.geometry.jacobian import FLOOR, jacobian_map, product_of
-
-        found = jacobian_map(
-            warp, log=self.jacobian_log, nonlinear=self.jacobian_nonlinear, linear=product_of(transforms)
-        )
-        if found.floored:
-            said = "voxel folds" if found.floored == 1 else "voxels fold"
-            err.print(f"warning: {found.floored} {said}, or nearly: taken as {FLOOR:g} in the log Jacobian")
-        return found.values
 
     def _load(self, name: str, moving: Image | None, reference: Image | None) -> Transform:
         """A transform's file, or [FILE,1]."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,26 +15,19 @@ FLOOR = 0.001
 """The least determinant of which a logarithm is taken, as in ANTs."""
 
 
-class JacobianMap(NamedTuple):
-    """What `jacobian_map` found."""
-
-    values: np.ndarray
-    """[X, Y, Z] or [X, Y], on the fixed grid, float32."""
-    floored: int
-    """Voxels below `FLOOR`, folds among them, whose logarithm is that of `FLOOR`."""
-
-
-def jacobian_map(
-    warp: Warp, *, log: bool = False, nonlinear: bool = False, linear: Affine | None = None
-) -> JacobianMap:
+def jacobian_map(warp: Warp, *, log: bool = False, nonlinear: bool = False, linear: Affine | None = None) -> np.ndarray:
     """The Jacobian determinant of a warp: local change of volume (2-D: area), moving over fixed.
 
     Args:
         warp: On the grid of the map.
-        log: Its natural logarithm.
+        log: Its natural logarithm. Determinants below `FLOOR`, folds among them, count as `FLOOR`, and a warning says
+            how many they are.
         nonlinear: Without the linear part: divided by the determinant of a linear map.
         linear: That linear map, fixed RAS mm -> moving RAS mm; None: the one that is nearest to the warp, in least
             squares over the grid.
+
+    Returns:
+        [X, Y, Z] or [X, Y], float32.
 
     Raises:
         InputError: the linear map has no inverse, or the grid has one voxel along an axis.
@@ -45,10 +38,13 @@ def jacobian_map(
         determinant = fields.jacobian_determinant(warp.tensor())[0].numpy() / _linear_determinant(warp, linear)
     else:
         determinant = warp.jacobian()
-    if not log:
-        return JacobianMap(determinant.astype(np.float32), 0)
-    values = np.log(np.maximum(determinant, FLOOR), dtype=np.float32)
-    return JacobianMap(values, int(np.count_nonzero(determinant < FLOOR)))
+    if log:
+        low = int(np.count_nonzero(determinant < FLOOR))
+        if low:
+            said = "voxel folds" if low == 1 else "voxels fold"
+            warnings.warn(f"log Jacobian: {low} {said}, or nearly: taken as {FLOOR:g}", UserWarning, stacklevel=2)
+        determinant = np.log(np.maximum(determinant, FLOOR))
+    return determinant.astype(np.float32)
 
 
 def product_of(transforms: Sequence[Transform]) -> Affine | None:
