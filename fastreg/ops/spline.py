@@ -44,7 +44,8 @@ def _inverse(length: int, device: torch.device) -> torch.Tensor:
     """[length, length] float64: of the matrix that takes coefficients to voxels, (1, 4, 1) / 6 with mirrored ends."""
     if length == 1:
         return torch.ones(1, 1, dtype=torch.float64, device=device)
-    at, period = torch.arange(length, dtype=torch.float64, device=device), 2 * (length - 1)
+    at = torch.arange(length, dtype=torch.float64, device=device)
+    period = 2 * at[-1]
     steps = torch.stack([(at[:, None] - at).abs(), at[:, None] + at])  # from a voxel, and from its mirror image
     repeated = (_POLE**steps + _POLE ** (period - steps)) / (1 - _POLE**period)
     matrix = math.sqrt(3) * repeated.sum(0)
