@@ -190,6 +190,7 @@ double penalty(const PenaltyArgs&);        // smoothness * roughness + volume * 
 void adam_step(const AdamArgs&);
 void determinant(const DeterminantArgs&);
 void lanczos(const WindowArgs&);
+void bspline(const WindowArgs&);  // vol: coefficients
 void vote(const WindowArgs&);
 const char* isa();          // "avx512", "avx2" or "baseline": what this processor gets
 void set_isa(const char*);  // for tests and benchmarks: not above what the processor has

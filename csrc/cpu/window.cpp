@@ -1,4 +1,4 @@
-// A window of voxels about each place: intensities by Lanczos' windowed sinc, labels by a Gaussian vote.
+// A window of voxels about each place: a windowed sinc or cubic B-splines, and labels that vote.
 #include <cmath>
 #include <limits>
 
@@ -10,7 +10,6 @@
 namespace fastreg::cpu {
 namespace {
 
-constexpr int kLoaded = 16;  // voxels of a row that are read at once; the window's own come first
 constexpr double kPi = 3.14159265358979323846;
 
 template <class T>
@@ -32,14 +31,14 @@ FR_HD double place_of(const WindowRow<T>& row, int axis, int64_t x) {
   return place < -0.5 ? -0.5 : place > last ? last : place;  // NaN stays
 }
 
-// ---------------------------------------------------------------- Lanczos
+// ---------------------------------------------------------------- intensities
 
-constexpr int kRadius = kLanczosRadius, kTaps = 2 * kRadius;
+constexpr int kRadius = kLanczosRadius;
 
 struct Turns {
-  double sin[kTaps], cos[kTaps];  // of pi j / radius
+  double sin[2 * kRadius], cos[2 * kRadius];  // of pi j / radius
   Turns() {
-    for (int k = 0; k < kTaps; ++k) {
+    for (int k = 0; k < 2 * kRadius; ++k) {
       sin[k] = std::sin(kPi * (k - kRadius + 1) / kRadius);
       cos[k] = std::cos(kPi * (k - kRadius + 1) / kRadius);
     }
@@ -47,48 +46,72 @@ struct Turns {
 };
 const Turns kTurns;
 
-// Weights of voxels floor(place) - radius + 1 and on; returns the first of them, of the padded axis.
-FR_HD int64_t sinc_weights(double place, float (&weights)[kTaps]) {
+// Weights of the voxels about a place floor + t, 0 <= t < 1; the voxel `before` voxels before the floor has the first.
+struct Sinc {
+  static constexpr int taps = 2 * kRadius, before = kRadius - 1, loaded = 16;
+
+  static FR_HD void weights(double t, float (&to)[taps]) {
+    const double outer = std::sin(kPi * t) * kRadius / (kPi * kPi);
+    const double sine = std::sin(kPi * t / kRadius), cosine = std::cos(kPi * t / kRadius);
+    for (int k = 0; k < taps; ++k) {
+      const int j = k - before;
+      const double x = t - j, inner = sine * kTurns.cos[k] - cosine * kTurns.sin[k];
+      to[k] = t == 0 ? float(j == 0) : float((j & 1 ? -outer : outer) * inner / (x * x));
+    }
+  }
+};
+
+struct Cubic {
+  static constexpr int taps = 4, before = 1, loaded = 4;
+
+  static FR_HD void weights(double t, float (&to)[taps]) {
+    const double rest = 1 - t;
+    to[0] = float(rest * rest * rest / 6);
+    to[1] = float(2.0 / 3 + (t / 2 - 1) * t * t);
+    to[2] = float(2.0 / 3 + (rest / 2 - 1) * rest * rest);
+    to[3] = float(t * t * t / 6);
+  }
+};
+
+// The index of the first voxel on the padded axis.
+template <class Kernel>
+FR_HD int64_t window_of(double place, float (&weights)[Kernel::taps]) {
   double base = std::floor(place), t = place - base;
   if (t >= 1) {  // a tiny negative place, rounded
     base += 1;
     t = 0;
   }
-  const double outer = std::sin(kPi * t) * kRadius / (kPi * kPi);
-  const double sine = std::sin(kPi * t / kRadius), cosine = std::cos(kPi * t / kRadius);
-  for (int k = 0; k < kTaps; ++k) {
-    const int j = k - kRadius + 1;
-    const double x = t - j, inner = sine * kTurns.cos[k] - cosine * kTurns.sin[k];
-    weights[k] = t == 0 ? float(j == 0) : float((j & 1 ? -outer : outer) * inner / (x * x));
-  }
-  return int64_t(base) + 1;  // - radius + 1 + kWindowPad
+  Kernel::weights(t, weights);
+  return int64_t(base) - Kernel::before + kWindowPad;
 }
 
-FR_HD void lanczos_row(const WindowRow<float>& given) {
+template <class Kernel>
+FR_HD void weighted_row(const WindowRow<float>& given) {
+  constexpr int taps = Kernel::taps, loaded = Kernel::loaded;
   const WindowRow<float> row = given;
   for (int64_t x = 0; x < row.n; ++x) {
-    float weights[3][kTaps] = {{1}};
+    float weights[3][taps] = {{1}};
     int64_t first[3] = {0, 0, 0};
     bool is_nan = false;
     for (int axis = 3 - row.ndim; axis < 3; ++axis) {
       const double place = place_of(row, axis, x);
       is_nan = is_nan || place != place;
-      first[axis] = is_nan ? 0 : sinc_weights(place, weights[axis]);
+      first[axis] = is_nan ? 0 : window_of<Kernel>(place, weights[axis]);
     }
     if (is_nan) {
       row.out[x] = std::numeric_limits<float>::quiet_NaN();
       continue;
     }
-    float lines[kLoaded] = {};
-    for (int z = 0; z < (row.ndim == 3 ? kTaps : 1); ++z) {
-      float plane[kLoaded] = {};
+    float lines[loaded] = {};
+    for (int z = 0; z < (row.ndim == 3 ? taps : 1); ++z) {
+      float plane[loaded] = {};
       const float* line = row.vol + row.padded.at(first[0] + z, first[1], first[2]);
-      for (int y = 0; y < kTaps; ++y, line += row.padded.w)
-        for (int k = 0; k < kLoaded; ++k) plane[k] += weights[1][y] * line[k];
-      for (int k = 0; k < kLoaded; ++k) lines[k] += weights[0][z] * plane[k];
+      for (int y = 0; y < taps; ++y, line += row.padded.w)
+        for (int k = 0; k < loaded; ++k) plane[k] += weights[1][y] * line[k];
+      for (int k = 0; k < loaded; ++k) lines[k] += weights[0][z] * plane[k];
     }
     float total = 0;
-    for (int k = 0; k < kTaps; ++k) total += weights[2][k] * lines[k];
+    for (int k = 0; k < taps; ++k) total += weights[2][k] * lines[k];
     row.out[x] = total;
   }
 }
@@ -207,7 +230,9 @@ void sweep(const WindowArgs& args, void (*row_function)(const WindowRow<T>&)) {
 
 }  // namespace
 
-void lanczos(const WindowArgs& args) { sweep<float>(args, for_isa<lanczos_row>()); }
+void lanczos(const WindowArgs& args) { sweep<float>(args, for_isa<weighted_row<Sinc>>()); }
+
+void bspline(const WindowArgs& args) { sweep<float>(args, for_isa<weighted_row<Cubic>>()); }
 
 void vote(const WindowArgs& args) { sweep<int32_t>(args, for_isa<vote_row>()); }
 

@@ -194,6 +194,24 @@ def lanczos(vol: Volume, flow: Flow) -> Volume:
     return out
 
 
+def bspline(coefficients: Volume, flow: Flow) -> Volume:
+    """The sum of `fastreg.ops.spline.bspline_sum`, float32, at places at most half a voxel outside: others read there.
+
+    Args:
+        coefficients: [1, 1, D, H, W] or [1, 1, H, W].
+        flow: [1, 3, D', H', W'] or [1, 2, H', W'], voxels.
+    """
+    padded, flow = coefficients.float(), flow.float().contiguous()
+    size = tuple(coefficients.shape[2:])
+    for axis, (length, pad) in enumerate(zip(size, [5] * (len(size) - 1) + [11], strict=True), 2):
+        period = max(2 * length - 2, 1)
+        mirrored = torch.arange(-5, length + pad).remainder(period)
+        padded = padded.index_select(axis, torch.minimum(mirrored, period - mirrored).clamp_max(length - 1))
+    out = padded.new_empty((1, 1, *flow.shape[2:]))
+    _C.cpu.bspline(compiled.window_args(padded, size, flow, out))
+    return out
+
+
 def vote(ranks: Volume, flow: Flow) -> Volume:
     """See `reference_window.vote`."""
     flow = flow.float().contiguous()

@@ -13,7 +13,7 @@ from nibabel import orientations
 from fastreg.geometry.fill import filled
 from fastreg.geometry.image import Image, affine_field, named, to_flow
 from fastreg.ops.warp import warp
-from fastreg.ops.window import lanczos, vote
+from fastreg.ops.window import bspline, lanczos, vote
 from fastreg.types import Volume
 from fastreg.utils.files import InputError
 
@@ -217,10 +217,10 @@ def _mixed(volume: Volume, flow: torch.Tensor, mode: str, padding: str) -> Volum
     if mode == "linear" and linear is not None:
         return linear
     whole = volume if linear is None else filled(torch.where(finite, volume, 0.0), finite.float())
-    if mode == "bspline":
+    if mode == "bspline" and padding != "itk":
         found = warp(whole, flow, mode="bspline", padding=padding)
     else:
-        found = lanczos(whole, flow)
+        found = (lanczos if mode == "lanczos" else bspline)(whole, flow)
         if padding != "border":
             found[0, 0][torch.from_numpy(~_inside(flow, volume.shape[2:]))] = 0.0
     return found if linear is None else torch.where(linear.isfinite(), found, linear)

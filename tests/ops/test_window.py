@@ -5,7 +5,9 @@ import pytest
 import torch
 from scipy.special import erf
 
+import fastreg
 from fastreg.backends import cpu, reference_window
+from fastreg.ops.spline import bspline_coefficients
 from fastreg.ops.window import lanczos, vote
 
 CASES = [((7, 9, 12), (5, 6, 7)), ((3, 1, 2), (4, 4, 4)), ((9, 20), (8, 11)), ((1, 5), (3, 3))]
@@ -29,6 +31,14 @@ def test_native_is_the_reference(isa, size, grid):
     ours, spec = cpu.lanczos(vol, flow), reference_window.lanczos(vol, flow)
     torch.testing.assert_close(ours, spec, atol=2e-6, rtol=1e-5, equal_nan=True)
     assert ours.isnan().sum() == 1 and ours.isnan().view(-1)[1]
+    shifted, far = flow.nan_to_num(0.0).clamp(-40, 40), torch.zeros(grid, dtype=torch.bool)
+    for axis, points in enumerate(torch.meshgrid(*[torch.arange(n) for n in grid], indexing="ij")):
+        place = points + shifted[0, axis]
+        far |= (place < -0.5) | (place >= size[axis] - 0.5)
+    op = fastreg.warp(vol, shifted, mode="bspline", padding="itk", backend="reference")
+    ours = cpu.bspline(bspline_coefficients(vol), shifted)
+    torch.testing.assert_close(ours[..., ~far], op[..., ~far], atol=2e-6, rtol=1e-5)
+    assert cpu.bspline(vol, flow).isnan().view(-1).nonzero().item() == 1
     for count in (1, 2, 5):
         ranks = torch.randint(0, count, (1, 1, *size), dtype=torch.int32)
         assert torch.equal(cpu.vote(ranks, flow), reference_window.vote(ranks, flow))
