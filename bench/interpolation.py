@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bench.clock import take_turns
+from bench.clock import Thunk, take_turns
 from bench.peers.packages import module
 from fastreg.geometry.image import Image, affine_field
 from fastreg.geometry.resample import VOTES, sample_filled
@@ -43,7 +42,7 @@ def problem(size: tuple[int, ...]) -> tuple[Image, Image, torch.Tensor]:
     return Image(smooth(1, 4)[0, 0].numpy(), np.eye(4)), Image(labels, np.eye(4)), smooth(3, 16) * 2
 
 
-def by_itk(image: Image, flow: torch.Tensor, mode: str) -> Callable[[], Any]:
+def by_itk(image: Image, flow: torch.Tensor, mode: str) -> Thunk:
     """SimpleITK's resampling, everything it needs made before."""
     sitk = module("SimpleITK")
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(torch.get_num_threads())
@@ -53,7 +52,7 @@ def by_itk(image: Image, flow: torch.Tensor, mode: str) -> Callable[[], Any]:
     return partial(sitk.Resample, theirs, theirs, transform, getattr(sitk, ITK_NAMES[mode]), 0.0)
 
 
-def by_scipy(image: Image, flow: torch.Tensor) -> Callable[[], Any]:
+def by_scipy(image: Image, flow: torch.Tensor) -> Thunk:
     """The cubic spline of SciPy, on one thread."""
     places = affine_field(np.eye(4)[:3], image.shape) + flow[0].movedim(0, -1).numpy()
     ndimage = module("scipy.ndimage")
@@ -71,7 +70,7 @@ def main(words: Sequence[str]) -> int:
     print("| -n | fastreg, s | SimpleITK, s | scipy, s | differs from SimpleITK |\n| --- | --- | --- | --- | --- |")
     for mode in ITK_NAMES:
         of = labels if mode in (*VOTES, "nearest") else image
-        thunks = {"ours": partial(sample_filled, of, flow, mode, 0), "itk": by_itk(of, flow, mode)}
+        thunks: dict[str, Thunk] = {"ours": partial(sample_filled, of, flow, mode, 0), "itk": by_itk(of, flow, mode)}
         if mode == "bspline":
             thunks["scipy"] = by_scipy(of, flow)
         times, failed = take_turns(thunks, options.seconds)

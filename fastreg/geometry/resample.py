@@ -207,7 +207,7 @@ def sample(image: Image, flow: torch.Tensor, mode: str = "linear", padding: str 
         rank = warp(volume, flow.to(exact), mode="nearest", padding=padding)
     else:
         rank = _vote(volume, flow.to(exact), padding)
-    return labels[rank[0, 0].long().numpy()]
+    return labels[rank[0, 0].nan_to_num(0.0).long().numpy()]
 
 
 def _mixed(volume: Volume, flow: torch.Tensor, mode: str, padding: str) -> Volume:

@@ -87,7 +87,7 @@ def bspline_sum(coefficients: Volume, flow: Flow, *, backend: str | None = None)
             if shared is not None:
                 shared[:, [axis]] = half
             sums.append(summed([*known, half]))
-        return torch.lerp(*sums, share.to(sums[0].dtype))
+        return torch.lerp(sums[0], sums[1], share.to(sums[0].dtype))
 
     return summed([])
 

@@ -133,3 +133,12 @@ def test_a_registration_s_result_takes_every_mode(mode):
     flow = np.full((6, 7, 8, 3), 0.25, np.float32)
     found = RegistrationResult(image, image, Warp(flow, np.eye(4), np.eye(4), image.shape)).apply(image, mode)
     np.testing.assert_array_equal(found.data, sample_filled(image, to_flow(flow), mode))
+
+
+@pytest.mark.parametrize("mode", INTERPOLATIONS)
+def test_a_displacement_that_is_not_a_number_reads_what_lies_outside(mode):
+    labels = Image(np.full((4, 5, 6), 3, np.int16), np.eye(4))
+    flow = torch.zeros(1, 3, 4, 5, 6)
+    flow[0, 1, 2, 2, 2] = np.nan
+    found = sample_filled(labels, flow, mode, -7)
+    assert found[2, 2, 2] == -7 and np.delete(found.reshape(-1), 2 * 30 + 2 * 6 + 2).min() > 2.5
