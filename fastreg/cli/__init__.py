@@ -27,6 +27,8 @@ COMMANDS = {
     "template": "Template",
     "register": "Register",
     "warp": "Warp",
+    "compose": "Compose",
+    "invert": "Invert",
     "evaluate": "Evaluate",
     "convert": "Convert",
     "export": "Export",

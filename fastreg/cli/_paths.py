@@ -16,6 +16,8 @@ WRITTEN: dict[str, tuple[str, ...]] = {
         "moved", "warp", "inverse_warp", "affine_out", "qc", "moved_labels", "points_output", "points_moving_output",
     ),
     "warp": ("output", "points_output", "jacobian", "compose"),
+    "compose": ("output",),
+    "invert": ("output",),
     "evaluate": ("csv", "plot"),
     "convert": ("output",),
     "export": ("output",),
@@ -43,10 +45,14 @@ def check_paths(command: str, options: Any) -> None:
     """InputError where two outputs of a command, or an output and an input, are one file."""
     names = WRITTEN.get(command, ())
     outputs = {_option(name): path for name in names if (path := getattr(options, name)) is not None}
+    if getattr(options, "ants_prefix", None) is not None:
+        from fastreg.registration.files import ants_paths
+
+        outputs |= {f"--ants-prefix {path.name}": path for path in ants_paths(options.ants_prefix)}
     inputs = [
         (_option(field.name), path)
         for field in fields(options)
-        if field.name not in names
+        if field.name not in (*names, "ants_prefix")
         for path in _paths(getattr(options, field.name))
     ]
     check_apart(outputs, inputs)
@@ -58,6 +64,10 @@ def _option(name: str) -> str:
 
 def _paths(value: Any) -> Iterator[Path]:
     """The files that an option names; a transform may stand in [FILE,1]."""
+    if is_dataclass(value):
+        for field in fields(value):
+            yield from _paths(getattr(value, field.name))
+        return
     for item in value if isinstance(value, list | tuple) else [value]:
         if isinstance(item, Path):
             yield item

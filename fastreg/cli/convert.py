@@ -8,23 +8,29 @@ from typing import Literal
 
 from cyclopts import Parameter
 
+from fastreg.cli._transforms import Meant
+from fastreg.cli.compose import Compose
+
 
 @Parameter(name="*")
 @dataclass
 class Convert:
-    """Convert a VoxelMorph network into a model for `fastreg register --model`.
+    """Convert a transform into another format, or a VoxelMorph network into a model for `fastreg register --model`.
 
-    Example: `fastreg convert cvpr2018_vm2_cc.h5 vm2.safetensors`
+    Example: `fastreg convert TransformParameters.1.txt warp.nii.gz -r fixed.nii.gz`, and a network:
+    `fastreg convert cvpr2018_vm2_cc.h5 vm2.safetensors`
 
-    Reads the .h5 files of CVPR 2018, MICCAI 2018 and VxmDense (extra: compat) and the .pt files of VxmDense. These say
+    Transforms of any kind (docs/files.md) become what the output's ending says. A network becomes .safetensors: that
+    reads the .h5 files of CVPR 2018, MICCAI 2018 and VxmDense (extra: compat) and the .pt files of VxmDense. These say
     nothing about the images that the network was trained on, so --spacing, --orientation and --normalise do; the
     defaults are those of VoxelMorph's own brains. Registration brings any image onto that working grid.
     """
 
     file: Path
-    """The network: .h5 or .pt."""
+    """The transform, or [FILE,1] for its inverse; or the network: .h5 or .pt."""
     output: Path
-    """The model to write: .safetensors."""
+    """The transform to write: .nii.gz, .h5, .mha, .nrrd, .npz, .tfm, .mat, .txt, .lta or .aff12.1D; or the model:
+    .safetensors."""
     indexing: Literal["ij", "xy"] | None = field(default=None, kw_only=True)
     """Whether flow channels 0 and 1 of an .h5 file displace axes 0 and 1 (ij) or 1 and 0 (xy). If not given: as the
     file says, or as the network shows on a test pair."""
@@ -34,6 +40,7 @@ class Convert:
     """Orientation of the training images, such as LIA or RAS, as `fastreg info` prints it."""
     normalise: Literal["minmax", "percentile", "none"] = field(default="minmax", kw_only=True)
     """How intensities are scaled to [0, 1]: by minimum and maximum, by percentiles, or not at all."""
+    meant: Meant = field(default_factory=Meant, kw_only=True)
     overwrite: bool = field(default=False, kw_only=True)
     """Replace the model if it exists."""
     json: bool = field(default=False, kw_only=True)
@@ -41,14 +48,18 @@ class Convert:
 
     def run(self) -> None:
         """Reads, checks and writes."""
+        if self.output.suffix != ".safetensors":
+            Compose(transform=[str(self.file)], output=self.output, meant=self.meant, overwrite=self.overwrite).run()
+            return
+        self._run_network()
+
+    def _run_network(self) -> None:
         from fastreg.cli.output import out, print_json
         from fastreg.compat.voxelmorph import read_network
         from fastreg.nn import checkpoint
         from fastreg.nn.checkpoint import Checkpoint, WorkingSpace
         from fastreg.utils.files import InputError, check_free
 
-        if self.output.suffix != ".safetensors":
-            raise InputError(f"output {self.output}: expected .safetensors, got {self.output.suffix or 'no ending'}")
         if not self.spacing > 0:
             raise InputError(f"spacing: expected a length in mm above 0, got {self.spacing}")
         if sorted(_AXES.get(letter, 3) for letter in self.orientation) != [0, 1, 2]:

@@ -34,11 +34,12 @@ class Evaluate:
     mask: Path | None = None
     """A mask on the fixed grid: folds, NDV and SDlogJ are also reported inside it."""
     points_fixed: Path | None = None
-    """CSV of landmarks in the fixed image (columns x, y, z)."""
+    """Landmarks in the fixed image: .csv (columns x, y, z), Slicer's .fcsv or .mrk.json, or the points of a surface."""
     points_moving: Path | None = None
-    """CSV of the same landmarks, in the same order, in the moving image."""
+    """The same landmarks in the moving image, in the same order, or with the same labels in both files."""
     points_space: Literal["ras", "lps", "voxel"] = "ras"
-    """Coordinates of the landmarks: RAS mm, LPS mm (ITK, ANTs), or voxel indices of their own image."""
+    """Coordinates of landmarks whose file does not say them: RAS mm, LPS mm (ITK, ANTs), or voxel indices of their own
+    image."""
     pairs: Path | None = None
     """CSV of many pairs: a column `name`, and columns named after the options above."""
     labels: str | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,7 +30,7 @@ class Register:
     """
 
     fixed: Annotated[Path | None, Parameter(alias="-f")] = None
-    """The fixed image: the result is on its grid."""
+    """The fixed image: the result is on its grid. A file, or a folder with a DICOM series (docs/files.md)."""
     moving: Annotated[Path | None, Parameter(alias="-m")] = None
     """The moving image: it is brought onto the fixed one."""
     moved: Annotated[Path | None, Parameter(alias="-o")] = None
@@ -43,6 +42,9 @@ class Register:
     """Write the inverse displacement field, on the moving image's grid, here."""
     affine_out: Path | None = None
     """Write the linear part here: .mat or .tfm (ITK, ANTs) or .txt (4x4, RAS mm)."""
+    ants_prefix: str | None = None
+    """Write what antsRegistrationSyN.sh does, under names that begin so: 0GenericAffine.mat, 1Warp.nii.gz,
+    1InverseWarp.nii.gz and Warped.nii.gz, for antsApplyTransforms."""
     qc: Path | None = None
     """Draw a picture of the result here (.png; extra: plot)."""
     moving_labels: Path | None = None
@@ -52,16 +54,17 @@ class Register:
     fixed_labels: Path | None = None
     """A label map of the fixed image: with --moving-labels, the mean Dice before and after is printed."""
     points: Path | None = None
-    """CSV of points of the fixed image (columns x, y, z), mapped into the moving image as `fastreg warp` does."""
+    """Points (.csv with columns x, y, z; .fcsv, .mrk.json), a surface (.vtk, .ply, .stl, .gii) or streamlines (.trk,
+    .tck) of the fixed image, mapped into the moving image as `fastreg warp` does."""
     points_output: Path | None = None
-    """Write the points in the moving image here."""
+    """Write the points in the moving image here, in the format that was read, or as .csv."""
     points_moving: Path | None = None
-    """CSV of points of the moving image, mapped into the fixed image by the inverse warp."""
+    """The same of the moving image, mapped into the fixed image by the inverse warp."""
     points_moving_output: Path | None = None
     """Write the points in the fixed image here."""
     points_space: Literal["ras", "lps", "voxel"] = "ras"
-    """Coordinates of points: RAS mm, LPS mm (ITK, ANTs), or voxel indices of the image that they lie in, before and
-    after."""
+    """Coordinates of points whose file does not say them: RAS mm, LPS mm (ITK, ANTs), or voxel indices of the image
+    that they lie in, before and after."""
 
     pairs: Path | None = None
     """Many pairs: a CSV file with the columns moving, fixed, and any of name, moving_labels, fixed_labels, moving_mask,
@@ -88,7 +91,13 @@ class Register:
     no images (general)."""
     init: str = "auto"
     """Start of the linear alignment: auto (any shift, turns up to 45 degrees), search (turned to any side and scaled,
-    too), header, mass (centres of mass), centre (of the grids), or a file with an affine."""
+    too), header, mass (centres of mass), centre (of the grids), or a file with a transform: a linear one is where the
+    alignment starts, a warp stands in its place and the deformation goes on from it."""
+    landmarks_fixed: Path | None = None
+    """Start from landmarks: a file of points in the fixed image (as --points takes them). The linear map that fits them
+    in least squares is where the alignment starts."""
+    landmarks_moving: Path | None = None
+    """The same places in the moving image, matched by label where both files have labels, else by order."""
     metric: Literal["auto", "lncc", "remap", "mind", "mse", "mi"] = "auto"
     """Similarity of the images: auto looks at them and says what it chose; lncc is local correlation; between contrasts
     remap is that after one image is mapped into the other's contrast, mind that of descriptors; mse is squared
@@ -117,6 +126,9 @@ class Register:
     """Mask of the fixed image: only what is above 0 counts."""
     mask_moving: Path | None = None
     """Mask of the moving image: only what is above 0 counts."""
+    channel: str | None = None
+    """Of colour pictures the channel to compare: luminance (if not given), red, green, blue, or a number from 0, which
+    takes a volume of a series too. Grey images are taken as they are."""
 
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
@@ -129,6 +141,7 @@ class Register:
 
     def run(self) -> None:
         """Registers and writes."""
+        from fastreg.cli._pairs import run_pairs
         from fastreg.utils.files import InputError
 
         if self.levels is not None and self.refine is not None:
@@ -146,23 +159,28 @@ class Register:
                 "--discrete starts a deformation by optimisation; not with --model or a linear --transform"
             )
         if self.pairs is not None:
-            self._run_pairs(self.pairs)
+            run_pairs(self, self.pairs)
         elif self.fixed is None or self.moving is None:
             raise CycloptsError(msg="register needs --fixed and --moving, or --pairs")
         else:
             self._run_one(self.fixed, self.moving)
 
+<<<<<<< HEAD
     def _options(self) -> dict[str, Any]:
         """The arguments of `register_files` that one pair and many have in common."""
         from fastreg.io.affines import load_affine
         from fastreg.registration.linear.align import STARTS
+=======
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `fastreg.register` that one pair and many have in common."""
+>>>>>>> main
         from fastreg.registration.stages import read_stages
 
         options: dict[str, Any] = {
             "model": self.model,
             "transform": self.transform,
             "affine": self.affine,
-            "init": self.init if self.init in STARTS else load_affine(self.init),
+            "init": self._init(),
             "refine": self.refine,
             "metric": self.metric,
             "regularity": self.regularity,
@@ -171,21 +189,37 @@ class Register:
             "bidir": self.bidir,
             "discrete": {"no": False, "yes": True, "auto": None}[self.discrete],
             "background": self.background,
+<<<<<<< HEAD
             "interpolation": self.interpolation,
+=======
+            "channel": self.channel,
+>>>>>>> main
         }
         if self.levels is not None or self.windows is not None:
             options["stages"] = read_stages(self.levels or "3", self.windows)
         return options
 
+    def _init(self) -> Any:
+        from fastreg.registration.landmarks import Landmarks
+        from fastreg.utils.files import InputError
+
+        if self.landmarks_fixed is None and self.landmarks_moving is None:
+            return self.init
+        if self.landmarks_fixed is None or self.landmarks_moving is None:
+            raise InputError("--landmarks-fixed and --landmarks-moving go together")
+        if self.init != "auto":
+            raise InputError("--landmarks-fixed and --landmarks-moving are a start: not with --init")
+        return Landmarks(self.landmarks_fixed, self.landmarks_moving, self.points_space)
+
     def _run_one(self, fixed: Path, moving: Path) -> None:
-        from fastreg.cli.output import err, out, print_json
+        from fastreg.cli.output import err, out, print_json, shown
         from fastreg.data.pairs import PairFiles
         from fastreg.registration.files import register_files
         from fastreg.utils.files import check_exists, digest
 
         self._check_outputs()
         for path, what in ((fixed, "fixed image"), (moving, "moving image")):
-            check_exists(path, what)
+            check_exists(path, what, folder=True)
         pair = PairFiles(
             "pair", moving, fixed, self.moving_labels, self.fixed_labels, self.mask_moving, self.mask_fixed,
             self.points, self.points_moving,
@@ -199,7 +233,7 @@ class Register:
             overwrite=self.overwrite,
             device=self.device,
             on_progress=lambda what, seconds: None if self.json else err.print(f"{what:10} {seconds:6.2f} s"),
-            **self._options(),
+            **self.arguments(),
         )
         if self.qc is not None:
             _draw(found, self.qc)
@@ -207,12 +241,14 @@ class Register:
             written = {str(path): digest(path) for path in self._paths()}
             figures = {k: v for k, v in figures.items() if k not in ("seconds", "suspect")}
             print_json({**found.log, **figures, "written": written})
-            self._end(found.suspect is not None)
+            self.end(found.suspect is not None)
             return
         if "dice" in figures:
-            before, after = (_shown(figures.get(key)) for key in ("dice_before", "dice"))
-            hd95 = f"; HD95 {_shown(figures['hd95_mm'])} mm" if "hd95_mm" in figures else ""
+            before, after = (shown(figures.get(key), "-") for key in ("dice_before", "dice"))
+            hd95 = f"; HD95 {shown(figures['hd95_mm'], '-')} mm" if "hd95_mm" in figures else ""
             out.print(f"mean Dice {before} before, {after} after{hd95}; folds {figures.get('folds', '')}")
+        if "landmarks_left_mm" in found.log:
+            err.print(f"landmarks: {found.log['landmarks_left_mm']:.3g} mm left by the start that fits them")
         if "metric_because" in found.log and self.metric == "auto":
             err.print(f"metric {found.log['metric']}: {found.log['metric_because']}", soft_wrap=True)
         if found.log.get("affine_kept_start"):
@@ -220,9 +256,10 @@ class Register:
         if found.suspect is not None:
             err.print(f"suspect: {found.suspect}", soft_wrap=True)
         out.print(f"registered in {found.seconds:.1f} s: {', '.join(map(str, self._paths()))}", soft_wrap=True)
-        self._end(found.suspect is not None)
+        self.end(found.suspect is not None)
 
-    def _end(self, suspect: bool) -> None:
+    def end(self, suspect: bool) -> None:
+        """Ends with exit code 1 where a result is suspect and --strict is given."""
         if suspect and self.strict:
             raise SystemExit(1)
 
@@ -237,6 +274,7 @@ class Register:
             moved_labels=self.moved_labels,
             points=self.points_output,
             points_back=self.points_moving_output,
+            ants_prefix=self.ants_prefix,
         )
 
     def _paths(self) -> list[Path]:
@@ -249,7 +287,8 @@ class Register:
 
         if not self._paths():
             raise InputError(
-                "nothing to write: give at least one of --moved, --warp, --inverse-warp, --affine-out, --qc"
+                "nothing to write: give at least one of --moved, --warp, --inverse-warp, --affine-out, --ants-prefix, "
+                "--qc"
             )
         if self.moved_labels is not None and self.moving_labels is None:
             raise InputError("--moving-labels and --moved-labels go together")
@@ -270,106 +309,6 @@ class Register:
         if self.qc is not None:
             check_free(self.qc, self.overwrite)
             check_ending(self.qc, PICTURE_ENDINGS)
-
-    def _run_pairs(self, listed: Path) -> None:
-        from fastreg.cli.output import err, print_json
-        from fastreg.data.pairs import read_pair_files
-        from fastreg.nn import checkpoint
-        from fastreg.registration import batch
-        from fastreg.utils.devices import pick_device
-        from fastreg.utils.distributed import launch, pick_local_device, pick_part
-        from fastreg.utils.files import InputError
-
-        folder = self._check_pairs()
-        pairs = read_pair_files(listed)
-        part = pick_part(self.part)
-        options = self._options()
-        recorded = {key: str(value) for key, value in options.items()}
-        recorded["init"] = self.init if isinstance(options["init"], str) else batch.fingerprint(Path(self.init))
-        if self.model is not None:
-            recorded["model"] = batch.fingerprint(checkpoint.find(self.model))
-        device = pick_device(pick_local_device(self.device))
-        if self.model is not None:
-            options["model"] = checkpoint.load(self.model, device)
-        job = batch.Batch(
-            folder,
-            {**options, "device": device},
-            recorded,
-            tuple(word.strip() for word in self.save.split(",") if word.strip()),
-            self.points_space,
-            self.overwrite,
-            [("--pairs", listed), ("--init", Path(self.init)), *([("--model", self.model)] if self.model else [])],
-        )
-        mine = len(pairs[part[0] :: part[1]])
-        done = 0
-
-        def on_progress(row: batch.Row, fresh: bool) -> None:
-            nonlocal done
-            done += 1
-            if not self.json:
-                err.print(f"{done}/{mine} {_row_text(row, fresh)}", soft_wrap=True)
-
-        rows = batch.run(pairs, job, part, on_progress)
-        failed = [row for row in rows if row.get("error")]
-        if self.json:
-            print_json({"pairs": rows, "table": str(folder / batch.TABLE)})
-        else:
-            _print_rows(rows, folder / batch.TABLE)
-        if failed:
-            said = f"{len(failed)} of {len(rows)} pairs failed, {failed[0]['name']} first; see {folder / batch.TABLE}"
-            if launch().world == 1:
-                raise InputError(said)
-            err.print(said, soft_wrap=True)  # torchrun stops all others where one process ends with 1
-        self._end(any(row.get("suspect") for row in rows))
-
-    def _check_pairs(self) -> Path:
-        from fastreg.utils.files import InputError
-
-        single = (
-            "fixed", "moving", "warp", "inverse_warp", "affine_out", "qc", "moving_labels", "moved_labels",
-            "fixed_labels", "points", "points_output", "points_moving", "points_moving_output", "mask_fixed",
-            "mask_moving",
-        )  # fmt: skip
-        given = [name for name in single if getattr(self, name) is not None]
-        if given:
-            raise InputError(f"--pairs: the list and --save say what --{given[0].replace('_', '-')} says for one pair")
-        if self.moved is None:
-            raise InputError("--pairs needs -o, the folder for what comes out")
-        if os.path.lexists(self.moved) and not self.moved.is_dir():
-            kind = "link to nothing" if self.moved.is_symlink() else "file"
-            raise InputError(f"output {self.moved} is a {kind}, not a folder")
-        return self.moved
-
-
-def _row_text(row: dict[str, Any], fresh: bool) -> str:
-    if row.get("error"):
-        return f"{row['name']}: {row['error']}"
-    dice = f", Dice {_shown(row['dice_before'])} -> {_shown(row['dice'])}" if "dice" in row else ""
-    return f"{row['name']}: {row['seconds']:.1f} s{dice}" if fresh else f"{row['name']}: done before"
-
-
-def _shown(figure: float | None) -> str:
-    from fastreg.cli.output import shown
-
-    return shown(figure, "-")
-
-
-def _print_rows(rows: list[dict[str, Any]], table: Path) -> None:
-    from fastreg.cli.output import out, print_table
-
-    known = {"dice_before": "Dice before", "dice": "Dice", "hd95_mm": "HD95 mm"}
-    known |= {"tre_mm_before": "TRE mm before", "tre_mm": "TRE mm"}
-    columns = {key: title for key, title in known.items() if any(key in row for row in rows)}
-    columns |= {"sdlogj": "SDlogJ", "ndv_percent": "NDV %", "seconds": "seconds"}
-    counts = {"folds": "folds", "corner_folds": "corner folds"}
-    print_table(
-        ["pair", *columns.values(), *counts.values()],
-        [
-            [row["name"], *(_shown(row.get(key)) for key in columns), *(str(row.get(key, "-")) for key in counts)]
-            for row in rows
-        ],
-    )
-    out.print(f"written: {table}", soft_wrap=True)
 
 
 def _draw(found: RegistrationResult, path: Path) -> None:

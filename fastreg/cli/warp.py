@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from fastreg.geometry.image import Image
     from fastreg.geometry.transforms import Transform
-    from fastreg.io.points import Table
+    from fastreg.io.point_sets import Grid, PointSet
 
 
 @Parameter(name="*")
@@ -25,16 +25,19 @@ class Warp:
     Example: `fastreg warp -i moving.nii.gz -r fixed.nii.gz -t warp.nii.gz -t affine.mat -o moved.nii.gz`
 
     Transforms are listed as for antsApplyTransforms: each leads from the fixed image towards the moving one, and the
-    last one is applied to the moving image first. [FILE,1] inverts an affine; the inverse of a warp is a file of its
-    own. Nothing is written unless all of it can be.
+    last one is applied to the moving image first. [FILE,1] is the inverse of a transform. Nothing is written unless all
+    of it can be.
     """
 
     moving: Annotated[Path | None, Parameter(alias="-i")] = None
     """The image or label map to warp. FSL's and Learn2Reg's warps cannot be read without it."""
+    channel: str | None = None
+    """Of a colour picture the channel to warp: luminance (if not given), red, green, blue, or a number from 0, which
+    takes a volume of a series too."""
     reference: Annotated[Path | None, Parameter(alias="-r")] = None
     """The image whose grid the result gets; the first warp's grid if not given."""
     transform: Annotated[list[str], Parameter(alias="-t", negative=())] = field(default_factory=list)
-    """A warp (.nii.gz, .npz) or an affine (.mat, .tfm, .txt). Repeat for several."""
+    """A file of any kind that fastreg reads (docs/files.md), or [FILE,1] for its inverse. Repeat for several."""
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     """Write the moved image here."""
     interpolation: Annotated[
@@ -47,13 +50,15 @@ class Warp:
     """Value of what lies outside the moving image; if not given, 0, or the moving image's minimum where that is below
     0: the air of a CT. The outermost voxels reach half a voxel outward, as in antsApplyTransforms."""
     points: Path | None = None
-    """CSV of points of the fixed image (columns x, y, z), to be mapped into the moving image. For the other direction
-    give the inverse warp."""
+    """Points (.csv with columns x, y, z; Slicer's .fcsv, .mrk.json), a surface (.vtk, .ply, .stl, .gii) or streamlines
+    (.trk, .tck) of the fixed image, to be mapped into the moving image. What lies in the moving image goes to the fixed
+    one by the inverse warp: fastreg warp -t inverse_warp.nii.gz --points tracts.trk --points-output mapped.trk"""
     points_output: Path | None = None
-    """Write the mapped points here; they are printed if not given."""
+    """Write the mapped points here, in the format of the ending: the one that was read, or .csv. If not given, tables
+    and markups are printed."""
     points_space: Literal["ras", "lps", "voxel"] = "ras"
-    """Coordinates of points: RAS mm, LPS mm (ITK, ANTs), or voxel indices (of the fixed image in, of the moving one
-    out)."""
+    """Coordinates of points whose file does not say them (.csv, and .vtk, .ply, .stl without SPACE=): RAS mm, LPS mm
+    (ITK, ANTs), or voxel indices (of the fixed image in, of the moving one out)."""
     jacobian: Path | None = None
     """Write the Jacobian determinant on the fixed grid here: local change of volume, <= 0 where the warp folds."""
     jacobian_log: bool = False
@@ -62,10 +67,10 @@ class Warp:
     """Of --jacobian what is left without the linear part: divided by the determinant of the affine files among
     --transform; where there are none, by that of the linear map that fits the warp best."""
     compose: Path | None = None
-    """Write the composition of all transforms here, as one warp."""
-    convert_to: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
+    """Write the composition of all transforms here: as one warp (.nii.gz, .mha, .nrrd, .npz), or as they are (.h5)."""
+    convert_to: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"] | None = None
     """Format of --compose; if not given, npz for .npz and itk for .nii.gz."""
-    warp_format: Literal["itk", "fsl", "freesurfer", "learn2reg", "npz"] | None = None
+    warp_format: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"] | None = None
     """Format of the warps that are read, where their headers do not tell."""
     matrix: Literal["ras", "flirt"] | None = None
     """What a transform that is a plain 4x4 matrix of numbers maps: ras, fixed RAS mm to moving RAS mm (NiftyReg); or
@@ -79,16 +84,21 @@ class Warp:
         from fastreg.geometry.resample import VOTES, background_of, sample_filled
         from fastreg.geometry.transforms import compose
         from fastreg.io.images import load_image, save_image
-        from fastreg.io.points import load_points, save_text
-        from fastreg.io.warps import save_warp
+        from fastreg.io.points import encode_points, save_bytes
+        from fastreg.io.transforms import save_transforms
+        from fastreg.io.warps import WARP_ENDINGS
         from fastreg.utils.files import InputError
 
         self._check()
         moving = None if self.moving is None else self._load_moving(self.moving)
         reference = None if self.reference is None else load_image(self.reference, what="reference image")
-        table = None if self.points is None else load_points(self.points)
-        transforms = [self._load(name, moving, reference) for name in self.transform]
-        lines = None if table is None else self._moved_points(table, transforms, moving, reference)
+        given = None if self.points is None else self._load_points(self.points)
+        transforms = [one for name in self.transform for one in self._load(name, moving, reference)]
+        content = None
+        if given is not None:
+            grid = _grid_after(transforms, moving)
+            there = self._moved_points(given, transforms, grid, reference)
+            content = encode_points(self.points_output or f"points{given.ending}", there, self.points_space, grid)
         if self.output or self.jacobian or self.compose:
             affine, shape = _grid(transforms, reference)
             if moving is not None and moving.ndim != len(shape):
@@ -106,19 +116,22 @@ class Warp:
                 linear = product_of(transforms)
                 jacobian = jacobian_map(warp, log=self.jacobian_log, nonlinear=self.jacobian_nonlinear, linear=linear)
             if self.compose:
-                save_warp(self.compose, warp, format=self.convert_to)
+                warped = self.compose.name.lower().endswith(WARP_ENDINGS)  # others hold the transforms as they are
+                parts = [warp] if warped else transforms
+                save_transforms(self.compose, parts, fixed=reference, moving=moving, format=self.convert_to)
             if self.output and moved is not None:
                 save_image(self.output, moved, affine, dtype=moved.dtype if moved.dtype.kind == "f" else None)
             if self.jacobian and jacobian is not None:
                 save_image(self.jacobian, jacobian, affine)
-        if lines is not None and self.points_output:
-            save_text(self.points_output, lines)
-        elif lines is not None:
-            print(lines, end="")
+        if content is not None and self.points_output:
+            save_bytes(self.points_output, content)
+        elif content is not None:
+            print(content.decode(), end="")
 
     def _check(self) -> None:
         """What can be known before anything is read."""
         from fastreg.io.images import check_ending
+        from fastreg.io.transforms import check_transform_ending
         from fastreg.utils.files import InputError, check_free
 
         if not (self.output or self.points or self.jacobian or self.compose):
@@ -135,9 +148,11 @@ class Warp:
         ):
             if wanted and not given:
                 raise InputError(why.format(self.convert_to))
-        for path in (self.output, self.jacobian, self.compose):
+        for path in (self.output, self.jacobian):
             if path is not None:
                 check_ending(path)
+        if self.compose is not None:
+            check_transform_ending(self.compose)
         for path in (self.output, self.jacobian, self.compose, self.points_output):
             if path is not None:
                 check_free(path, self.overwrite)
@@ -148,49 +163,60 @@ class Warp:
 
         if self.interpolation in VOTES:
             return load_labels(path, what="moving image")
-        return load_image(path, what="moving image", integers=self.interpolation == "nearest")
+        return load_image(path, what="moving image", integers=self.interpolation == "nearest", channel=self.channel)
 
-    def _load(self, name: str, moving: Image | None, reference: Image | None) -> Transform:
-        """A transform's file, or [FILE,1]."""
-        from fastreg.geometry.transforms import Affine
-        from fastreg.io.warps import load_transform
+    def _load(self, name: str, moving: Image | None, reference: Image | None) -> list[Transform]:
+        """The transforms of a file, or of [FILE,1]."""
+        from fastreg.cli._transforms import read_transforms
+
+        given = {"format": self.warp_format, "matrix": self.matrix}
+        return read_transforms(name, reference, moving, **given)
+
+    def _load_points(self, path: Path) -> PointSet:
+        from fastreg.io.markups import ENDINGS
+        from fastreg.io.points import check_conversion, load_points
         from fastreg.utils.files import InputError
 
-        path, _, inverted = (
-            name[1:-1].rpartition(",") if name.startswith("[") and name.endswith("]") else (name, "", "0")
-        )
-        if inverted.strip() not in ("0", "1"):
-            raise InputError(f"transform {name}: expected FILE or [FILE,1]")
-        transform = load_transform(path, fixed=reference, moving=moving, format=self.warp_format, matrix=self.matrix)
-        if inverted.strip() == "0":
-            return transform
-        if not isinstance(transform, Affine):
-            raise InputError(f"transform {name}: only an affine is inverted here; give the warp's own inverse file")
-        return transform.inverse()
+        given = load_points(path)
+        if self.points_output is not None:
+            check_conversion(self.points_output, given)
+        elif given.ending not in (".csv", *ENDINGS):
+            raise InputError(f"points {path}: {given.kind} is not printed; give --points-output, the file to write")
+        return given
 
     def _moved_points(
-        self, table: Table, transforms: list[Transform], moving: Image | None, reference: Image | None
-    ) -> str:
+        self, given: PointSet, transforms: list[Transform], grid: Grid | None, reference: Image | None
+    ) -> PointSet:
         from fastreg.geometry.transforms import Warp as Field
         from fastreg.geometry.transforms import map_places
-        from fastreg.io.points import check_columns, from_ras, to_ras
+        from fastreg.io.point_sets import carry, check_columns
 
         planes = [t.fixed_affine for t in transforms if isinstance(t, Field) and t.ndim == 2]
-        check_columns(table.points, self.points_space, *planes)
-        voxels = self.points_space == "voxel"
-        fixed = _grid(transforms, reference)[0] if voxels else None
-        places = map_places(transforms, to_ras(table.points, self.points_space, fixed))
-        into = moving.affine if voxels and moving is not None else None
-        return table.text(from_ras(places, self.points_space, into, table.points.shape[1]))
+        space = given.space or self.points_space
+        check_columns(given.points, space, *planes)
+        fixed = _grid(transforms, reference)[0] if space == "voxel" else None
+        return carry(given, lambda places: map_places(transforms, places), space, start=fixed, grid=grid)
+
+
+def _grid_after(transforms: list[Transform], moving: Image | None) -> Grid | None:
+    """The moving grid, where it is known."""
+    from fastreg.geometry.transforms import Warp as Field
+
+    if moving is not None:
+        return moving.affine, moving.shape
+    last = transforms[-1] if transforms else None
+    if not isinstance(last, Field) or last.moving_shape is None:
+        return None
+    return last.moving_affine, last.moving_shape
 
 
 def _grid(transforms: list[Transform], reference: Image | None) -> tuple[np.ndarray, tuple[int, ...]]:
     """Affine and shape of the fixed grid."""
-    from fastreg.geometry.transforms import Affine
+    from fastreg.geometry.transforms import Warp as Field
     from fastreg.utils.files import InputError
 
     if reference is not None:
         return reference.affine, reference.shape
-    if not transforms or isinstance(transforms[0], Affine):
+    if not transforms or not isinstance(transforms[0], Field):
         raise InputError("the fixed grid is not known: give --reference, or a warp as the first --transform")
     return transforms[0].fixed_affine, transforms[0].fixed_shape

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from fastreg.utils.files import InputError, read_text
 
-IMAGE_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh", ".npz", ".npy", ".png")
+IMAGE_ENDINGS = (
+    ".nii", ".nii.gz", ".mgz", ".mgh", ".npz", ".npy", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg",
+    ".tif", ".tiff",
+)  # fmt: skip
 TABLE_ENDINGS = (".csv", ".tsv")
 _SYNONYMS = {
     "moving_label": "moving_labels",

@@ -24,9 +24,9 @@ class PairFiles:
     moving_mask: Path | None = None
     fixed_mask: Path | None = None
     points_fixed: Path | None = None
-    """CSV of points of the fixed image."""
+    """Points of the fixed image, of any kind that `fastreg.io.points` reads."""
     points_moving: Path | None = None
-    """CSV of the same points in the moving image."""
+    """The same points in the moving image."""
 
 
 _ROLES = tuple(field.name for field in fields(PairFiles) if field.name != "name")

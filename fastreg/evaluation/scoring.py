@@ -15,7 +15,8 @@ from fastreg.geometry.image import Image
 from fastreg.geometry.resample import resample_to_grid, sample_filled
 from fastreg.geometry.transforms import Warp
 from fastreg.io.images import load_image, load_labels
-from fastreg.io.points import from_ras, load_points, to_ras
+from fastreg.io.point_sets import from_ras, matched, to_ras
+from fastreg.io.points import load_points
 from fastreg.io.warps import load_warp
 from fastreg.utils.files import InputError
 
@@ -42,9 +43,9 @@ class Pair:
     mask: Any = None
     """On the fixed grid; regularity is reported inside it too."""
     points_fixed: Any = None
-    """CSV of landmarks in the fixed image."""
+    """Landmarks in the fixed image, of any kind that `fastreg.io.points` reads."""
     points_moving: Any = None
-    """CSV of the same landmarks in the moving image."""
+    """The same landmarks in the moving image, in the same order or with the same labels."""
 
 
 def evaluate(
@@ -62,7 +63,8 @@ def evaluate(
         learn2reg: Dice and HD95 as the challenge averages them: NaN where the fixed or the moving image lacks the
             structure, HD95 with unit spacing.
         hd95: Compute HD95 (extra `eval`).
-        points_space: What the landmarks are: "ras" or "lps" mm, or "voxel" indices of their own image.
+        points_space: What landmarks are whose file does not say it: "ras" or "lps" mm, or "voxel" indices of their own
+            image.
         **pair: The fields of `Pair`.
 
     Returns:
@@ -187,14 +189,13 @@ def _landmarks(given: Pair, space: str, warp: Warp | None, fixed: Image | None, 
         raise InputError("landmarks come in two files: give points of the fixed and of the moving image")
     fixed_affine = warp.fixed_affine if warp is not None else fixed.affine if fixed is not None else None
     moving_affine = moving.affine if moving is not None else None
-    if space == "voxel" and (fixed_affine is None or moving_affine is None):
+    first, second = load_points(given.points_fixed), load_points(given.points_moving)
+    spaces = [first.space or space, second.space or space]
+    if (spaces[0] == "voxel" and fixed_affine is None) or (spaces[1] == "voxel" and moving_affine is None):
         raise InputError("landmarks in voxels need the grids of their images: give the fixed and the moving image")
-    start = to_ras(load_points(given.points_fixed).points, space, fixed_affine)
-    target = to_ras(load_points(given.points_moving).points, space, moving_affine)
-    if len(start) != len(target):
-        raise InputError(
-            f"points {given.points_moving}: expected {len(start)} as in {given.points_fixed}, got {len(target)}"
-        )
+    order = matched(first, second, given.points_fixed, given.points_moving)
+    start = to_ras(first.points, spaces[0], fixed_affine)
+    target = to_ras(second.points[order], spaces[1], moving_affine)
     figures: Figures = {"tre_mm_before": _summary(np.linalg.norm(start - target, axis=1))}
     if warp is not None:
         voxels = from_ras(start, "voxel", warp.fixed_affine, warp.ndim)

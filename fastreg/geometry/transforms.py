@@ -1,4 +1,4 @@
-"""What a transform is, a linear map of the world or a displacement field between two grids, and what it does.
+"""What a transform is, a linear map of the world, a displacement field or a free-form deformation, and what it does.
 
 A transform maps a place in the fixed image to the place in the moving image that looks like it, in RAS mm. Several are
 given as to antsApplyTransforms: the first maps the fixed places, the last leads into the moving image.
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from fastreg.geometry import fields
+from fastreg.geometry.bsplines import BSpline
 from fastreg.geometry.image import Image, affine_field, check_same_plane, to_flow
 from fastreg.geometry.resample import sample_filled
 from fastreg.ops.warp import warp as warp_op
@@ -65,6 +66,11 @@ class Warp:
         """2 or 3."""
         return self.flow.shape[-1]
 
+    @classmethod
+    def from_displacement_mm(cls, displacement: np.ndarray, affine: np.ndarray) -> Warp:
+        """Of moving place minus fixed place, [X, Y, Z, 3] or [X, Y, 2 or 3] in RAS mm, on the grid of `affine`."""
+        return cls(decode(displacement, affine, affine, displacement.ndim - 1), affine, affine)
+
     def tensor(self) -> torch.Tensor:
         """The flow as `fastreg.warp` takes it, [1, 3, X, Y, Z] float32."""
         return to_flow(self.flow)
@@ -100,7 +106,7 @@ class Warp:
         return places + np.moveaxis(moved[0].numpy(), 0, -1).reshape(places.shape)
 
 
-Transform: TypeAlias = "Affine | Warp"
+Transform: TypeAlias = "Affine | Warp | BSpline"
 
 
 def encode(flow: np.ndarray, frame_fixed: np.ndarray, frame_moving: np.ndarray) -> np.ndarray:

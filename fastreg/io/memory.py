@@ -66,7 +66,7 @@ def like(source: Any, image: Image) -> Any:
         volume = torch.from_numpy(data.copy()).view(1, *data.shape, *[1] * (3 - data.ndim))
         return type(source)(tensor=volume, affine=image.affine)
     if kind is not None:
-        return _made(kind, image)
+        return image_for(kind, image)
     if isinstance(source, SpatialImage):
         return type(source)(data, image.affine)
     if isinstance(source, torch.Tensor):
@@ -139,16 +139,27 @@ def _placed(source: Any, kind: str, what: str) -> tuple[np.ndarray, np.ndarray]:
     else:
         data = sys.modules[kind].array_view_from_image(source).T
         direction = sys.modules[kind].array_from_matrix(direction)
-    ndim = min(data.ndim, 3)
+    return data, _affine(origin, spacing, direction)
+
+
+def placement(image: Any) -> np.ndarray:
+    """[4, 4], voxel -> RAS mm, of an image of SimpleITK, whatever its voxels are."""
+    return _affine(image.GetOrigin(), image.GetSpacing(), image.GetDirection())
+
+
+def _affine(origin: Any, spacing: Any, direction: Any) -> np.ndarray:
+    """[4, 4], voxel -> RAS mm, of ITK's three in LPS; the axes behind the third do not count."""
+    axes = len(origin)
+    ndim = min(axes, 3)
     lps = np.eye(4)
-    turned = np.asarray(direction, np.float64).reshape(data.ndim, data.ndim)[:ndim, :ndim]
+    turned = np.asarray(direction, np.float64).reshape(axes, axes)[:ndim, :ndim]
     lps[:ndim, :ndim] = turned * np.asarray(spacing, np.float64)[:ndim]
     lps[:ndim, 3] = np.asarray(origin, np.float64)[:ndim]
-    return data, LPS @ lps
+    return LPS @ lps
 
 
-def _made(kind: str, image: Image) -> Any:
-    """An image of a library that has origin, spacing and direction."""
+def image_for(kind: str, image: Image) -> Any:
+    """An image of a library that is loaded and has origin, spacing and direction: SimpleITK, itk or ants."""
     library, ndim = sys.modules[kind], image.ndim
     spacing = [float(length) for length in spacing_mm(image.affine)[:ndim]]
     lps = LPS @ image.affine

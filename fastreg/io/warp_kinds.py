@@ -14,12 +14,21 @@ from nibabel import Nifti1Header
 from fastreg.geometry.image import affine_field, fsl_frame
 from fastreg.geometry.transforms import LPS
 from fastreg.io.arrays import open_numpy
+from fastreg.io.foreign import reader_of
+from fastreg.io.itk_images import read_itk
 from fastreg.io.volumes import affine_mm, close, open_nibabel, read_nibabel
 from fastreg.utils.files import InputError, check_exists
 
-FORMATS = ("itk", "freesurfer", "fsl", "learn2reg", "npz")
+FORMATS = ("itk", "freesurfer", "fsl", "niftyreg", "learn2reg", "npz")
 """The first is the default: ITK, ANTs, SimpleITK and Slicer read it."""
-INTENTS = {"itk": 1007, "freesurfer": 1006, "fsl": 2006, "learn2reg": 0}
+INTENTS = {"itk": 1007, "freesurfer": 1006, "fsl": 2006, "niftyreg": 1007, "learn2reg": 0}
+NIFTYREG = "NREG_TRANS"
+"""The intent's name in NiftyReg's files; its first parameter says what the vectors are."""
+PLACES, DISPLACEMENTS = 0, 1
+_NIFTYREG_KINDS = {
+    2: "control points of B-splines", 3: "a velocity field", 4: "a velocity field", 5: "a velocity grid",
+    6: "control points",
+}  # fmt: skip
 MARK = "fastreg displacements"
 """How the header's description begins in warps that are written here: differences for certain."""
 MARK_VOXELS = f"{MARK} in voxels"
@@ -41,8 +50,11 @@ def detect_format(path: str | Path) -> str | None:
         arrays = open_numpy(path, "warp")
         shape = arrays["vol"].shape if "vol" in arrays else ()
         return "npz" if "moving_affine" in arrays or (len(shape) == 4 and shape[-1] == 3) else None
-    if path.suffix.lower() in (".npy", ".png"):
+    if path.suffix.lower() == ".npy":
         return None
+    reader = reader_of(path)
+    if reader is not None:
+        return "itk" if reader == "itk" and _holds_vectors(path) else None
     image = open_nibabel(path, "warp")
     try:
         return _format_of(image, path)
@@ -55,8 +67,8 @@ def _format_of(image: Any, path: Path) -> str | None:
     intent = int(image.header["intent_code"]) if nifti else 0
     if intent in (2007, 2008, 2009, 2016):
         raise InputError(f"warp {path}: FSL coefficients, expected a field: run fnirtfileutils --out first")
-    if intent and header_text(image, "intent_name").startswith("NREG"):
-        raise InputError(f"warp {path}: NiftyReg's warps are not read here; expected {', '.join(FORMATS)}")
+    if intent and header_text(image, "intent_name").startswith(NIFTYREG):
+        return "niftyreg"
     if nifti and header_text(image, "descrip") == MARK_VOXELS:
         return "learn2reg"
     if not _is_field(shape):
@@ -71,6 +83,26 @@ def _format_of(image: Any, path: Path) -> str | None:
     if re.match(r"disp_\d+_\d+\.nii", path.name):
         return named
     return named if _can_be_voxels(image, path) else None
+
+
+def _holds_vectors(path: Path) -> bool:
+    """Whether an image that ITK reads has as many numbers a voxel as axes, not bytes: those are colours."""
+    data, _, channels = read_itk(path, "warp")
+    return channels and data.dtype.kind == "f" and data.shape[-1] == data.ndim - 1
+
+
+def niftyreg_differences(path: Path, image: Any, data: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """NiftyReg's vectors as displacements in RAS mm; InputError where they are control points or velocities."""
+    kind = int(image.header["intent_p1"])
+    if kind == PLACES:
+        return np.asarray(data - affine_field(affine[: data.shape[-1]], data.shape[:-1]))
+    if kind == DISPLACEMENTS:
+        return data
+    said = _NIFTYREG_KINDS.get(kind, f"kind {kind}")
+    raise InputError(
+        f"warp {path}: expected NiftyReg's deformation or displacement field, got {said}: reg_transform -ref FIXED "
+        "-def FILE OUT makes a field of it"
+    )
 
 
 def _is_field(shape: Sequence[int]) -> bool:
@@ -105,7 +137,7 @@ def frame(format: str, affine: np.ndarray, shape: Sequence[int] | None) -> np.nd
     """[4, 4], voxel -> the coordinates in which a format's displacements are differences."""
     if format == "itk":
         return LPS @ affine
-    if format == "freesurfer":
+    if format in ("freesurfer", "niftyreg"):
         return affine
     if format == "fsl":
         assert shape is not None

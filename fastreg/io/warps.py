@@ -1,4 +1,4 @@
-"""Displacement fields on disk: ITK, FreeSurfer, FSL, Learn2Reg, VoxelMorph's npz."""
+"""Displacement fields on disk: ITK, FreeSurfer, FSL, NiftyReg, Learn2Reg, VoxelMorph's npz."""
 
 from __future__ import annotations
 
@@ -8,40 +8,49 @@ from typing import Any
 import numpy as np
 
 from fastreg.geometry.image import Image, check_affine, in_plane
-from fastreg.geometry.transforms import Transform, Warp, decode, encode
+from fastreg.geometry.transforms import LPS, Warp, decode, encode
 from fastreg.io import freesurfer
-from fastreg.io.affines import AFFINE_ENDINGS, load_affine
 from fastreg.io.arrays import open_numpy
-from fastreg.io.foreign import foreign_transform
+from fastreg.io.foreign import reader_of
 from fastreg.io.images import save_nifti
+from fastreg.io.itk_images import ITK_ENDINGS, read_itk, save_itk_vectors
 from fastreg.io.volumes import affine_mm, open_nibabel, read_nibabel, unit_mm
 from fastreg.io.warp_kinds import (
+    DISPLACEMENTS,
     FORMATS,
     INTENTS,
     MARK,
     MARK_PLANE,
     MARK_VOXELS,
+    NIFTYREG,
     detect_format,
     differences,
     frame,
     header_text,
+    niftyreg_differences,
 )
 from fastreg.utils.files import InputError, atomic, check_exists
+
+WARP_ENDINGS = (".nii", ".nii.gz", ".npz", *ITK_ENDINGS)
+"""Of what is written here."""
 
 
 def save_warp(path: str | Path, warp: Warp, *, format: str | None = None) -> None:
     """Write a warp whole or not at all, float32.
 
     Args:
-        path: .nii or .nii.gz; .npz (VoxelMorph's `vol` beside both affines).
+        path: .nii or .nii.gz; .mha or .nrrd (ITK's alone, extra `io`); .npz (VoxelMorph's `vol` beside both affines).
         warp: FSL's and FreeSurfer's files also say the size of the moving grid.
         format: One of `FORMATS`; None is npz for .npz, otherwise itk.
     """
     format = format or ("npz" if Path(path).suffix == ".npz" else "itk")
     if format not in FORMATS:
         raise InputError(f"warp format: expected one of {', '.join(FORMATS)}, got {format}")
-    if (format == "npz") != (Path(path).suffix == ".npz"):
+    ending = Path(path).suffix.lower()
+    if (format == "npz") != (ending == ".npz"):
         raise InputError(f"output {path}: format {format} {'needs' if format == 'npz' else 'cannot be'} a .npz file")
+    if ending in ITK_ENDINGS and format != "itk":
+        raise InputError(f"output {path}: format {format} needs a .nii or .nii.gz file")
     if format in ("fsl", "freesurfer") and (warp.moving_shape is None or warp.ndim == 2):
         why = "is 3-D only" if warp.ndim == 2 else "needs the moving image's grid"
         raise InputError(f"output {path}: format {format} {why}")
@@ -52,6 +61,11 @@ def save_warp(path: str | Path, warp: Warp, *, format: str | None = None) -> Non
         with atomic(path) as partial:
             np.savez(partial, vol=warp.flow, **arrays)
         return
+    if ending in ITK_ENDINGS:
+        vectors = (warp.displacement_mm() @ LPS[:3, :3]).astype(np.float32)
+        with atomic(path) as partial:
+            save_itk_vectors(partial, vectors, warp.fixed_affine)
+        return
     frames = frame(format, warp.fixed_affine, warp.fixed_shape), frame(format, warp.moving_affine, warp.moving_shape)
     data = encode(warp.flow, *frames).astype(np.float32)
     extension, mark = None, MARK_VOXELS if format == "learn2reg" else MARK
@@ -60,18 +74,19 @@ def save_warp(path: str | Path, warp: Warp, *, format: str | None = None) -> Non
         data = data[:, :, None]
     else:
         data = data[..., : warp.ndim]
-    if format in ("itk", "freesurfer"):  # [X, Y, Z, 1, 3]
+    if format in ("itk", "freesurfer", "niftyreg"):  # [X, Y, Z, 1, 3]
         data = data.reshape(*warp.fixed_shape, *[1] * (4 - warp.ndim), data.shape[-1])
     if format == "freesurfer":
         extension = freesurfer.pack(warp)
-    save_nifti(path, data, warp.fixed_affine, intent=INTENTS[format], extension=extension, description=mark)
+    intent = (INTENTS[format], NIFTYREG, DISPLACEMENTS) if format == "niftyreg" else (INTENTS[format], "", 0)
+    save_nifti(path, data, warp.fixed_affine, intent=intent, extension=extension, description=mark)
 
 
 def load_warp(path: str | Path, *, moving: Image | None = None, format: str | None = None) -> Warp:
     """Read a warp.
 
     Args:
-        path: .nii, .nii.gz or .npz.
+        path: .nii, .nii.gz or .npz; .mha, .mhd or .nrrd of vectors, as ITK's tools write them (extra `io`).
         moving: The moving image. FSL's displacements have no meaning without it; in Learn2Reg's and VoxelMorph's it
             says where the moving voxels lie (otherwise: where the fixed ones lie). It sets the grid of `Warp.flow`.
         format: One of `FORMATS`; None asks the header.
@@ -92,7 +107,12 @@ def load_warp(path: str | Path, *, moving: Image | None = None, format: str | No
             "--warp-format names what its header does not say"
         )
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is counted below
-        warp = _load_npz(path, moving) if format == "npz" else _load_nifti(path, moving, format, known)
+        if format == "npz":
+            warp = _load_npz(path, moving)
+        elif reader_of(path) == "itk":
+            warp = _load_itk(path, moving)
+        else:
+            warp = _load_nifti(path, moving, format, known)
     bad = int((~np.isfinite(warp.flow)).any(-1).sum())
     if bad:
         raise InputError(f"warp {path}: expected finite displacements, got {bad} voxels with NaN or infinity")
@@ -115,6 +135,17 @@ def _load_npz(path: Path, moving: Image | None) -> Warp:
         return Warp(flow, fixed_affine, *given)
     shape = tuple(arrays["moving_shape"].tolist()) if "moving_shape" in arrays else None
     warp = Warp(flow, fixed_affine, check_affine(arrays["moving_affine"], f"warp {path}"), shape)
+    return warp if moving is None else warp.onto(moving.affine, moving.shape)
+
+
+def _load_itk(path: Path, moving: Image | None) -> Warp:
+    """Vectors in LPS mm of an image that ITK reads."""
+    data, affine, _ = read_itk(path, "warp")
+    ndim = _check_vectors(path, data.shape)
+    if moving is not None and moving.ndim != ndim:
+        raise InputError(f"warp {path}: {ndim}-D, but the moving image is {moving.ndim}-D")
+    affine = check_affine(affine, f"warp {path}")
+    warp = Warp.from_displacement_mm(data.astype(np.float64) @ LPS[: data.shape[-1], : data.shape[-1]], affine)
     return warp if moving is None else warp.onto(moving.affine, moving.shape)
 
 
@@ -142,6 +173,8 @@ def _load_nifti(path: Path, moving: Image | None, format: str, known: bool) -> W
     moving_affine, shape = None, None
     if format == "freesurfer" and image.header.extensions:
         data, moving_affine, shape = freesurfer.unpack(path, image, data, affine)
+    elif format == "niftyreg":
+        data = niftyreg_differences(path, image, data, affine)
     elif not mark.startswith(MARK) and (format == "fsl" or not known):
         data = differences(path, data, affine, format)
     if moving is not None:
@@ -159,22 +192,3 @@ def _check_vectors(path: Path, shape: tuple[int, ...]) -> int:
     if axes not in (2, 3) or shape[-1] not in (axes, 3) or 0 in shape:
         raise InputError(f"warp {path}: expected displacements [X, Y, Z, 3] or [X, Y, 2], got shape {shape}")
     return axes
-
-
-def load_transform(
-    path: str | Path,
-    *,
-    fixed: Image | None = None,
-    moving: Image | None = None,
-    format: str | None = None,
-    matrix: str | None = None,
-) -> Transform:
-    """An affine for .mat, .tfm and .txt, a warp otherwise; see `load_affine` and `load_warp`."""
-    path = Path(path)
-    if path.name.lower().endswith(AFFINE_ENDINGS):
-        return load_affine(path, matrix=matrix, fixed=fixed, moving=moving)
-    known = foreign_transform(path)
-    if known is not None:
-        endings = f".nii, .nii.gz, .npz, {', '.join(AFFINE_ENDINGS)}"
-        raise InputError(f"transform {path}: expected one of {endings}; this {known}")
-    return load_warp(path, moving=moving, format=format)

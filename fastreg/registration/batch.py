@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fastreg.data.pairs import PairFiles
+from fastreg.io.points import ENDINGS, points_ending
 from fastreg.registration.files import Outputs, register_files
 from fastreg.utils.files import InputError, atomic, check_apart, check_free, digest, read_text
 from fastreg.utils.locks import locked
@@ -30,8 +31,10 @@ SAVED = {
     "affine": "affine.mat",
 }
 """What can be kept of a pair, and its file's name. Labels and points that are given are always carried along."""
-MOVED_LABELS, POINTS = "moved_labels.nii.gz", "points.csv"
-OUTPUTS = (*SAVED.values(), MOVED_LABELS, POINTS)
+MOVED_LABELS = "moved_labels.nii.gz"
+POINTS = tuple(f"points{ending}" for ending in ENDINGS)
+"""Points are written in the format that they came in."""
+OUTPUTS = (*SAVED.values(), MOVED_LABELS, *POINTS)
 RECORD = "pair.json"
 TABLE = "results.csv"
 _COLUMNS = (
@@ -204,11 +207,17 @@ def fingerprint(path: Path) -> str:
 
 def _outputs(pair: PairFiles, batch: Batch) -> Outputs:
     folder = batch.folder / pair.name
+    kept: dict[str, Any] = {what.replace("-", "_"): folder / SAVED[what] for what in batch.saved}
     return Outputs(
-        **{what.replace("-", "_"): folder / SAVED[what] for what in batch.saved},
+        **kept,
         moved_labels=None if pair.moving_labels is None else folder / MOVED_LABELS,
-        points=None if pair.points_fixed is None else folder / POINTS,
+        points=None if pair.points_fixed is None else folder / _points_name(pair.points_fixed),
     )
+
+
+def _points_name(given: Path) -> str:
+    name = f"points{points_ending(given)}"
+    return name if name in POINTS else POINTS[0]
 
 
 def _registered(pair: PairFiles, batch: Batch) -> Row:

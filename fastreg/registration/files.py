@@ -9,17 +9,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fastreg.data.pairs import PairFiles
 from fastreg.evaluation.scoring import evaluate
+from fastreg.geometry import fields
+from fastreg.geometry.folds import sharpened_inverse
+from fastreg.geometry.image import in_plane
+from fastreg.geometry.transforms import Warp
 from fastreg.io.affines import AFFINE_ENDINGS, save_affine
 from fastreg.io.images import check_ending, load_labels, save_image
-from fastreg.io.points import load_points, save_text
-from fastreg.io.warps import save_warp
+from fastreg.io.points import check_conversion, load_points, save_points
+from fastreg.io.transforms import check_transform_ending, save_transforms
+from fastreg.io.warps import WARP_ENDINGS, save_warp
+from fastreg.registration.inversion import residual
 from fastreg.registration.pairwise import register
 from fastreg.registration.result import RegistrationResult
 from fastreg.utils.files import check_free
 
 Figures = dict[str, Any]
+
+
+ANTS_NAMES = ("0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz", "Warped.nii.gz")
+"""As antsRegistrationSyN.sh names its results."""
+
+
+def ants_paths(prefix: str) -> list[Path]:
+    """The files of ANTs' names behind a prefix."""
+    return [Path(f"{prefix}{name}") for name in ANTS_NAMES]
 
 
 @dataclass(frozen=True)
@@ -37,19 +54,26 @@ class Outputs:
     points_back: Path | None = None
     """The pair's `points_moving`, where they are in the fixed image."""
 
+    ants_prefix: str | None = None
+    """What the names of ANTs' files begin with, a folder before it."""
+
     def paths(self) -> list[Path]:
         """Those that are wanted."""
-        return [path for path in vars(self).values() if path is not None]
+        ants = [] if self.ants_prefix is None else ants_paths(self.ants_prefix)
+        return [*(path for path in vars(self).values() if isinstance(path, Path)), *ants]
 
     def check(self, overwrite: bool) -> None:
         """InputError unless each can be written, in a format that is written here."""
         for path in self.paths():
             check_free(path, overwrite)
-        for image in (self.moved, self.warp, self.inverse_warp, self.moved_labels):
+        for image in (self.moved, self.moved_labels):
             if image is not None:
                 check_ending(image)
+        for warp in (self.warp, self.inverse_warp):
+            if warp is not None:
+                check_transform_ending(warp, (*WARP_ENDINGS, ".h5"))
         if self.affine is not None:
-            check_ending(self.affine, AFFINE_ENDINGS)
+            check_transform_ending(self.affine, AFFINE_ENDINGS)
 
 
 def register_files(
@@ -68,7 +92,7 @@ def register_files(
     Args:
         pair: The files; label maps and points that are given are scored.
         outputs: What is written, and where.
-        points_space: Of all points: "ras", "lps" or "voxel".
+        points_space: Of all points whose files do not say it: "ras", "lps" or "voxel".
         landmarks: The pair's points of both images are the same places: their distance is scored.
         scored: Compute the figures.
         overwrite: False: refuse outputs that exist, also those that came while the work was done.
@@ -87,7 +111,12 @@ def register_files(
         load_labels(pair.fixed_labels, what="fixed labels")  # before, not after, the work
     points = None if pair.points_fixed is None else load_points(pair.points_fixed)
     points_back = None if pair.points_moving is None else load_points(pair.points_moving)
-    wants_inverse = outputs.inverse_warp is not None or outputs.points_back is not None
+    for given, output in ((points, outputs.points), (points_back, outputs.points_back)):
+        if given is not None and output is not None:
+            check_conversion(output, given)
+    wants_inverse = (
+        outputs.ants_prefix is not None or outputs.inverse_warp is not None or outputs.points_back is not None
+    )
     found = register(
         pair.fixed,
         pair.moving,
@@ -101,18 +130,37 @@ def register_files(
     if outputs.moved is not None:
         found.save_moved(outputs.moved, interpolation)
     if outputs.warp is not None:
-        found.save_warp(outputs.warp)
+        save_transforms(outputs.warp, [found.warp], fixed=found.fixed, moving=found.moving)
     if outputs.inverse_warp is not None and found.inverse_warp is not None:
-        save_warp(outputs.inverse_warp, found.inverse_warp)
+        save_transforms(outputs.inverse_warp, [found.inverse_warp], fixed=found.moving, moving=found.fixed)
     if outputs.affine is not None:
-        save_affine(outputs.affine, found.affine)
+        save_affine(outputs.affine, found.affine, fixed=found.fixed, moving=found.moving)
+    if outputs.ants_prefix is not None:
+        save_as_ants(found, outputs.ants_prefix)
     if outputs.moved_labels is not None and labels is not None:
         save_image(outputs.moved_labels, found.apply(labels))
-    if outputs.points is not None and points is not None:
-        save_text(outputs.points, found.map_points(points, points_space))
-    if outputs.points_back is not None and points_back is not None:
-        save_text(outputs.points_back, found.map_points(points_back, points_space, back=True))
+    for given, output, back in ((points, outputs.points, False), (points_back, outputs.points_back, True)):
+        if given is not None and output is not None:
+            there = found.carried(given, points_space, back=back)
+            save_points(output, there, points_space, found.grid_after(back))
     return found, figures
+
+
+def save_as_ants(found: RegistrationResult, prefix: str) -> None:
+    """Writes what antsApplyTransforms takes: the linear part, the deformation before it, its inverse, the moved image.
+
+    Fixed to moving: `-t 1Warp.nii.gz -t 0GenericAffine.mat`, and back: `-t [0GenericAffine.mat,1] -t
+    1InverseWarp.nii.gz`, listed as ANTs lists them.
+    """
+    linear, warp, inverse, moved = ants_paths(prefix)
+    flat = found.fixed.ndim == 2 and in_plane(found.fixed.affine)
+    save_affine(linear, found.affine, ndim=2 if flat else 3)
+    flow = residual(found.warp, found.affine)
+    back = sharpened_inverse(flow, fields.invert(flow))
+    grid = found.fixed.affine
+    for path, field in ((warp, flow), (inverse, back)):
+        save_warp(path, Warp(np.moveaxis(field[0].numpy(), 0, -1), grid, grid, found.fixed.shape))
+    found.save_moved(moved)
 
 
 _FIGURES: Mapping[str, str] = {

@@ -11,14 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fastreg.data.intensity import normalised
 from fastreg.geometry import fields
-from fastreg.geometry.fill import filled
-from fastreg.geometry.grid import Grid, on_grid, spacing_of, working_grid
-from fastreg.geometry.image import Image, check_same_plane
-from fastreg.geometry.masks import inside
+from fastreg.geometry.grid import Grid, spacing_of, working_grid
+from fastreg.geometry.image import Image, check_same_plane, named
 from fastreg.geometry.resample import reorient
 from fastreg.geometry.transforms import Affine
 from fastreg.io.images import load_image
@@ -30,11 +26,20 @@ from fastreg.registration.deformable import deform
 from fastreg.registration.discrete import discrete_start, start_if_worth_it
 from fastreg.registration.guarded import guarded
 from fastreg.registration.image_grid import inverse_on_image_grid, on_image_grid, without_folds
+from fastreg.registration.inputs import (
+    as_array,
+    check_mask,
+    check_structure,
+    differ_by_noise_alone,
+    reach_of,
+    weight_of,
+    working_image,
+)
 from fastreg.registration.linear.align import KINDS, find_alignment
-from fastreg.registration.noise import differ_by_noise
 from fastreg.registration.quality import field_figures
 from fastreg.registration.result import RegistrationResult
 from fastreg.registration.stages import METRICS, REGULARITIES, STAGES, Stage
+from fastreg.registration.start import Init, Start, starting_point
 from fastreg.registration.verdict import judge, of_field
 from fastreg.types import RegistrationOutput
 from fastreg.utils.devices import pick_device
@@ -48,7 +53,7 @@ def register(
     model: str | Path | TrainedModel | None = None,
     transform: str = "deformable",
     affine: bool | None = None,
-    init: str | Affine = "auto",
+    init: Init = "auto",
     refine: int | None = None,
     stages: Sequence[Stage] = STAGES,
     metric: str = "auto",
@@ -62,6 +67,7 @@ def register(
     bidir: bool = False,
     discrete: bool | None = False,
     background: float | None = None,
+    channel: str | int | None = None,
     on_progress: Callable[[str, float], None] = lambda what, seconds: None,
 ) -> RegistrationResult:
     """Registers `moving` to `fixed`: linear alignment, then a network, an optimisation, or one after the other.
@@ -77,8 +83,10 @@ def register(
         affine: Align linearly first; if None, only without a model (networks are trained on aligned images) and with
             one that was trained on no images.
         init: Start of the linear alignment: "auto" (any shift, turns of 30 degrees), "search" (turned to any side and
-            scaled, too), "header", "mass", "centre" or a `fastreg.geometry.transforms.Affine`, which without an
-            alignment is used as it is.
+            scaled, too), "header", "mass" or "centre"; or where to start from: a file or transforms from fixed to
+            moving, as `fastreg.io.transforms.load_transforms` reads them. Linear ones are where the alignment starts,
+            or are used as they are without one; a warp stands in its place, and the optimisation goes on from it. Or
+            `fastreg.registration.landmarks.Landmarks`, two files of points.
         refine: Iterations of optimisation on the full grid after the network; None: 0 with a model, and the whole
             pyramid without one.
         stages: The pyramid of the optimisation, `fastreg.registration.deformable.Stage`s from coarse to fine.
@@ -97,6 +105,7 @@ def register(
             chance.
         background: What lies outside the moving image in the moved one; None: 0, or the moving image's minimum where
             that is below 0, as the air of a CT is.
+        channel: Of colours, or of a series: as in `load_image`, which leaves grey images as they are.
         on_progress: Called with what was done and its seconds after each stage.
 
     Raises:
@@ -118,11 +127,11 @@ def register(
     if isinstance(model, str | Path):
         model = checkpoint.load(model, device)
     ndim = None if model is None else model.net.config.ndim
-    fixed_image = load_image(_array(fixed), what="fixed image", ndim=ndim)
-    moving_image = load_image(_array(moving), what="moving image", ndim=ndim)
+    fixed_image = load_image(as_array(fixed), what="fixed image", ndim=ndim, channel=channel)
+    moving_image = load_image(as_array(moving), what="moving image", ndim=ndim, channel=channel)
     masks = (
-        None if fixed_mask is None else load_image(_array(fixed_mask), what="fixed mask", ndim=ndim),
-        None if moving_mask is None else load_image(_array(moving_mask), what="moving mask", ndim=ndim),
+        None if fixed_mask is None else load_image(as_array(fixed_mask), what="fixed mask", ndim=ndim),
+        None if moving_mask is None else load_image(as_array(moving_mask), what="moving mask", ndim=ndim),
     )
     for image, name in ((moving_image, "moving"), (fixed_image, "fixed")):
         if image.ndim != (ndim or fixed_image.ndim):
@@ -131,16 +140,19 @@ def register(
     if fixed_image.ndim == 2:
         check_same_plane(fixed_image.affine, moving_image.affine)
     for image, what in ((fixed_image, "fixed image"), (moving_image, "moving image")):
-        _check_structure(image, what)
+        check_structure(image, what)
     for mask, image, what in zip(masks, (fixed_image, moving_image), ("fixed", "moving"), strict=True):
         if mask is not None:
-            _check_mask(mask, image, what)
+            check_mask(mask, image, what)
     clock.lap("read")
 
-    world, stayed = init if isinstance(init, Affine) else Affine(np.eye(4)), False
+    given = starting_point(init, fixed_image, moving_image, transform)
+    world, stayed = given.world or Affine(np.eye(4)), False
     if affine is None:
-        affine = model is None or model.working.align
-    if affine and init == "auto" and _aligned(fixed_image, moving_image):
+        affine = given.warp is None and (model is None or model.working.align)
+    if given.warp is not None:
+        given.check(affine, model is not None)
+    elif affine and init == "auto" and differ_by_noise_alone(fixed_image, moving_image):
         clock.lap("affine")
     elif affine:
         kind = "affine" if transform == "deformable" else transform
@@ -151,7 +163,7 @@ def register(
             metric=_LINEAR.get(metric, "auto"),
             fixed_mask=masks[0],
             moving_mask=masks[1],
-            init=init,
+            init=given.world or str(init),
             sparing=transform == "deformable",
             device=device,
         )
@@ -159,6 +171,8 @@ def register(
         clock.lap("affine")
     optimised = False
     log: dict[str, Any] = {"device": str(device), "transform": transform, "affine_kept_start": stayed}
+    if given.landmarks_left_mm is not None:
+        log["landmarks_left_mm"] = round(given.landmarks_left_mm, 4)
     if transform != "deformable":
         grid = Grid(fixed_image.shape, fixed_image.affine)
         zero = torch.zeros(1, fixed_image.ndim, *grid.shape)
@@ -175,6 +189,7 @@ def register(
             bidir,
             discrete,
             weights,
+            given,
         )
         found = _deformable(grid, fixed_image, moving_image, masks, world, model, how, device, inverse, clock)
         metric, optimised = how.chosen.metric, bool(stages)
@@ -187,8 +202,7 @@ def register(
     if found.inverse_flow is not None:
         inverse_warp = inverse_on_image_grid(found.inverse_flow.cpu(), grid, moving_image, fixed_image, world)
     clock.lap("warp")
-    start = init if isinstance(init, Affine) else Affine(np.eye(4))
-    verdict = judge(fixed_image, moving_image, warp, start, metric, masks, world)
+    verdict = judge(fixed_image, moving_image, warp, given.world or Affine(np.eye(4)), metric, masks, world)
     figures = field_figures(warp, inverse_warp)
     suspect = verdict.suspect or of_field(figures, math.prod(fixed_image.shape))
     clock.lap("judge")
@@ -214,6 +228,7 @@ class _How:
     bidir: bool
     discrete: bool | None
     weights: dict[str, Any]
+    given: Start
     chosen: Choice = field(default_factory=lambda: Choice("none"))
 
 
@@ -234,8 +249,8 @@ def _deformable(
     scale = model.working.normalise if model else "percentile"
     back = Affine(np.linalg.inv(world.matrix))
     pair = [
-        _working(moving, grid, scale, (moving_mask, mask), (world, back)).to(device),
-        _working(fixed, grid, scale, (mask, moving_mask), (None, world)).to(device),
+        working_image(moving, grid, scale, (moving_mask, mask), (world, back)).to(device),
+        working_image(fixed, grid, scale, (mask, moving_mask), (None, world)).to(device),
     ]
     clock.lap("prepare")
     found = None
@@ -245,20 +260,25 @@ def _deformable(
             found = cascade(net, pair[0], pair[1], model.working.passes, inverse)
         clock.lap("network")
     if not how.stages:
-        zero = torch.zeros(1, fixed.ndim, *grid.shape)
-        return found or RegistrationOutput(pair[0], zero, inverse_flow=zero if inverse else None)
+        if found is None:
+            start = how.given.flow_on(grid, device)
+            start = torch.zeros(1, fixed.ndim, *grid.shape) if start is None else start
+            found = RegistrationOutput(pair[0], start, inverse_flow=fields.invert(start) if inverse else None)
+        return found
     if pair[0].max() == pair[0].min():
-        raise InputError(f"moving image: nothing of it lies in the fixed image{_named(fixed)}; check the headers")
-    weights = _weight(mask, grid, "fixed", device), _weight(moving_mask, grid, "moving", device, world)
+        raise InputError(
+            f"moving image: nothing of it lies in the {named('fixed image', fixed.path)}; check the headers"
+        )
+    weights = weight_of(mask, grid, "fixed", device), weight_of(moving_mask, grid, "moving", device, world)
     if weights[1] is None:
-        weights = weights[0], _reach(moving, grid, world, device)
+        weights = weights[0], reach_of(moving, grid, world, device)
     if weights[0] is not None and weights[1] is not None and not (weights[0] * weights[1]).any():
         raise InputError("moving mask: where the deformation starts, it does not meet the fixed mask")
     given = {
         "stages": how.stages, "mask": weights[0], "moving_mask": weights[1], "inverse": inverse, "bidir": how.bidir,
         "on_progress": lambda p: clock.lap(f"level_{p.factor}"), **how.weights,
     }  # fmt: skip
-    start = None if found is None else found.flow.clone()
+    start = how.given.flow_on(grid, device) if found is None else found.flow.clone()
     if start is None and how.discrete is not False:
         start = (discrete_start if how.discrete else start_if_worth_it)(pair[1], pair[0], *weights)
         clock.lap("discrete")
@@ -268,56 +288,6 @@ def _deformable(
         return output
     how.chosen = Choice(metrics[0])
     return deform(pair[1], pair[0], flow=start, metric=metrics[0], **given)
-
-
-def _check_structure(image: Image, what: str) -> None:
-    """InputError where there is nothing to register."""
-    finite = image.data[np.isfinite(image.data)]
-    if not finite.size:
-        raise InputError(f"{what}{_named(image)}: expected intensities, got NaN in every voxel")
-    if finite.min() == finite.max():
-        raise InputError(f"{what}{_named(image)}: expected structure, got the constant {finite.min():g}")
-
-
-def _check_mask(mask: Image, image: Image, what: str) -> None:
-    if mask.ndim != image.ndim:
-        raise InputError(f"{what} mask{_named(mask)}: {mask.ndim}-D, but the {what} image is {image.ndim}-D")
-    if not (mask.data > 0).any():
-        raise InputError(f"{what} mask{_named(mask)}: expected voxels above 0, got none")
-
-
-def _weight(
-    mask: Image | None, grid: Grid, what: str, device: torch.device, world: Affine | None = None
-) -> Tensor | None:
-    """A mask on the working grid, [1, 1, ...]; InputError where it leaves nothing there."""
-    if mask is None:
-        return None
-    counts = inside(_seen(mask, world), grid.shape, grid.affine)
-    weight = torch.from_numpy(counts.astype(np.float32))[None, None].to(device)
-    if not (weight > 0).any():
-        raise InputError(f"{what} mask{_named(mask)}: expected voxels above 0 within the fixed image, got none")
-    return weight
-
-
-def _reach(moving: Image, grid: Grid, world: Affine, device: torch.device) -> Tensor | None:
-    """Where the moving image lies on the working grid, [1, 1, ...]; None where it covers nearly all of it.
-
-    What a device did not see is not dark, and an edge that it leaves is none of the object's.
-    """
-    whole = Image(np.ones(moving.shape, np.float32), moving.affine)
-    met = on_grid(_seen(whole, world), grid) >= 0.5
-    return None if met.mean() > _COVERED else torch.from_numpy(met.astype(np.float32))[None, None].to(device)
-
-
-_COVERED = 0.95
-
-
-def _aligned(fixed: Image, moving: Image) -> bool:
-    """Whether the images lie on one grid and differ by noise alone: an alignment would follow the noise."""
-    if fixed.shape != moving.shape or not np.allclose(fixed.affine, moving.affine):
-        return False
-    pair = [torch.from_numpy(np.nan_to_num(image.data.astype(np.float32)))[None, None] for image in (fixed, moving)]
-    return all(differ_by_noise(*(fields.pooled(image, factor) for image in pair)) for factor in (1, 2, 4))
 
 
 class _Clock:
@@ -337,16 +307,6 @@ class _Clock:
         self.last = now
 
 
-def _array(source: Any) -> Any:
-    """A tensor as the array that `load_image` takes; anything else as it is, a MetaTensor too, which has an affine."""
-    if not isinstance(source, Tensor) or hasattr(source, "affine"):
-        return source
-    array = source.detach().cpu().numpy()
-    while array.ndim > 3 and array.shape[0] == 1:
-        array = array[0]
-    return array
-
-
 def _network_grid(fixed: Image, working: WorkingSpace) -> Grid:
     """The fixed image's extent, in the orientation and as fine as the network has it."""
     turned = reorient(fixed, working.orientation) if fixed.ndim == 3 else fixed
@@ -359,42 +319,3 @@ def _isotropic_grid(fixed: Image) -> Grid:
     if spacing.max() <= 1.25 * spacing.min():
         return Grid(fixed.shape, fixed.affine)
     return working_grid(fixed, float(np.prod(spacing) ** (1 / len(spacing))))
-
-
-def _working(
-    image: Image,
-    grid: Grid,
-    normalise: str,
-    masks: tuple[Image | None, Image | None],
-    placed: tuple[Affine | None, Affine | None],
-) -> Tensor:
-    """An image as it is compared, [1, 1, ...] on the working grid.
-
-    Args:
-        image: The fixed or the moving one.
-        grid: In the fixed image's world.
-        normalise: See `normalised`.
-        masks: The image's own and the other image's. Both say which voxels give the range; what the own one leaves out
-            is filled in from around before anything is interpolated.
-        placed: The maps that bring the image to the grid, and the other's mask to the image.
-    """
-    own = None if masks[0] is None else inside(masks[0], image.shape, image.affine)
-    other = None if masks[1] is None else inside(_seen(masks[1], placed[1]), image.shape, image.affine)
-    where = own if other is None else other if own is None else own & other
-    scaled = normalised(image.data, normalise, where)
-    if own is not None:
-        known = [torch.from_numpy(x)[None, None] for x in (scaled, own.astype(np.float32))]
-        scaled = filled(*known)[0, 0].numpy()
-    seen = on_grid(_seen(Image(scaled, image.affine, image.path), placed[0]), grid)
-    return torch.from_numpy(np.ascontiguousarray(seen))[None, None]
-
-
-def _seen(image: Image, world: Affine | None) -> Image:
-    """The moving image where the alignment puts it."""
-    if world is None or np.allclose(world.matrix, np.eye(4)):
-        return image
-    return Image(image.data, np.linalg.inv(world.matrix) @ image.affine, image.path)
-
-
-def _named(image: Image) -> str:
-    return f" {image.path}" if image.path else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from fastreg.geometry.image import Image
 from fastreg.geometry.resample import sample_filled
 from fastreg.geometry.transforms import Affine, Warp
 from fastreg.io.images import save_image
-from fastreg.io.points import Table, check_columns, from_ras, to_ras
+from fastreg.io.point_sets import Grid, PointSet, carry, check_columns
+from fastreg.io.points import Table
 from fastreg.io.warps import save_warp
 from fastreg.types import Flow, Volume
 from fastreg.utils.files import InputError
@@ -69,27 +70,54 @@ class RegistrationResult:
         data = sample_filled(image, warp.tensor(), mode, None if image.is_labels else self.background)
         return Image(data, self.fixed.affine)
 
-    def map_points(self, table: Table, space: str = "ras", *, back: bool = False) -> str:
+    @overload
+    def map_points(self, points: np.ndarray, space: str = "ras", *, back: bool = False) -> np.ndarray: ...
+    @overload
+    def map_points(  # type: ignore[overload-overlap]  # a table's new text, as ever
+        self, points: Table, space: str = "ras", *, back: bool = False
+    ) -> str: ...
+    @overload
+    def map_points(self, points: PointSet, space: str = "ras", *, back: bool = False) -> PointSet: ...
+    def map_points(
+        self, points: np.ndarray | PointSet, space: str = "ras", *, back: bool = False
+    ) -> np.ndarray | str | PointSet:
         """Points of the fixed image -> where they are in the moving one, as `fastreg warp --points` maps them.
 
         Args:
-            table: What `fastreg.io.points.load_points` read.
-            space: "ras" or "lps" mm, or "voxel": in come indices of the one image, out go those of the other.
+            points: [N, 3] (2-D: [N, 2]), or what `fastreg.io.points.load_points` read.
+            space: "ras" or "lps" mm, or "voxel": in come indices of the one image, out go those of the other. A file
+                that says its space is in that one.
             back: The other way, by the inverse warp: points of the moving image -> places in the fixed one.
 
         Returns:
-            The table with the new points, as CSV.
+            An array of an array. Of a table the table with the new points, as CSV. Of markups, surfaces and streamlines
+            the same with the new points, for `fastreg.io.points.save_points`.
 
         Raises:
-            InputError: the way back without an inverse, or a space that is none.
+            InputError: the way back without an inverse, a space that is none, or an array of another shape.
         """
+        if isinstance(points, Table):
+            return points.text(self.carried(points, space, back=back).points)
+        if isinstance(points, PointSet):
+            return self.carried(points, space, back=back)
+        array = np.asarray(points, np.float64)
+        if array.ndim != 2 or array.shape[1] not in (2, 3):
+            raise InputError(f"points: expected an array [N, 3] or [N, 2], got {array.shape}")
+        return self.carried(PointSet(array), space, back=back).points
+
+    def carried(self, given: PointSet, space: str = "ras", *, back: bool = False) -> PointSet:
+        """`map_points` of a file's points, a table's too: the same with the new points."""
         warp = self.inverse_warp if back else self.warp
         if warp is None:
             raise InputError("points of the moving image need the inverse: register with inverse=True")
         if warp.ndim == 2:
-            check_columns(table.points, space, warp.fixed_affine)
-        places = warp(to_ras(table.points, space, warp.fixed_affine))
-        return table.text(from_ras(places, space, warp.moving_affine, table.points.shape[1]))
+            check_columns(given.points, given.space or space, warp.fixed_affine)
+        return carry(given, warp, space, start=warp.fixed_affine, grid=self.grid_after(back))
+
+    def grid_after(self, back: bool = False) -> Grid:
+        """Affine and shape of the image that mapped points lie in."""
+        image = self.fixed if back else self.moving
+        return image.affine, image.shape
 
     def save_moved(self, path: str | Path, mode: str | None = None) -> None:
         """Writes the moved image, float32, on the fixed grid; `mode` as in `apply`."""

@@ -18,10 +18,10 @@ class InputError(ValueError):
     """The input is at fault. The message is one line that names the file or argument, what was expected, what came."""
 
 
-def check_exists(path: str | Path, what: str) -> Path:
-    """`path` as a Path; InputError if no file is there."""
+def check_exists(path: str | Path, what: str, *, folder: bool = False) -> Path:
+    """`path` as a Path; InputError if no file is there; with `folder` a folder will do, as a DICOM series is one."""
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() and not (folder and path.is_dir()):
         raise InputError(f"{what} {path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
     return path
 

@@ -49,10 +49,10 @@ def folder(tmp_path):
 
 
 def transforms(folder):
-    from fastreg.io.warps import load_transform
+    from fastreg.io.transforms import load_transforms
 
     moving = load_image(folder / "moving.nii.gz")
-    return moving, [load_transform(folder / name, moving=moving) for name in ("warp.nii.gz", "affine.mat")]
+    return moving, [load_transforms(folder / name, moving=moving)[0] for name in ("warp.nii.gz", "affine.mat")]
 
 
 def test_moves_an_image_through_a_chain(folder):
@@ -213,7 +213,7 @@ BAD = {
     "nothing to do": (IN + BY, "nothing to do"),
     "no moving image": (BY + OUT, "--output needs --moving"),
     "missing file": (("-i", "none.nii.gz", *BY, *OUT), "moving image none.nii.gz: no such file"),
-    "missing warp": ((*IN, "-t", "none.nii.gz", *OUT), "warp none.nii.gz: no such file"),
+    "missing warp": ((*IN, "-t", "none.nii.gz", *OUT), "transform none.nii.gz: no such file"),
     "a warp that is an image": ((*IN, "-t", "fixed.nii.gz", *OUT), "warp fixed.nii.gz: expected a displacement field"),
     "an image that is a warp": (("-i", "warp.nii.gz", *BY, *OUT), "got 5-D of shape"),
     "a short file": (("-i", "short.nii.gz", *BY, *OUT), "moving image short.nii.gz: not an image"),
@@ -224,8 +224,8 @@ BAD = {
         "moving.nii.gz: expected whole labels",
     ),
     "no grid": ((*IN, "-t", "affine.mat", *OUT), "the fixed grid is not known"),
-    "inverse of a warp": ((*IN, "-t", "[warp.nii.gz,1]", *OUT), "only an affine is inverted"),
-    "a composite": ((*IN, "-t", "all.h5", *OUT), "transform all.h5: expected one of .nii"),
+    "neither 0 nor 1": ((*IN, "-t", "[warp.nii.gz,2]", *OUT), "expected FILE or [FILE,1]"),
+    "a warp of FreeSurfer's": ((*IN, "-t", "all.m3z", *OUT), "transform all.m3z: expected one of .nii"),
     "bad bracket": ((*IN, "-t", "[affine.mat,2]", *OUT), "expected FILE or"),
     "fsl without moving": ((*BY, "--compose", "out.nii.gz", "--convert-to", "fsl"), "needs --moving"),
     "npz into nifti": ((*BY, "--compose", "out.nii.gz", "--convert-to", "npz"), "needs a .npz file"),
@@ -250,6 +250,7 @@ def test_bad_input_is_one_line_and_writes_nothing(folder, name, capsys, monkeypa
     save_image(folder / "flat.nii.gz", np.zeros((9, 9), np.float32), np.eye(4))
     (folder / "bad.csv").write_text("1,2,3\n")
     (folder / "none.csv").write_text("x,y,z\n")
+    (folder / "all.m3z").write_bytes(b"\x1f\x8bm3z")
     (folder / "words.csv").write_text("x,y,z\n1,2,3\n1,here,3\n")
     (folder / "file").write_text("a file where a folder should be")
     before = files(folder)

@@ -14,6 +14,8 @@ from fastreg.evaluation.table import average, flat, save_csv
 from fastreg.geometry.transforms import Warp
 from fastreg.io.images import save_image
 from fastreg.io.labels import read_labels
+from fastreg.io.markups import new_markups
+from fastreg.io.points import load_points, save_points
 from fastreg.io.warps import save_warp
 from fastreg.ops.warp import warp as warp_op
 from fastreg.plots import dice as dice_plots
@@ -309,3 +311,51 @@ def test_real_pair(real_data):
         hd95=False,
     )
     assert figures["dice_before_mean"] == pytest.approx(0.522, abs=5e-4)
+
+
+def landmarks(path, labels, points):
+    if path.suffix == ".csv":
+        rows = [f"{x},{y},{z},{label}" for label, (x, y, z) in zip(labels, points, strict=True)]
+        path.write_text("\n".join(["x,y,z,label", *rows]) + "\n")
+    else:
+        path.write_bytes(new_markups(np.array(points) * [-1, -1, 1], labels, path.suffix))
+    return path
+
+
+def test_landmarks_are_matched_by_label_where_both_files_have_them(tmp_path):
+    """One file in RAS mm, as the option says, the other in LPS mm, as it says itself."""
+    points = np.array([[1.0, 2, 3], [-4, 5, 6], [7, 8, -9]])
+    first = landmarks(tmp_path / "a.csv", ["A", "B", "C"], points)
+    second = landmarks(tmp_path / "b.fcsv", ["C", "A", "B"], points[[2, 0, 1]] + [0, 3, 4])
+    with pytest.warns(UserWarning, match="in another order than .*; matched by their labels"):
+        figures = evaluate(points_fixed=first, points_moving=second)
+    assert figures["tre_mm_before"] == {"mean": 5, "sd": 0, "median": 5, "max": 5, "n": 3}
+    other = landmarks(tmp_path / "c.fcsv", ["A", "B", "D"], points)
+    with pytest.raises(InputError, match=r"c\.fcsv: expected 'C' as in .*a\.csv, got none"):
+        evaluate(points_fixed=first, points_moving=other)
+    fewer = landmarks(tmp_path / "d.fcsv", ["A", "B"], points[:2])
+    with pytest.raises(InputError, match=r"d\.fcsv: expected 3 as in .*a\.csv, got 2"):
+        evaluate(points_fixed=first, points_moving=fewer)
+
+
+@pytest.mark.parametrize("labels", [["", "", ""], ["F", "F", "F"]])
+def test_labels_that_name_no_point_leave_the_order(tmp_path, labels):
+    points = np.array([[1.0, 2, 3], [-4, 5, 6], [7, 8, -9]])
+    first = landmarks(tmp_path / "a.csv", labels, points)
+    second = landmarks(tmp_path / "b.csv", ["A", "B", "C"], points + np.array([0, 3, 4]))
+    assert evaluate(points_fixed=first, points_moving=second)["tre_mm_before"]["max"] == 5
+
+
+def test_landmarks_of_real_scans_are_the_same_in_every_kind_of_file(real_data, tmp_path):
+    folder = real_data / "any" / "brain_ms_longitudinal" / "patient01"
+    if not folder.is_dir():
+        pytest.skip("no follow-up scans there")
+    files = {"points_fixed": "study1_T1W_points.csv", "points_moving": "study2_T2W_points.csv"}
+    files = {role: folder / name for role, name in files.items()}
+    plain = evaluate(**files, points_space="lps")["tre_mm_before"]
+    assert plain["n"] == 250
+    for ending in (".fcsv", ".mrk.json"):
+        for role, path in files.items():
+            save_points(tmp_path / f"{role}{ending}", load_points(path), "lps")
+        found = evaluate(**{role: tmp_path / f"{role}{ending}" for role in files})["tre_mm_before"]
+        assert found == pytest.approx(plain, abs=1e-5)

@@ -17,9 +17,14 @@ import pytest
 from fastreg.geometry.image import Image
 from fastreg.geometry.transforms import Affine, Warp
 from fastreg.io.affines import load_affine, save_affine
+from fastreg.io.gifti import new_gifti
 from fastreg.io.images import load_image, load_labels
 from fastreg.io.labels import read_structures
-from fastreg.io.points import load_points
+from fastreg.io.legacy_vtk import new_vtk
+from fastreg.io.markups import new_markups
+from fastreg.io.ply import new_ply
+from fastreg.io.points import encode_points, load_points
+from fastreg.io.stl import new_stl
 from fastreg.io.warp_kinds import detect_format
 from fastreg.io.warps import load_warp, save_warp
 from fastreg.utils.files import InputError
@@ -95,6 +100,53 @@ def moved(path):
     load_warp(path, moving=Image(some(), np.eye(4)))
 
 
+def bytes_of(name, make):
+    """A file of points around a square roof."""
+
+    def write(folder):
+        points = np.array([[0, 0, 0], [4, 0, 0.5], [4, 3, 0], [0, 3, -1.25], [2, 1.5, 5]])
+        (folder / name).write_bytes(make(points, np.array([[0, 1, 4], [1, 2, 4], [2, 3, 4], [3, 0, 4]])))
+        return folder / name
+
+    return write
+
+
+def ascii_vtk(points, triangles):
+    rows = [" ".join(map(str, row)) for row in points.tolist()]
+    faces = [" ".join(map(str, (3, *row))) for row in triangles.tolist()]
+    head = ["# vtk DataFile Version 4.2", "roof", "ASCII", "DATASET POLYDATA", f"POINTS {len(rows)} float", *rows]
+    data = ["POINT_DATA 5", "NORMALS n float", *rows, "FIELD FieldData 1", "depth 1 5 double", "1 2 3 4 5"]
+    return "\n".join([*head, f"POLYGONS {len(faces)} {4 * len(faces)}", *faces, *data, ""]).encode()
+
+
+def ascii_ply(points, triangles):
+    head = "ply\nformat ascii 1.0\nelement vertex 5\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+    head += "element face 4\nproperty list uchar int vertex_indices\nend_header\n"
+    rows = [*points.tolist(), *([3, *row] for row in triangles.tolist())]
+    return (head + "".join(" ".join(map(str, row)) + "\n" for row in rows)).encode()
+
+
+def lines(ending):
+    def write(folder):
+        tracks = [np.arange(12, dtype=np.float32).reshape(4, 3), np.ones((2, 3), np.float32)]
+        tractogram = nibabel.streamlines.Tractogram(tracks, affine_to_rasmm=np.eye(4))
+        if ending == ".trk":
+            tractogram.data_per_streamline["weight"] = np.ones((2, 1), np.float32)
+        nibabel.streamlines.save(tractogram, folder / f"good{ending}")
+        return folder / f"good{ending}"
+
+    return write
+
+
+def rewritten(path):
+    """Read, and written with other points in every format that the kind can have."""
+    given = load_points(path)
+    grid = np.eye(4), SHAPE
+    moved = given.moved(given.points + 1, grid)
+    for ending in {given.ending, *given.others, ".csv"}:
+        encode_points(f"x{ending}", moved, "ras", grid)
+
+
 CASES = {
     "nifti 1": (nifti(nibabel.Nifti1Image), load_image),
     "nifti 2": (nifti(nibabel.Nifti2Image), load_image),
@@ -113,6 +165,16 @@ CASES = {
     "tfm": (affine(".tfm"), load_affine),
     "txt": (affine(".txt"), load_affine),
     "points": (text("good.csv", "name,x,y,z\na,1,2,3\nb,-1.5,2e3,0\n"), load_points),
+    "fcsv": (bytes_of("good.fcsv", lambda points, _: new_markups(points, None, ".fcsv")), rewritten),
+    "mrk.json": (bytes_of("good.mrk.json", lambda points, _: new_markups(points, None, ".mrk.json")), rewritten),
+    "vtk": (bytes_of("good.vtk", lambda points, faces: new_vtk(points, faces, "lps")), rewritten),
+    "ascii vtk": (bytes_of("good.vtk", ascii_vtk), rewritten),
+    "ply": (bytes_of("good.ply", lambda points, faces: new_ply(points, faces, "lps")), rewritten),
+    "ascii ply": (bytes_of("good.ply", ascii_ply), rewritten),
+    "stl": (bytes_of("good.stl", lambda points, faces: new_stl(points, faces, "lps")), rewritten),
+    "gifti": (bytes_of("good.gii", new_gifti), rewritten),
+    "trk": (lines(".trk"), rewritten),
+    "tck": (lines(".tck"), rewritten),
     "structures": (text("good.json", '{"left": [1, 2], "right": 3}'), lambda path: read_structures(str(path))),
 }
 

@@ -158,6 +158,20 @@ def test_the_vote_is_the_label_with_the_largest_weight():
         assert votes.get(voted[index], 0) > best - 1e-5
 
 
+def test_colours_of_nifti_are_luminance_or_a_channel(tmp_path):
+    rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    rgb["R"], rgb["B"] = 100, 10
+    nibabel.save(nibabel.Nifti1Image(rgb, np.eye(4)), tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(load_image(tmp_path / "a.nii.gz").data, 0.299 * 100 + 0.114 * 10, rtol=1e-6)
+    assert (load_image(tmp_path / "a.nii.gz", channel="blue").data == 10).all()
+
+
+def test_a_number_takes_a_volume_of_a_series(tmp_path):
+    series = some((4, 5, 6, 3))
+    nibabel.save(nibabel.Nifti1Image(series, np.eye(4)), tmp_path / "a.nii.gz")
+    assert np.array_equal(load_image(tmp_path / "a.nii.gz", channel=2).data, series[..., 2].astype(np.float32))
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -174,8 +188,6 @@ def bad_files(folder):
     (folder / "text.npz").write_text("no archive")
     np.savez(folder / "other.npz", strange=some())
     (folder / "folder.nii.gz").mkdir()
-    rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    nibabel.save(nibabel.Nifti1Image(rgb, np.eye(4)), folder / "colours.nii.gz")
     nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, 3), np.complex64), np.eye(4)), folder / "complex.nii.gz")
     nibabel.save(nibabel.Nifti1Image(some((4, 4, 4, 2)), np.eye(4)), folder / "series.nii.gz")
     flat = nibabel.Nifti1Image(some(), None)
@@ -187,7 +199,7 @@ def bad_files(folder):
 
 BAD = {
     "missing.nii.gz": "no such file",
-    "folder.nii.gz": "is a folder",
+    "folder.nii.gz": "a folder without a DICOM series",
     "short.nii.gz": "cut short",
     "short.nii": "cut short",
     "text.nii.gz": "not an image",
@@ -196,7 +208,6 @@ BAD = {
     "picture.png": "not an image",
     "text.npz": "not an image",
     "other.npz": r"expected an array named vol or seg or vol_data, got \['strange'\]",
-    "colours.nii.gz": r"got colours \(RGB\)",
     "complex.nii.gz": "got complex64",
     "series.nii.gz": r"expected 2-D or 3-D, got 4-D of shape \(4, 4, 4, 2\)",
     "singular.nii.gz": "singular",

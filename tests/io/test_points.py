@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastreg.io.points import load_points
+from fastreg.io.points import load_points, save_points
 from fastreg.utils.files import InputError
 
 GOOD = {
@@ -32,7 +32,6 @@ def test_tables_of_many_hands_are_read_and_keep_their_columns(tmp_path, name):
 
 BAD = {
     "no header": (b"1,2,3\n", "expected a header with x, y and z"),
-    "fcsv": (b"# Markups fiducial file version = 4.11\n", "Slicer's .fcsv"),
     "decimal commas": (b"x;y;z\n1,5;2;3\n", "expected finite numbers"),
     "nan": (b"x,y,z\nnan,1,2\n", "expected finite numbers"),
     "short": (b"x,y,z\n1,2\n", "expected finite numbers"),
@@ -50,3 +49,21 @@ def test_tables_that_are_none_are_refused(tmp_path, name):
     with pytest.raises(InputError, match=message) as error:
         load_points(tmp_path / "a.csv")
     assert "a.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("axes", "space"), [("r,a,s", "ras"), ("l,p,s", "lps"), ("x,y,z", None)])
+def test_slicer_s_tables_say_their_space(tmp_path, axes, space):
+    (tmp_path / "a.csv").write_text(f"label,{axes},defined\nF-1,1,2.5,-3,1\n")
+    table = load_points(tmp_path / "a.csv")
+    assert table.space == space and table.labels == ("F-1",)
+    assert table.text(table.points + 1) == f"label,{axes},defined\nF-1,2.000000,3.500000,-2.000000,1\n"
+
+
+def test_a_table_keeps_its_ending_and_becomes_no_surface(tmp_path):
+    """As ever a table may be called anything that is no other format."""
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    for name in ("b.txt", "b.points", "b"):
+        save_points(tmp_path / name, load_points(tmp_path / "a.csv"))
+        assert (tmp_path / name).read_text() == "x,y\n1.000000,2.000000\n"
+    with pytest.raises(InputError, match=r"b\.ply: expected .* for a table, got \.ply"):
+        save_points(tmp_path / "b.ply", load_points(tmp_path / "a.csv"))

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from fastreg.geometry.image import Image, affine_field, fsl_frame
 from fastreg.geometry.transforms import Warp, apply, compose
 from fastreg.io.images import save_image
-from fastreg.io.points import check_columns
+from fastreg.io.point_sets import check_columns
 from fastreg.io.warp_kinds import detect_format
 from fastreg.io.warps import FORMATS, load_warp, save_warp
 from fastreg.utils.files import InputError

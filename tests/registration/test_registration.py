@@ -11,6 +11,7 @@ from fastreg.geometry.image import Image, affine_field
 from fastreg.geometry.resample import reorient, sample_filled
 from fastreg.io.affines import save_affine
 from fastreg.io.images import load_image, save_image
+from fastreg.io.markups import read_fcsv
 from fastreg.io.points import Table
 from fastreg.io.warps import load_warp, save_warp
 from fastreg.nn import checkpoint
@@ -316,6 +317,12 @@ def test_points_go_where_the_warp_and_its_inverse_say():
     voxels = Table(table.points / [2, 2, 2], table.header, table.rows)
     out = np.array(found.map_points(voxels, "voxel").splitlines()[1].split(",")[1:], float)
     np.testing.assert_allclose(out, there / [1.5, 2, 2], atol=1e-5)
+    np.testing.assert_allclose(found.map_points(table.points)[0], there, atol=1e-6)
+    markups = read_fcsv("# Markups fiducial file\n# CoordinateSystem = LPS\n1,-20,-22,18\n", "a.fcsv")
+    np.testing.assert_allclose(found.map_points(markups).points[0], there * [-1, -1, 1], atol=1e-6)
+    np.testing.assert_allclose(found.map_points(there[None], back=True)[0], table.points[0], atol=1e-2)
+    with pytest.raises(InputError, match=r"expected an array \[N, 3\] or \[N, 2\], got \(3,\)"):
+        found.map_points(there)
     with pytest.raises(InputError, match="need the inverse"):
         register(fixed, moving, model=model(spacing_mm=2.0)).map_points(table, back=True)
 

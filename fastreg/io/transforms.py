@@ -1,0 +1,133 @@
+"""Transforms of any kind that is read here, from one file, and to one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+
+from fastreg.geometry.image import Image
+from fastreg.geometry.transforms import Affine, Transform, Warp, compose
+from fastreg.io.affines import AFFINE_ENDINGS, itk_steps, load_affine, save_affine
+from fastreg.io.elastix import is_elastix, read_elastix
+from fastreg.io.foreign import foreign_transform
+from fastreg.io.itk_files import HDF5_MAGIC, TEXT_MAGIC, text_of, write_hdf5
+from fastreg.io.itk_transforms import steps_of, transforms_of
+from fastreg.io.warps import WARP_ENDINGS, load_warp, save_warp
+from fastreg.utils.files import InputError, atomic, check_exists
+
+TRANSFORM_ENDINGS = (*WARP_ENDINGS, ".h5", *AFFINE_ENDINGS)
+"""Of what is written here."""
+
+
+def load_transforms(
+    path: str | Path,
+    *,
+    fixed: Image | None = None,
+    moving: Image | None = None,
+    format: str | None = None,
+    matrix: str | None = None,
+) -> list[Transform]:
+    """The transforms of a file, the one that is applied to the fixed places first.
+
+    Args:
+        path: ITK's .h5, .tfm, .txt and .mat, composites, displacement fields and B-splines among them; elastix's
+            TransformParameters.N.txt with those before it; what `load_affine` and `load_warp` read.
+        fixed: See `load_affine`.
+        moving: See `load_affine` and `load_warp`.
+        format: See `load_warp`.
+        matrix: See `load_affine`.
+
+    Raises:
+        InputError: no file, none of these, damaged or cut short, an image or option that is missing.
+    """
+    path = check_exists(path, "transform")
+    head = _head(path)
+    if head.startswith(HDF5_MAGIC) or head.startswith(TEXT_MAGIC):
+        return transforms_of(path, itk_steps(path))
+    if is_elastix(head.decode("utf-8", "ignore")):
+        return read_elastix(path)
+    if path.name.lower().endswith(AFFINE_ENDINGS):
+        return [load_affine(path, matrix=matrix, fixed=fixed, moving=moving)]
+    known = foreign_transform(path)
+    if known is not None:
+        raise InputError(f"transform {path}: expected one of {', '.join(TRANSFORM_ENDINGS)}; this {known}")
+    return [load_warp(path, moving=moving, format=format)]
+
+
+def holds_transforms(path: Path) -> bool:
+    """Whether a file is one of transforms by its first bytes or its ending; a warp that is an image is not told."""
+    head = _head(path)
+    if head.startswith(HDF5_MAGIC) or head.startswith(TEXT_MAGIC) or is_elastix(head.decode("utf-8", "ignore")):
+        return True
+    return path.name.lower().endswith(AFFINE_ENDINGS) or foreign_transform(path) is not None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)
+
+
+def save_transforms(
+    path: str | Path,
+    transforms: Sequence[Transform],
+    *,
+    fixed: Image | None = None,
+    moving: Image | None = None,
+    format: str | None = None,
+    matrix: str | None = None,
+) -> None:
+    """Write transforms as one file: as they are in .h5 and .tfm, multiplied in a linear format, else as one warp.
+
+    Args:
+        path: A name that ends as one of `TRANSFORM_ENDINGS`.
+        transforms: From fixed to moving, as for antsApplyTransforms.
+        fixed: Gives the grid of a warp; without it that of the first warp.
+        moving: Gives the grid that FSL's, FreeSurfer's and Learn2Reg's warps lead to, and see `save_affine`.
+        format: See `save_warp`.
+        matrix: See `save_affine`.
+
+    Raises:
+        InputError: another ending, a format that cannot hold these transforms, an image that is missing.
+    """
+    path, name = Path(path), f"output {path}"
+    check_transform_ending(path)
+    ending = path.suffix.lower()
+    grids = [t.ndim for t in transforms if not isinstance(t, Affine)] + [i.ndim for i in (fixed, moving) if i]
+    ndim = 2 if grids and set(grids) == {2} else 3
+    linear = [t for t in transforms if isinstance(t, Affine)]
+    if ending == ".h5" or (ending == ".tfm" and not any(isinstance(t, Warp) for t in transforms)):
+        steps = steps_of(transforms, name, ndim)
+        with atomic(path) as partial:
+            if ending == ".h5":
+                write_hdf5(partial, steps, name)
+            else:
+                partial.write_bytes(text_of(steps))
+    elif ending in AFFINE_ENDINGS:
+        if len(linear) < len(transforms):
+            raise InputError(f"{name}: a linear format, and these transforms are not: write .nii.gz or .h5")
+        total = Affine(reduce(lambda first, then: then.matrix @ first, linear, np.eye(4)))
+        save_affine(path, total, matrix=matrix, fixed=fixed, moving=moving, ndim=ndim)
+    else:
+        save_warp(path, as_warp(transforms, fixed, moving), format=format)
+
+
+def as_warp(transforms: Sequence[Transform], fixed: Image | None, moving: Image | None) -> Warp:
+    """Transforms as one warp on the fixed image's grid, or the first warp's; InputError where there is neither."""
+    first = transforms[0] if transforms else None
+    if fixed is not None:
+        affine, shape = fixed.affine, fixed.shape
+    elif isinstance(first, Warp):
+        affine, shape = first.fixed_affine, first.fixed_shape
+    else:
+        raise InputError("the fixed grid is not known: give the fixed image, or a warp as the first transform")
+    into = (affine, shape) if moving is None else (moving.affine, moving.shape)
+    return compose(transforms, affine, shape, *into)
+
+
+def check_transform_ending(path: Path, endings: tuple[str, ...] = TRANSFORM_ENDINGS) -> None:
+    """InputError unless the name says a format of transforms that is written here."""
+    if not path.name.lower().endswith(endings):
+        raise InputError(f"output {path}: expected a name that ends in {', '.join(endings)}")
