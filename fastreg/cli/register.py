@@ -165,15 +165,8 @@ class Register:
         else:
             self._run_one(self.fixed, self.moving)
 
-<<<<<<< HEAD
-    def _options(self) -> dict[str, Any]:
-        """The arguments of `register_files` that one pair and many have in common."""
-        from fastreg.io.affines import load_affine
-        from fastreg.registration.linear.align import STARTS
-=======
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `fastreg.register` that one pair and many have in common."""
->>>>>>> main
+        """The arguments of `register_files` that one pair and many have in common."""
         from fastreg.registration.stages import read_stages
 
         options: dict[str, Any] = {
@@ -189,11 +182,8 @@ class Register:
             "bidir": self.bidir,
             "discrete": {"no": False, "yes": True, "auto": None}[self.discrete],
             "background": self.background,
-<<<<<<< HEAD
-            "interpolation": self.interpolation,
-=======
             "channel": self.channel,
->>>>>>> main
+            "interpolation": self.interpolation,
         }
         if self.levels is not None or self.windows is not None:
             options["stages"] = read_stages(self.levels or "3", self.windows)
