@@ -44,6 +44,9 @@ def load_transforms(
         InputError: no file, none of these, damaged or cut short, an image or option that is missing.
     """
     path = check_exists(path, "transform")
+    known = foreign_transform(path)
+    if known is not None:
+        raise InputError(f"transform {path}: expected one of {', '.join(TRANSFORM_ENDINGS)}; this {known}")
     head = _head(path)
     if head.startswith(HDF5_MAGIC) or head.startswith(TEXT_MAGIC):
         return transforms_of(path, itk_steps(path))
@@ -51,9 +54,6 @@ def load_transforms(
         return read_elastix(path)
     if path.name.lower().endswith(AFFINE_ENDINGS):
         return [load_affine(path, matrix=matrix, fixed=fixed, moving=moving)]
-    known = foreign_transform(path)
-    if known is not None:
-        raise InputError(f"transform {path}: expected one of {', '.join(TRANSFORM_ENDINGS)}; this {known}")
     return [load_warp(path, moving=moving, format=format)]
 
 
