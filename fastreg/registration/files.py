@@ -136,7 +136,7 @@ def register_files(
     if outputs.affine is not None:
         save_affine(outputs.affine, found.affine, fixed=found.fixed, moving=found.moving)
     if outputs.ants_prefix is not None:
-        save_as_ants(found, outputs.ants_prefix)
+        save_as_ants(found, outputs.ants_prefix, interpolation)
     if outputs.moved_labels is not None and labels is not None:
         save_image(outputs.moved_labels, found.apply(labels))
     for given, output, back in ((points, outputs.points, False), (points_back, outputs.points_back, True)):
@@ -146,7 +146,7 @@ def register_files(
     return found, figures
 
 
-def save_as_ants(found: RegistrationResult, prefix: str) -> None:
+def save_as_ants(found: RegistrationResult, prefix: str, interpolation: str = "linear") -> None:
     """Writes what antsApplyTransforms takes: the linear part, the deformation before it, its inverse, the moved image.
 
     Fixed to moving: `-t 1Warp.nii.gz -t 0GenericAffine.mat`, and back: `-t [0GenericAffine.mat,1] -t
@@ -160,7 +160,7 @@ def save_as_ants(found: RegistrationResult, prefix: str) -> None:
     grid = found.fixed.affine
     for path, field in ((warp, flow), (inverse, back)):
         save_warp(path, Warp(np.moveaxis(field[0].numpy(), 0, -1), grid, grid, found.fixed.shape))
-    found.save_moved(moved)
+    found.save_moved(moved, interpolation)
 
 
 _FIGURES: Mapping[str, str] = {
