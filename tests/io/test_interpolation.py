@@ -80,13 +80,15 @@ def test_multilabel_smooths_a_ball():
     ball = Image((np.linalg.norm(affine_field(middle[:3], (21, 21, 21)), axis=-1) < 8).astype(np.uint8), middle)
     shape = (61, 61, 61)
     radius = np.linalg.norm(affine_field(fine[:3], shape), axis=-1)
-    roughness, dice = {}, {}
+    roughness, dice, size = {}, {}, {}
     for mode in ("nearest", "genericlabel", "multilabel"):
         found = resample_to_grid(ball, fine, shape, mode).data > 0
         roughness[mode] = radius[found & ~ndimage.binary_erosion(found)].std()
+        size[mode] = found.sum()
         dice[mode] = 2 * (found & (radius < 8)).sum() / (found.sum() + (radius < 8).sum())
     assert roughness["multilabel"] < 0.7 * roughness["genericlabel"] < 0.7 * roughness["nearest"]
     assert dice["multilabel"] > dice["nearest"]
+    assert size["multilabel"] / size["nearest"] == pytest.approx(1 - 3.25 / 8**2, abs=0.01)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
