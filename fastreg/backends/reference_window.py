@@ -31,7 +31,7 @@ def lanczos(vol: Volume, flow: Flow) -> Volume:
     """Windowed sinc interpolation with Lanczos' window of `RADIUS`, the values and ends of ITK's.
 
     The weights of the ten voxels along each axis are ``sinc(x) sinc(x / 5)`` and not divided by their sum, which is 1
-    to within 0.01. Beyond the image its outermost voxels go on; a place further out than half a voxel reads the value
+    to within 0.0013. Beyond the image its outermost voxels go on; a place further out than half a voxel reads the value
     there.
 
     Args:

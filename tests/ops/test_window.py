@@ -90,3 +90,16 @@ def test_equal_votes_go_to_the_smaller_label():
         flow = torch.zeros(1, 2, 5, 1)
         flow[:, 1] = 5.5
         assert (cpu.vote(row, flow) == 1).all() and (reference_window.vote(row, flow) == 1).all()
+
+
+def test_overshoot_and_ripple_are_those_of_the_page():
+    """docs/interpolation.md: of a sharp step, and of a flat image."""
+    step = torch.zeros(1, 1, 3, 60)
+    step[..., 30:] = 1
+    flow = torch.zeros(1, 2, 1, 2000)
+    flow[0, 0], flow[0, 1, 0] = 1, torch.linspace(15, 45, 2000) - torch.arange(2000)
+    spline = fastreg.warp(step, flow, mode="bspline")
+    assert lanczos(step, flow).max().item() == pytest.approx(1.13, abs=0.005)
+    assert spline.max().item() == pytest.approx(1.11, abs=0.005)
+    between = lanczos(torch.ones(1, 1, 20, 20, 20), torch.rand(1, 3, 8, 8, 8) + 6)
+    assert 0.996 < between.min() < 0.998 and between.max() < 1 + 1e-6
