@@ -129,6 +129,8 @@ class Register:
     background: float | None = None
     """Value of the moved image where the moving one does not reach; if not given, 0, or the moving image's minimum
     where that is below 0: the air of a CT."""
+    interpolation: Literal["linear", "bspline", "lanczos"] = "linear"
+    """Of the moved image: bspline and lanczos keep it sharper, and overshoot at edges."""
     mask_fixed: Annotated[list[Path], Parameter(negative=())] = field(default_factory=list)
     """Mask of the fixed image: only what is above 0 counts. Of several channels one for all, or one for each."""
     mask_moving: Annotated[list[Path], Parameter(negative=())] = field(default_factory=list)
@@ -173,7 +175,7 @@ class Register:
             self._run_one()
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `fastreg.register` that one pair and many have in common."""
+        """The arguments of `register_files` that one pair and many have in common."""
         from fastreg.registration.stages import read_stages
 
         metrics = [word.strip() for word in self.metric.split(",")]
@@ -194,6 +196,7 @@ class Register:
             "discrete": {"no": False, "yes": True, "auto": None}[self.discrete],
             "background": self.background,
             "channel": self.channel,
+            "interpolation": self.interpolation,
         }
         if self.levels is not None or self.windows is not None:
             options["stages"] = read_stages(self.levels or "3", self.windows)

@@ -85,6 +85,7 @@ def register_files(
     scored: bool = True,
     overwrite: bool = True,
     channels: Mapping[str, Any] | None = None,
+    interpolation: str = "linear",
     **options: Any,
 ) -> tuple[RegistrationResult, Figures]:
     """Registers a pair of files and writes what is wanted. Nothing is written unless everything could be read.
@@ -97,6 +98,7 @@ def register_files(
         scored: Compute the figures.
         overwrite: False: refuse outputs that exist, also those that came while the work was done.
         channels: The images and masks of several channels, as `fastreg.register` takes them, in place of the pair's.
+        interpolation: Of the moved image, as in `RegistrationResult.apply`.
         options: Arguments of `fastreg.register`.
 
     Returns:
@@ -125,7 +127,7 @@ def register_files(
     figures = score(found, pair, points_space, landmarks) if scored else {}
     outputs.check(overwrite)
     if outputs.moved is not None:
-        found.save_moved(outputs.moved)
+        found.save_moved(outputs.moved, interpolation)
     if outputs.warp is not None:
         save_transforms(outputs.warp, [found.warp], fixed=found.fixed, moving=found.moving)
     if outputs.inverse_warp is not None and found.inverse_warp is not None:
@@ -133,7 +135,7 @@ def register_files(
     if outputs.affine is not None:
         save_affine(outputs.affine, found.affine, fixed=found.fixed, moving=found.moving)
     if outputs.ants_prefix is not None:
-        save_as_ants(found, outputs.ants_prefix)
+        save_as_ants(found, outputs.ants_prefix, interpolation)
     if outputs.moved_labels is not None and labels is not None:
         save_image(outputs.moved_labels, found.apply(labels))
     for given, output, back in ((points, outputs.points, False), (points_back, outputs.points_back, True)):
@@ -143,7 +145,7 @@ def register_files(
     return found, figures
 
 
-def save_as_ants(found: RegistrationResult, prefix: str) -> None:
+def save_as_ants(found: RegistrationResult, prefix: str, interpolation: str = "linear") -> None:
     """Writes what antsApplyTransforms takes: the linear part, the deformation before it, its inverse, the moved image.
 
     Fixed to moving: `-t 1Warp.nii.gz -t 0GenericAffine.mat`, and back: `-t [0GenericAffine.mat,1] -t
@@ -157,7 +159,7 @@ def save_as_ants(found: RegistrationResult, prefix: str) -> None:
     grid = found.fixed.affine
     for path, field in ((warp, flow), (inverse, back)):
         save_warp(path, Warp(np.moveaxis(field[0].numpy(), 0, -1), grid, grid, found.fixed.shape))
-    found.save_moved(moved)
+    found.save_moved(moved, interpolation)
 
 
 _FIGURES: Mapping[str, str] = {
