@@ -204,10 +204,11 @@ class Register:
 
     def _init(self) -> Any:
         from fastreg.registration.landmarks import Landmarks
-        from fastreg.utils.files import InputError
+        from fastreg.registration.linear.align import STARTS
+        from fastreg.utils.files import InputError, check_exists
 
         if self.landmarks_fixed is None and self.landmarks_moving is None:
-            return self.init
+            return self.init if self.init in STARTS else check_exists(self.init, "init")
         if self.landmarks_fixed is None or self.landmarks_moving is None:
             raise InputError("--landmarks-fixed and --landmarks-moving go together")
         if self.init != "auto":
