@@ -68,6 +68,10 @@ class Register:
     """Coordinates of points whose file does not say them: RAS mm, LPS mm (ITK, ANTs), or voxel indices of the image
     that they lie in, before and after."""
 
+    within_subject: bool = False
+    """The images are visits of one person, two or more, the first as --fixed and the others as --moving: brings all
+    into the space in the middle of them, none preferred. Writes into the folder -o the mean image, and for each visit
+    its rigid map, its warp and its change of volume (docs/within_subject.md)."""
     pairs: Path | None = None
     """Many pairs: a CSV file with the columns moving, fixed, and any of name, moving_labels, fixed_labels, moving_mask,
     fixed_mask, points_fixed, points_moving; or text, a line for each: moving fixed [moving_labels fixed_labels].
@@ -151,6 +155,7 @@ class Register:
     def run(self) -> None:
         """Registers and writes."""
         from fastreg.cli._pairs import run_pairs
+        from fastreg.cli._visits import run_visits
         from fastreg.utils.files import InputError
 
         if self.levels is not None and self.refine is not None:
@@ -167,10 +172,14 @@ class Register:
             raise InputError(
                 "--discrete starts a deformation by optimisation; not with --model or a linear --transform"
             )
+        if self.pairs is not None and self.within_subject:
+            raise InputError("--within-subject takes its visits as --fixed and --moving; not with --pairs")
         if self.pairs is not None:
             run_pairs(self, self.pairs)
         elif not self.fixed or not self.moving:
             raise CycloptsError(msg="register needs --fixed and --moving, or --pairs")
+        elif self.within_subject:
+            run_visits(self)
         else:
             self._run_one()
 
