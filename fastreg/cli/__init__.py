@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": "Evaluate",
     "convert": "Convert",
     "export": "Export",
+    "describe": "Describe",
     "info": "Info",
     "doctor": "Doctor",
 }

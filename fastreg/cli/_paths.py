@@ -18,6 +18,7 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     "warp": ("output", "points_output", "jacobian", "compose"),
     "compose": ("output",),
     "invert": ("output",),
+    "describe": ("output",),
     "evaluate": ("csv", "plot"),
     "convert": ("output",),
     "export": ("output",),
