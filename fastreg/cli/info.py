@@ -37,7 +37,9 @@ class Info:
             print_table(["", ""], [[name.replace("_", " "), _shown(value)] for name, value in figures.items()])
 
     def _figures(self) -> dict[str, Any]:
-        from fastreg.io.affines import AFFINE_ENDINGS
+        from fastreg.io.foreign import reader_of
+        from fastreg.io.points import ENDINGS
+        from fastreg.io.transforms import holds_transforms
         from fastreg.io.warp_kinds import detect_format
         from fastreg.nn.checkpoint import MODELS, read_header
         from fastreg.utils.files import check_exists
@@ -45,8 +47,12 @@ class Info:
         if self.file.suffix == ".safetensors" or str(self.file) in MODELS:
             return {"kind": "model", **read_header(self.file)}
         path = check_exists(self.file, "file", folder=True)
-        if path.suffix in AFFINE_ENDINGS:
-            return _affine_figures(path)
+        if path.is_dir():
+            return _image_figures(path)
+        if path.name.lower().endswith(ENDINGS) and reader_of(path) is None:
+            return _point_figures(path)
+        if holds_transforms(path):
+            return _transform_figures(path)
         format = detect_format(path)
         return _image_figures(path) if format is None else _warp_figures(path, format, self.moving)
 
@@ -61,14 +67,40 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _affine_figures(path: Path) -> dict[str, Any]:
+def _point_figures(path: Path) -> dict[str, Any]:
+    from fastreg.io.points import load_points
+
+    found = load_points(path)
+    return {
+        "kind": found.kind,
+        "points": len(found.points),
+        "space": found.space or "not said",
+        "from": found.points.min(0).tolist(),
+        "to": found.points.max(0).tolist(),
+    }
+
+
+def _transform_figures(path: Path) -> dict[str, Any]:
+    """Of one transform its figures, of several the kinds, the one that is applied to the fixed places first."""
+    from fastreg.geometry.bsplines import BSpline
+    from fastreg.geometry.transforms import Affine, Warp
+    from fastreg.io.transforms import load_transforms
+
+    found = load_transforms(path)
+    if len(found) == 1 and isinstance(found[0], Warp):
+        return {"kind": "warp", **_field_figures(found[0])}
+    if len(found) == 1 and isinstance(found[0], BSpline):
+        return {"kind": "B-spline", "control_points": list(found[0].control.shape[:-1])}
+    if len(found) == 1 and isinstance(found[0], Affine):
+        return {"kind": "affine", **_affine_figures(found[0].matrix)}
+    kinds = {"Affine": "affine", "Warp": "warp", "BSpline": "B-spline"}
+    return {"kind": "composite", "transforms": [kinds[type(one).__name__] for one in found]}
+
+
+def _affine_figures(matrix: Any) -> dict[str, Any]:
     import numpy as np
 
-    from fastreg.io.affines import load_affine
-
-    matrix = load_affine(path).matrix
-    volume = float(np.linalg.det(matrix[:3, :3]))
-    return {"kind": "affine", "fixed_to_moving_ras_mm": matrix.tolist(), "volume_change": volume}
+    return {"fixed_to_moving_ras_mm": matrix.tolist(), "volume_change": float(np.linalg.det(matrix[:3, :3]))}
 
 
 def _image_figures(path: Path) -> dict[str, Any]:
@@ -114,18 +146,21 @@ def _image_figures(path: Path) -> dict[str, Any]:
 
 
 def _warp_figures(path: Path, format: str, moving: Path | None) -> dict[str, Any]:
-    import numpy as np
-
-    from fastreg.geometry.image import orientation, spacing_mm
     from fastreg.io.images import load_image
     from fastreg.io.warps import load_warp
 
     warp = load_warp(path, moving=None if moving is None else load_image(moving, what="moving image"), format=format)
+    return {"kind": "warp", "format": format, **_field_figures(warp)}
+
+
+def _field_figures(warp: Any) -> dict[str, Any]:
+    import numpy as np
+
+    from fastreg.geometry.image import orientation, spacing_mm
+
     length = np.linalg.norm(warp.displacement_mm(), axis=-1)
     jacobian = warp.jacobian()
     return {
-        "kind": "warp",
-        "format": format,
         "shape": list(warp.fixed_shape),
         "spacing_mm": list(spacing_mm(warp.fixed_affine)[: warp.ndim]),
         "orientation": orientation(warp.fixed_affine)[: warp.ndim],

@@ -81,15 +81,10 @@ _ENDINGS: dict[str, tuple[str, str]] = {
     ".pkl": ("a pickle", "Python (save the array as .npz)"),
 }
 _TRANSFORMS: dict[str, tuple[str, str]] = {
-    ".h5": ("an HDF5 transform", "ANTs' CompositeTransformUtil --disassemble"),
-    ".hdf5": ("an HDF5 transform", "ANTs' CompositeTransformUtil --disassemble"),
     ".xfm": ("a MINC transform", "FreeSurfer's lta_convert --inmni x.xfm --outitk x.txt"),
-    ".lta": ("a FreeSurfer transform", "FreeSurfer's lta_convert --inlta x.lta --outitk x.txt"),
-    ".dat": ("a FreeSurfer transform", "FreeSurfer's lta_convert --inreg x.dat --outitk x.txt"),
+    ".dat": ("a FreeSurfer transform", "FreeSurfer's lta_convert --inreg x.dat --outlta x.lta"),
     ".m3z": ("a FreeSurfer warp", "FreeSurfer's mri_warp_convert --inm3z x.m3z --outitk x.nii.gz"),
-    ".x5": ("an X5 transform", "nitransforms"),
-    ".aff12": ("an AFNI matrix", "c3d_affine_tool or nitransforms"),
-    ".1d": ("an AFNI matrix", "c3d_affine_tool or nitransforms"),
+    ".x5": ("an X5 transform", "nitransforms (to ITK's .h5)"),
 }
 
 _MESHES = "meshio (meshio convert IN OUT.ply)"
@@ -126,6 +121,9 @@ _POINTS: dict[str, tuple[str, str]] = {
 }
 
 
+_POINTS |= {ending: ("an image", _OF_IMAGES) for ending, (kind, _) in _ENDINGS.items() if kind != "VTK"}
+
+
 def reader_of(path: Path) -> str | None:
     """Of `READERS` the one that reads an image; None: nibabel, or none."""
     known = _known(path)
@@ -135,7 +133,9 @@ def reader_of(path: Path) -> str | None:
 def _known(path: Path) -> tuple[str, str] | None:
     """Kind and what converts it."""
     with path.open("rb") as file:
-        head = file.read(256)
+        head = file.read(512)
+    if head.startswith(b"# vtk") and b"STRUCTURED_POINTS" not in head.upper():
+        return "a surface or mesh (VTK)", "a tool that makes images of surfaces"
     return next(
         ((kind, tool) for at, magic, kind, tool in _MAGIC if head[at : at + len(magic)] == magic),
         _ENDINGS.get(path.suffix.lower()),

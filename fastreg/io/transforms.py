@@ -44,18 +44,30 @@ def load_transforms(
         InputError: no file, none of these, damaged or cut short, an image or option that is missing.
     """
     path = check_exists(path, "transform")
-    with path.open("rb") as file:
-        head = file.read(4096)
+    known = foreign_transform(path)
+    if known is not None:
+        raise InputError(f"transform {path}: expected one of {', '.join(TRANSFORM_ENDINGS)}; this {known}")
+    head = _head(path)
     if head.startswith(HDF5_MAGIC) or head.startswith(TEXT_MAGIC):
         return transforms_of(path, itk_steps(path))
     if is_elastix(head.decode("utf-8", "ignore")):
         return read_elastix(path)
     if path.name.lower().endswith(AFFINE_ENDINGS):
         return [load_affine(path, matrix=matrix, fixed=fixed, moving=moving)]
-    known = foreign_transform(path)
-    if known is not None:
-        raise InputError(f"transform {path}: expected one of {', '.join(TRANSFORM_ENDINGS)}; this {known}")
     return [load_warp(path, moving=moving, format=format)]
+
+
+def holds_transforms(path: Path) -> bool:
+    """Whether a file is one of transforms by its first bytes or its ending; a warp that is an image is not told."""
+    head = _head(path)
+    if head.startswith(HDF5_MAGIC) or head.startswith(TEXT_MAGIC) or is_elastix(head.decode("utf-8", "ignore")):
+        return True
+    return path.name.lower().endswith(AFFINE_ENDINGS) or foreign_transform(path) is not None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)
 
 
 def save_transforms(

@@ -284,6 +284,8 @@ def for_ants(blobs, tmp_path, capsys):
     folder = blobs(2)
     words = ["register", "-f", folder / "s0_image.nii.gz", "-m", folder / "s1_image.nii.gz", *ALIGNED]
     words += [
+        "--background",
+        "0",
         "--ants-prefix",
         f"{tmp_path}/out_",
         "--warp",

@@ -63,6 +63,8 @@ def test_png_through_train_register_evaluate(tmp_path, capsys):
             moving,
             "--moving",
             tmp_path / "moving.png",
+            "--points-space",
+            "voxel",
         ]
         return json.loads(run(capsys, "evaluate", *words, "--json"))
 

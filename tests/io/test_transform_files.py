@@ -1,5 +1,7 @@
 """Transforms of every kind, against the libraries that own the formats."""
 
+import shutil
+import subprocess
 import warnings
 
 import nibabel
@@ -9,8 +11,9 @@ import SimpleITK as sitk
 
 from fastreg.geometry.bsplines import BSpline
 from fastreg.geometry.image import Image
-from fastreg.geometry.transforms import Affine, Warp, map_places
+from fastreg.geometry.transforms import Affine, Warp, apply, map_places
 from fastreg.io.affines import load_affine, save_affine
+from fastreg.io.images import save_image
 from fastreg.io.transforms import load_transforms, save_transforms
 from fastreg.io.warps import load_warp, save_warp
 from fastreg.utils.files import InputError
@@ -298,6 +301,30 @@ def test_niftyreg_s_fields_by_their_definition(tmp_path, kind):
         nibabel.save(theirs, tmp_path / "theirs.nii.gz")
     read = load_warp(tmp_path / ("theirs.nii.gz" if kind == "places" else "ours.nii.gz"))
     np.testing.assert_allclose(read(places()), ours(places()), atol=2e-5)
+
+
+@pytest.mark.skipif(shutil.which("reg_resample") is None, reason="NiftyReg is not installed")
+def test_niftyreg_agrees(tmp_path):
+    """Its own programs: one resamples by our field, the other makes places of our displacements."""
+    moving = Image(np.random.default_rng(0).random((12, 13, 14), dtype=np.float32), grid(9, (12, 13, 14), (2, 2, 2.0)))
+    save_image(tmp_path / "moving.nii.gz", moving)
+    save_image(tmp_path / "fixed.nii.gz", Image(np.zeros((9, 11, 7), np.float32), grid(5)))
+    save_warp(tmp_path / "warp.nii.gz", field(), format="niftyreg")
+    by = {"-ref": "fixed.nii.gz", "-flo": "moving.nii.gz", "-trans": "warp.nii.gz", "-res": "moved.nii.gz"}
+    words = [word for pair in by.items() for word in pair]
+    subprocess.run(["reg_resample", *words, "-inter", "1"], cwd=tmp_path, check=True, capture_output=True)
+    theirs = np.asarray(nibabel.load(tmp_path / "moved.nii.gz").dataobj)
+    ours = apply([field()], moving, grid(5), (9, 11, 7)).data
+    world = np.moveaxis(np.indices((9, 11, 7)), 0, -1) @ grid(5)[:3, :3].T + grid(5)[:3, 3]
+    back = np.linalg.inv(moving.affine)
+    at = field()(world) @ back[:3, :3].T + back[:3, 3]
+    inside = ((at > 0) & (at < np.array(moving.shape) - 1)).all(-1)  # beyond the outermost centres it fades
+    assert inside.mean() > 0.3
+    np.testing.assert_allclose(theirs[inside], ours[inside], atol=2e-4)
+    def_words = ["reg_transform", "-ref", "fixed.nii.gz", "-def", "warp.nii.gz", "def.nii.gz"]
+    subprocess.run(def_words, cwd=tmp_path, check=True, capture_output=True)
+    assert nibabel.load(tmp_path / "def.nii.gz").header["intent_p1"] == 0
+    np.testing.assert_allclose(load_warp(tmp_path / "def.nii.gz")(places() * 0.6), field()(places() * 0.6), atol=1e-3)
 
 
 def test_niftyreg_s_control_points_are_named(tmp_path):
