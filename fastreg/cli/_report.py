@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def write_report(
 
     def pairs() -> Iterator[tuple[Entry, Mapping[str, Any] | None]]:
         for done, review in enumerate(reviews, 1):
-            yield _drawn(review, lambda review=review: load_result(review.files, review.options.get("channel")))
+            yield _drawn(review, partial(load_result, review.files, review.options.get("channel")))
             on_progress(review.name, done)
 
     return _write(page, title, source, reviews, pairs())
@@ -92,7 +93,9 @@ def _options(reviews: Sequence[Review]) -> dict[str, str]:
     asked = [review.options for review in reviews if review.options]
     names = dict.fromkeys(name for options in asked for name in options)
     values = {name: {options.get(name, "") for options in asked} for name in names}
-    said = {name: next(iter(value)) if len(value) == 1 else "differs from pair to pair" for name, value in values.items()}
+    said = {
+        name: next(iter(value)) if len(value) == 1 else "differs from pair to pair" for name, value in values.items()
+    }
     return {name: value for name, value in said.items() if value not in ("False", "")}
 
 

@@ -2,7 +2,7 @@
 
 const FIRE = ramp(["#000004", "#420a68", "#932667", "#dd513a", "#fca50a", "#fcffa4"]);
 const VOLUME = ramp(["#9be1ff", "#1f77b4", "#16161c", "#b5462f", "#ffc48c"]);
-const MESH = [76, 201, 240], FOLD = [57, 255, 20], EDGE = [255, 176, 0];
+const MESH = [236, 240, 244], FOLD = [57, 255, 20], EDGE = [255, 176, 0];
 
 // 256 colours between the given ones, [3 * 256].
 function ramp(stops) {
@@ -89,9 +89,9 @@ const DRAW = {
       const code = field.codes[p];
       if (how.jacobian) {
         const colour = 3 * Math.round(code);
-        put([VOLUME[colour], VOLUME[colour + 1], VOLUME[colour + 2]], 0.25 + 0.5 * Math.min(1, Math.abs(code - 128) / 60));
+        put([VOLUME[colour], VOLUME[colour + 1], VOLUME[colour + 2]], 0.12 + 0.5 * Math.min(1, Math.abs(code - 128) / 80));
       }
-      if (mesh && mesh[p]) put(MESH, 0.85 * mesh[p]);
+      if (mesh && mesh[p]) put(MESH, 0.7 * mesh[p]);
       if (field.folds[p]) put(FOLD, 0.9);
     });
   },
@@ -123,9 +123,9 @@ function edgesOf(context) {
   for (let y = 3; y < height - 3; y++) {
     for (let x = 3; x < width - 3; x++) {
       const p = y * width + x;
-      if (slope[p] < 110) continue;
+      if (slope[p] < 70) continue;
       const step = Math.round(right[p] / slope[p]) + width * Math.round(down[p] / slope[p]);
-      if (slope[p] >= slope[p - step] && slope[p] > slope[p + step]) edges[p] = Math.min(1, slope[p] / 260);
+      if (slope[p] >= slope[p - step] && slope[p] > slope[p + step]) edges[p] = Math.min(1, slope[p] / 200);
     }
   }
   return edges;

@@ -2,14 +2,14 @@
 
 const REPORT = JSON.parse(document.getElementById("report").textContent);
 const ROWS = REPORT.rows, COLUMNS = REPORT.columns;
-const WORDS = {done: "✓ fine", suspect: "▲ suspect", failed: "✕ failed", unfinished: "… unfinished", unreadable: "✕ unreadable"};
+const WORDS = {done: "✓ not suspect", suspect: "▲ suspect", failed: "✕ failed", unfinished: "… unfinished", unreadable: "✕ unreadable"};
 const RANK = ["suspect", "failed", "unreadable", "unfinished", "done"];
 const VIEWS = ["flicker", "checkerboard", "difference", "edges", "deformation"];
 const $ = id => document.getElementById(id);
 
 const state = {
   sort: "verdict", down: false, order: [], pair: null, view: "flicker", swapped: false, playing: null, speed: 2,
-  squares: 8, mesh: true, jacobian: true, views: null, planes: [],
+  squares: 8, mesh: true, jacobian: true, views: null, planes: [], strips: [],
 };
 
 function element(name, text, parent, attributes = {}) {
@@ -26,7 +26,8 @@ function shown(value, column) {
   if (column.percent) return `${(100 * value).toFixed(1)} %`;
   if (column.whole) return value.toLocaleString("en");
   const size = Math.abs(value);
-  return value === 0 ? "0" : size < 0.0005 ? value.toExponential(0) : value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 3);
+  const text = value === 0 ? "0" : size < 0.0005 ? value.toExponential(0) : value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 3);
+  return text.replaceAll("-", "−");
 }
 
 function start() {
@@ -44,7 +45,7 @@ function start() {
 
   const strips = COLUMNS.filter(column => column.strip && ROWS.length > 1);
   $("figures").hidden = !strips.length;
-  state.strips = strips.map(column => strip(column, ROWS, openPairPair, hover));
+  state.strips = strips.map(column => strip(column, ROWS, openPair, hover));
   $("strips").append(...state.strips);
 
   const heads = [{key: "name", title: "Pair", words: true}, {key: "verdict", title: "Verdict", words: true}, ...COLUMNS.filter(c => c.table)];
@@ -64,7 +65,8 @@ function start() {
   $("next").addEventListener("click", () => step(1));
   document.addEventListener("keydown", pressed);
   sortBy("verdict");
-  if (state.order.length) openPair(state.order[0], false);
+  const drawn = state.order.find(k => $(`views-${k}`));
+  if (state.order.length) openPair(drawn ?? state.order[0], false);
 }
 
 function fact(list, name, value, wide) {
@@ -182,6 +184,8 @@ function possible() {
 function buildPlanes() {
   $("planes").replaceChildren();
   $("planes").classList.toggle("single", state.planes.length === 1);
+  const shares = state.planes.map(plane => `minmax(0, ${(plane.width / plane.height).toFixed(3)}fr)`);  // of one height
+  $("planes").style.setProperty("--columns", shares.join(" "));
   for (const plane of state.planes) {
     const figure = element("figure", undefined, $("planes"), {class: "plane"}), frame = element("div", undefined, figure, {class: "frame"});
     const scale = Math.max(1, Math.min(4, Math.round(480 / Math.max(plane.width, plane.height))));

@@ -63,7 +63,7 @@ class _Turned:
     flow: Grid | None
     """[axes, D, H, W], mm along the turned axes."""
     log_jacobian: Grid | None
-    """0 to 255: 0 where a corner of a voxel folds, 128 where volumes stay."""
+    """0 to 255: 0 where a voxel folds, 128 where volumes stay."""
     spacing_mm: tuple[float, ...]
     lettered: bool
     spread_mm: float
@@ -151,7 +151,7 @@ def _codes(turn: Turn, warp: Warp) -> tuple[Grid, float]:
     """The log Jacobian in bytes, and the value that 255 stands for."""
     if min(warp.fixed_shape) < 2:
         return np.full([warp.fixed_shape[k] for k in turn.order], 128, np.uint8), 0.1
-    determinant = warp.jacobian()
+    determinant = np.nan_to_num(warp.jacobian())
     log = np.log(determinant.clip(1e-3))
     reach = float(np.clip(np.percentile(np.abs(sample(log)), 99.5), 0.1, 2.0))
     codes = (128 + 127 / reach * log).clip(1, 255).round()
