@@ -98,7 +98,7 @@ def _report(page: Path, folder: Path, pairs: Sequence[PairFiles]) -> None:
 
     reviews = [recorded(folder / pair.name) for pair in pairs if (folder / pair.name).is_dir()]
     if len(reviews) == len(pairs) and all(review.state != "unfinished" for review in reviews):
-        write_report(reviews, page, f"Registrations of {folder.absolute().name}", str(folder.absolute()))
+        write_report(reviews, page, f"Registrations of {folder.absolute().name}", str(folder))
 
 
 def _row_text(row: dict[str, Any], fresh: bool) -> str:

@@ -31,6 +31,7 @@ def write_report(
     title: str,
     source: str,
     on_progress: Callable[[str, int], None] = lambda name, done: None,
+    viewer: tuple[str, str] | None = None,
 ) -> list[Entry]:
     """Reads each pair's images, draws them and writes the page.
 
@@ -40,15 +41,16 @@ def write_report(
         title: Its heading.
         source: Where the pairs are from, as the page says it.
         on_progress: Called with a pair's name and how many are drawn.
+        viewer: As in `write_page`; with it every pair has volumes.
     """
     from fastreg.registration.reviews import load_result
 
-    def pairs() -> Iterator[tuple[Entry, Mapping[str, Any] | None]]:
+    def pairs() -> Iterator[tuple[Entry, Mapping[str, Any]]]:
         for done, review in enumerate(reviews, 1):
-            yield _drawn(review, partial(load_result, review.files, review.options.get("channel")))
+            yield _drawn(review, partial(load_result, review.files, review.options.get("channel")), viewer is not None)
             on_progress(review.name, done)
 
-    return _write(page, title, source, reviews, pairs())
+    return _write(page, title, source, reviews, pairs(), viewer)
 
 
 def write_report_of_one(found: RegistrationResult, figures: Mapping[str, Any], page: Path, name: str) -> None:
@@ -79,13 +81,14 @@ def _write(
     title: str,
     source: str,
     reviews: Sequence[Review],
-    pairs: Iterator[tuple[Entry, Mapping[str, Any] | None]],
+    pairs: Iterator[tuple[Entry, Mapping[str, Any]]],
+    viewer: tuple[str, str] | None = None,
 ) -> list[Entry]:
     from fastreg._version import __version__
     from fastreg.plots.report.page import write_page
 
     made = [time.strftime("%Y-%m-%d %H:%M"), f"fastreg {__version__}", *([source] if source else [])]
-    return write_page(page, title, " · ".join(made), _options(reviews), pairs)
+    return write_page(page, title, " · ".join(made), _options(reviews), pairs, viewer)
 
 
 def _options(reviews: Sequence[Review]) -> dict[str, str]:
@@ -99,17 +102,20 @@ def _options(reviews: Sequence[Review]) -> dict[str, str]:
     return {name: value for name, value in said.items() if value not in ("False", "")}
 
 
-def _drawn(review: Review, load: Callable[[], Result]) -> tuple[Entry, Mapping[str, Any] | None]:
+def _drawn(review: Review, load: Callable[[], Result], in_3d: bool = False) -> tuple[Entry, Mapping[str, Any]]:
     """The pair as the page has it; what cannot be read is said in its note."""
     from fastreg.plots.report.page import Entry
+    from fastreg.plots.report.viewer import volumes
     from fastreg.plots.report.views import views
     from fastreg.utils.files import InputError
 
-    note, drawn = "", None
+    note, drawn = "", {}
     if review.state in ("done", "suspect"):
         try:
             result = load()
-            drawn = views(result.fixed, result.moved, result.before, result.warp)
+            drawn["views"] = views(result.fixed, result.moved, result.before, result.warp)
+            if in_3d and result.fixed.ndim == 3:
+                drawn["volumes"] = volumes(result.fixed, result.moved)
         except (InputError, OSError, ValueError, MemoryError) as error:
             note = f"No pictures: {' '.join(str(error).split())}"
     paths = {role: str(review.files.get(role, "")) for role in ("moving", "fixed")}

@@ -28,6 +28,8 @@ class Report:
     """The page to write; if not given, report.html in the folder, or beside the list and named like it."""
     title: str | None = field(default=None, kw_only=True)
     """Its heading; if not given, the name of the folder or list."""
+    viewer: bool = field(default=False, kw_only=True)
+    """Put a 3-D viewer (NiiVue) into the page, once 2.3 MB, and small volumes of each pair."""
     strict: bool = field(default=False, kw_only=True)
     """End with exit code 1 where a pair is not fine: the page is written all the same."""
     overwrite: bool = field(default=False, kw_only=True)
@@ -41,12 +43,14 @@ class Report:
 
         from fastreg.cli._report import check_page, write_report
         from fastreg.cli.output import err, out, print_json
+        from fastreg.plots.report.viewer import vendored
         from fastreg.registration.reviews import reviews_of
 
         page = self.output
         if page is None:
             page = self.source / "report.html" if self.source.is_dir() else self.source.with_suffix(".html")
         check_page(page, self.overwrite)
+        viewer = vendored() if self.viewer else None
         reviews = reviews_of(self.source)
         title = self.title or f"Registrations of {self.source.absolute().name}"
 
@@ -54,7 +58,7 @@ class Report:
             if not self.json:
                 err.print(f"{done}/{len(reviews)} {name}", soft_wrap=True)
 
-        entries = write_report(reviews, page, title, str(self.source.absolute()), on_progress)
+        entries = write_report(reviews, page, title, str(self.source), on_progress, viewer)
         odd = [entry for entry in entries if entry.state != "done"]
         if self.json:
             print_json({"pairs": [asdict(entry) for entry in entries], "page": str(page)})

@@ -1,25 +1,31 @@
 """The page of registrations: pictures that say where things are, a file that needs nothing else, names of any kind."""
 
 import base64
+import gzip
 import io
 import json
 from html.parser import HTMLParser
 
+import nibabel
 import numpy as np
 import pytest
 
 pytest.importorskip("PIL")
 
+from nibabel.affines import apply_affine
 from nibabel.orientations import apply_orientation, inv_ornt_aff, ornt_transform
 from nibabel.orientations import axcodes2ornt as ends_of
 from PIL import Image as Picture
 
 from fastreg.geometry.image import Image
 from fastreg.geometry.transforms import Warp
+from fastreg.plots.report import viewer as viewer_of_pages
 from fastreg.plots.report import views as views_of_pairs
 from fastreg.plots.report.page import COLUMNS, Entry, is_page, write_page
+from fastreg.plots.report.viewer import LIMIT, vendored, volumes
 from fastreg.plots.report.views import views
 from fastreg.registration.reviews import FIGURES
+from fastreg.utils.files import InputError
 
 TURN = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]])
 OBLIQUE = np.block([[TURN * [1.9, 1.8, 2.2], np.array([[-20.0], [5], [9]])], [np.eye(4)[3:]]])
@@ -128,6 +134,38 @@ def test_a_pair_of_noise_at_one_millimetre_takes_less_than_two_megabytes():
     assert len(json.dumps(views(noise, noise, noise, warp))) < 2_000_000
 
 
+def test_volumes_lie_where_the_images_lie():
+    """Read by nibabel: a bright corner is at its place in the world, in an image that is made coarser too."""
+    data = np.zeros((120, 30, 20), np.float32)
+    data[90:100, 10:20, 5:15] = 1
+    for name, content in volumes(Image(data, OBLIQUE), Image(data[::-1], np.eye(4))).items():
+        stored = nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(content)))
+        values = np.asarray(stored.dataobj)
+        assert values.dtype == np.uint8 and values.shape[0] == 112 and values.max() > 250
+        middle = np.argwhere(values > 127).mean(0)
+        expected = [94.5 if name == "fixed" else 24.5, 14.5, 9.5]
+        np.testing.assert_allclose(apply_affine(stored.affine, middle), apply_affine(OBLIQUE, expected), atol=1)
+
+
+def test_volumes_of_noise_keep_to_their_limit():
+    noise = Image(np.random.default_rng(0).random((90, 90, 90)).astype(np.float32), np.eye(4))
+    assert len(json.dumps(volumes(noise, noise))) <= LIMIT
+
+
+def test_a_viewer_that_is_not_there_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(viewer_of_pages, "files", lambda package: tmp_path)
+    with pytest.raises(InputError, match=r"in a checkout, python packaging/vendor_viewer.py brings it"):
+        vendored()
+    (tmp_path / "vendor").mkdir()
+    (tmp_path / "vendor" / "niivue.js").write_text("a='</script><!-- x';")
+    (tmp_path / "vendor" / "LICENCES.txt").write_text("BSD <&>")
+    entry = (Entry("a", "done"), {"volumes": {"fixed": "x"}})
+    write_page(tmp_path / "page.html", "t", "", {}, [entry], vendored())
+    found = Page((tmp_path / "page.html").read_text())
+    assert found.scripts["pre"].strip() == "BSD <&>" and json.loads(found.scripts["volumes-0"]) == {"fixed": "x"}
+    assert found.tags.count("script") == 4 and r"a='<\/script><\!-- x';" in found.scripts["program"]
+
+
 # ---------------------------------------------------------------- the file
 
 
@@ -159,7 +197,7 @@ def test_every_pair_is_in_the_page_and_nothing_is_fetched(tmp_path):
     entries = [Entry(name, "suspect", why=name, moving=name, figures={"dice": 0.5, "folds": 3}) for name in NAMES]
     page = tmp_path / "page.html"
     title = "</title><script>alert(1)</script>"
-    pairs = [(entry, None if k else pictures) for k, entry in enumerate(entries)]
+    pairs = [(entry, {} if k else {"views": pictures}) for k, entry in enumerate(entries)]
     returned = write_page(page, title, "made", {"metric": "<b>"}, pairs)
     assert returned == entries and is_page(page) and not is_page(tmp_path / "none.html")
     text = page.read_text(encoding="utf-8")
@@ -177,7 +215,7 @@ def test_every_pair_is_in_the_page_and_nothing_is_fetched(tmp_path):
 
 def test_nothing_stays_behind_where_a_pair_raises(tmp_path):
     def pairs():
-        yield Entry("a", "done"), None
+        yield Entry("a", "done"), {}
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError):

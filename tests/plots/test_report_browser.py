@@ -21,48 +21,68 @@ from selenium.webdriver.common.keys import Keys
 from fastreg.geometry.image import Image
 from fastreg.geometry.transforms import Warp
 from fastreg.plots.report.page import Entry, write_page
+from fastreg.plots.report.viewer import vendored, volumes
 from fastreg.plots.report.views import views
+from fastreg.utils.files import InputError
 
 SHAPE = (40, 48, 36)
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1280,900",
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def started(folder, *flags):
+    """Chromium with a new profile; skips where there is none."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("needs chromium and chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+    for flag in (*FLAGS, *flags, f"--user-data-dir={folder}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = webdriver.Chrome(options=options, service=Service(driver))
+    return webdriver.Chrome(options=options, service=Service(driver))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    found = started(tmp_path_factory.mktemp("profile"), "--disable-gpu")
     yield found
     found.quit()
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """Four pairs: one is suspect, one failed, one has no pictures; Dice in another order than the names."""
+def quiet(browser):
+    """The console is empty and nothing was asked of a network."""
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert {url.partition(":")[0] for url in asked}.isdisjoint({"http", "https", "ws", "wss"})
+
+
+def pair_of_balls():
+    """Two balls, three voxels apart, and a wave between them."""
     index = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1).astype(np.float32)
     images = []
     for shift in (0, 3):
         distance = np.linalg.norm((index - np.array(SHAPE) / 2 + [shift, 0, 0]) / [14, 18, 12], axis=-1)
         images.append(Image((1.3 - distance).clip(0) + 0.3 * (distance < 0.4), np.diag([1.0, 1, 1.5, 1])))
-    fixed, moved = images
-    warp = Warp(np.zeros((*SHAPE, 3), np.float32), fixed.affine, fixed.affine, SHAPE)
+    warp = Warp(np.zeros((*SHAPE, 3), np.float32), images[0].affine, images[0].affine, SHAPE)
     warp.flow[..., 0] = 2 * np.sin(index[..., 1] / 6)
+    return (*images, warp)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """Four pairs: one is suspect, one failed, one has no pictures; Dice in another order than the names."""
+    fixed, moved, warp = pair_of_balls()
     pictures = views(fixed, moved, moved, warp)
     entries = [
-        (Entry("alpha", "done", figures={"dice": 0.7, "seconds": 2.0}), pictures),
-        (Entry("pair10", "suspect", why="it folds", figures={"dice": 0.5, "seconds": 3.0}), pictures),
-        (Entry("pair9", "failed", why="no such file <b>"), None),
-        (Entry("zeta", "done", note="No pictures: gone", figures={"dice": 0.9, "seconds": 1.0}), None),
+        (Entry("alpha", "done", figures={"dice": 0.7, "seconds": 2.0}), {"views": pictures}),
+        (Entry("pair10", "suspect", why="it folds", figures={"dice": 0.5, "seconds": 3.0}), {"views": pictures}),
+        (Entry("pair9", "failed", why="no such file <b>"), {}),
+        (Entry("zeta", "done", note="No pictures: gone", figures={"dice": 0.9, "seconds": 1.0}), {}),
     ]
     path = tmp_path_factory.mktemp("page") / "report.html"
     write_page(path, "Four <pairs>", "today", {"metric": "auto"}, entries)
@@ -75,10 +95,7 @@ def opened(browser, page):
     browser.get(page.as_uri())
     ready(browser, 1)
     yield browser
-    assert browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    assert {url.partition(":")[0] for url in asked}.isdisjoint({"http", "https", "ws", "wss"})
+    quiet(browser)
 
 
 def ready(browser, pair):
@@ -257,3 +274,31 @@ def test_nothing_overlaps_or_sticks_out(width, scheme, opened):
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.slow
+def test_the_viewer_shows_both_volumes(tmp_path):
+    try:
+        viewer = vendored()
+    except InputError as error:
+        pytest.skip(str(error))
+    fixed, moved, warp = pair_of_balls()
+    shown = {"views": views(fixed, moved, moved, warp), "volumes": volumes(fixed, moved)}
+    write_page(tmp_path / "page.html", "3-D", "", {}, [(Entry("a", "done"), shown)], viewer)
+    browser = started(tmp_path / "profile", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+    try:
+        browser.get((tmp_path / "page.html").as_uri())
+        ready(browser, 0)
+        browser.find_element(By.ID, "volumes").click()
+        wanted = time.monotonic() + 60
+        while not browser.find_elements(By.CSS_SELECTOR, "#viewer canvas[data-volumes='2']"):
+            assert time.monotonic() < wanted and "WebGL" not in browser.find_element(By.ID, "viewer").text
+            time.sleep(0.1)
+        canvas = browser.find_element(By.CSS_SELECTOR, "#viewer canvas")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        time.sleep(0.5)
+        seen = np.asarray(Picture.open(io.BytesIO(canvas.screenshot_as_png)).convert("RGB")).astype(float)
+        assert (seen.max(-1) > 60).mean() > 0.05 and canvas.size["height"] > 300
+        quiet(browser)
+    finally:
+        browser.quit()

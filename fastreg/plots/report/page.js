@@ -166,6 +166,7 @@ async function openPair(k, scroll = true) {
     state.planes = planes;
     buildPlanes();
     choose(possible().includes(state.view) ? state.view : "flicker");
+    offerViewer(k);
   }
   $("pair").dataset.ready = k;
   if (scroll) $("pair").scrollIntoView({behavior: "smooth", block: "start"});

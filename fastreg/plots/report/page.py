@@ -86,7 +86,8 @@ def write_page(
     title: str,
     made: str,
     options: Mapping[str, str],
-    pairs: Iterable[tuple[Entry, Mapping[str, Any] | None]],
+    pairs: Iterable[tuple[Entry, Mapping[str, Any]]],
+    viewer: tuple[str, str] | None = None,
 ) -> list[Entry]:
     """Writes the page whole or not at all; one pair after the other, so that a cohort need not fit into memory.
 
@@ -95,26 +96,35 @@ def write_page(
         title: Its heading.
         made: When, by what and from what.
         options: What the registrations were asked to do.
-        pairs: Each with its pictures as `fastreg.plots.report.views.views` gives them, or None.
+        pairs: Each with what the page shows of it: `views` as `fastreg.plots.report.views.views` gives them, and
+            `volumes` for the viewer.
+        viewer: NiiVue and its licences, as `fastreg.plots.report.viewer.vendored` gives them.
 
     Returns:
         The entries.
     """
-    start, rest = _text("page.html").split("{{views}}")
-    between, end = rest.split("{{report}}")
+    licences = (
+        f"<details><summary>Licences of the viewer</summary><pre>{html.escape(viewer[1])}</pre></details>"
+        if viewer
+        else ""
+    )
+    start, rest = _text("page.html").replace("{{licences}}", licences).split("{{views}}")
+    between, rest = rest.split("{{report}}")
+    before, after = rest.split("{{viewer}}")
     entries: list[Entry] = []
     with atomic(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(start.replace("{{title}}", html.escape(title)).replace("{{css}}", _text("page.css")))
-        for k, (entry, views) in enumerate(pairs):
-            if views is not None:
-                file.write(f'<script type="application/json" id="views-{k}">{_json(views)}</script>\n')
+        for k, (entry, shown) in enumerate(pairs):
+            for kind, value in shown.items():
+                file.write(f'<script type="application/json" id="{kind}-{k}">{_json(value)}</script>\n')
             entries.append(entry)
         known = {key for entry in entries for key in entry.figures}
         columns = [asdict(column) for column in COLUMNS if column.key in known]
         report = {"made": made, "options": options, "columns": columns, "rows": [asdict(entry) for entry in entries]}
         file.write(between + _json(report))
-        script = "\n".join(_text(name) for name in ("draw.js", "charts.js", "page.js"))
-        file.write(end.replace("{{script}}", script))
+        script = "\n".join(_text(name) for name in ("draw.js", "charts.js", "viewer.js", "page.js"))
+        file.write(before + (f"<script>\n{viewer[0]}\n</script>\n" if viewer else ""))
+        file.write(after.replace("{{script}}", script))
     return entries
 
 

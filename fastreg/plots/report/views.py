@@ -20,7 +20,7 @@ from fastreg.plots.canvas import Grid
 from fastreg.plots.slices import Plane, Turn, level, planes_of, sample, window_of, windowed
 from fastreg.utils.extras import need
 
-LIMIT = 1_900_000
+LIMIT = 1_200_000
 """Bytes that the pictures of a pair may take; beyond it there are fewer of them, and coarser ones."""
 _TRIES = ((9, 256, 85), (7, 256, 75), (5, 192, 65), (3, 160, 50), (1, 128, 40))
 """Slices of a plane, longest side in pixels, JPEG's quality; the first that keeps to the limit."""
