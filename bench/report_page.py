@@ -50,8 +50,8 @@ def make_cohort(folder: Path) -> Path:
     return folder / "pairs.csv"
 
 
-def photograph(page: Path, picture: Path, size: tuple[int, int]) -> None:
-    """What Chromium shows of a page, as PNG.
+def photograph(page: Path, picture: Path, size: tuple[int, int], part: str = "") -> None:
+    """What Chromium shows of a page, or of what `part` of its address leads to, as PNG.
 
     Raises:
         InputError: it is not installed, or takes no picture.
@@ -62,7 +62,7 @@ def photograph(page: Path, picture: Path, size: tuple[int, int]) -> None:
     with tempfile.TemporaryDirectory() as profile, atomic(picture) as partial:
         words = [f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "--virtual-time-budget=5000"]
         done = subprocess.run(
-            [chromium, *_FLAGS, *words, f"--screenshot={partial}", page.resolve().as_uri()],
+            [chromium, *_FLAGS, *words, f"--screenshot={partial}", f"{page.resolve().as_uri()}#{part}"],
             capture_output=True,
             text=True,
         )
@@ -75,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench report-page", description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "demo" / "report", help="for cohort, results and page")
     folder = parser.parse_args(arguments).folder.absolute()
-    pairs = make_cohort(folder / "cohort")
+    pairs = make_cohort(folder / "cohort").relative_to(folder)
     words = ("register", "--pairs", pairs, "-o", "phantoms", "--report", "report.html")
     subprocess.run([sys.executable, "-m", "fastreg", *words], cwd=folder, check=False)  # one pair fails
-    photograph(folder / "report.html", PICTURE, (1280, 1240))
+    photograph(folder / "report.html", PICTURE, (1280, 1480), "person%202/deformation")
     print(PICTURE)
     return 0

@@ -249,6 +249,19 @@ def test_slices_step_by_key_slider_and_click(opened):
 
 
 @pytest.mark.slow
+def test_an_address_leads_to_a_pair_and_a_view(opened, page):
+    choose(opened, "edges")
+    assert opened.current_url.endswith("#pair10/edges")
+    opened.get("about:blank")
+    opened.get(f"{page.as_uri()}#alpha/difference")
+    ready(opened, 0)
+    assert opened.find_element(By.ID, "shown").text == "Difference of the fixed image and the moved image"
+    opened.get("about:blank")
+    opened.get(f"{page.as_uri()}#no%20such%E0%pair/none")
+    ready(opened, 1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
 def test_nothing_overlaps_or_sticks_out(width, scheme, opened):
     opened.execute_cdp_cmd(

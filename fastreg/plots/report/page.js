@@ -65,8 +65,20 @@ function start() {
   $("next").addEventListener("click", () => step(1));
   document.addEventListener("keydown", pressed);
   sortBy("verdict");
-  const drawn = state.order.find(k => $(`views-${k}`));
-  if (state.order.length) openPair(drawn ?? state.order[0], false);
+  const [name, view] = linked();
+  if (VIEWS.includes(view)) state.view = view;
+  const wanted = [ROWS.findIndex(row => row.name === name), state.order.find(k => $(`views-${k}`)), state.order[0]];
+  const first = wanted.find(k => k >= 0);
+  if (first !== undefined) openPair(first, false);
+}
+
+// The pair and the view that the address names, if it does.
+function linked() {
+  try {
+    return location.hash.slice(1).split("/").map(decodeURIComponent);
+  } catch {
+    return [];
+  }
 }
 
 function fact(list, name, value, wide) {
@@ -237,6 +249,7 @@ function choose(view) {
   }
   buildControls();
   draw();
+  history.replaceState(null, "", `#${encodeURIComponent(ROWS[state.pair].name)}/${view}`);
 }
 
 function buildControls() {
