@@ -15,6 +15,7 @@ COMMANDS = {
     "gpu": "bench.cuda.run",
     "sass": "bench.cuda.sass",
     "masks": "bench.masks",
+    "interpolation": "bench.interpolation",
     "dropin": "bench.dropin",
     "dropin-tests": "bench.dropin_tests",
 }

@@ -166,6 +166,19 @@ struct DeterminantArgs {
   void* stream;
 };
 
+// Of the CPU alone. The volume is padded, so that every window lies in it: kWindowPad voxels at the beginning of each axis
+// and at its end, kWindowPadEnd at the end of W.
+constexpr int kLanczosRadius = 5, kVoteReach = 4, kWindowPad = 5, kWindowPadEnd = 11;
+struct WindowArgs {
+  int ndim;
+  int64_t size[3];  // D, H, W of the image, without the pad
+  int64_t grid[3];  // D', H', W' of flow and out
+  int threads;
+  const void* vol;    // [D + 10, H + 10, W + 16] (2-D: [H + 10, W + 16]): float32 or, of a vote, int32, -1 in the pad
+  const float* flow;  // [ndim, D', H', W'], voxels of the image
+  void* out;          // [D', H', W'], like vol
+};
+
 namespace cpu {
 void warp_forward(const WarpArgs&);
 void warp_backward(const WarpArgs&);
@@ -176,6 +189,9 @@ double smoothness(const SmoothnessArgs&);  // mean over batch and axes of the me
 double penalty(const PenaltyArgs&);        // smoothness * roughness + volume * mean squared (known + div velocity)
 void adam_step(const AdamArgs&);
 void determinant(const DeterminantArgs&);
+void lanczos(const WindowArgs&);
+void bspline(const WindowArgs&);  // vol: coefficients
+void vote(const WindowArgs&);
 const char* isa();          // "avx512", "avx2" or "baseline": what this processor gets
 void set_isa(const char*);  // for tests and benchmarks: not above what the processor has
 }  // namespace cpu

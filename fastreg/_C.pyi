@@ -331,6 +331,27 @@ class DeterminantArgs:
         stream: Address = ...,
     ) -> None: ...
 
+class WindowArgs:
+    needed: ClassVar[tuple[str, ...]]
+    ndim: int
+    size: Sizes
+    grid: Sizes
+    threads: int
+    vol: Address
+    flow: Address
+    out: Address
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        size: Sizes,
+        grid: Sizes,
+        threads: int,
+        vol: Address,
+        flow: Address,
+        out: Address,
+    ) -> None: ...
+
 class cpu:
     @staticmethod
     def warp_forward(args: WarpArgs) -> None: ...
@@ -350,6 +371,12 @@ class cpu:
     def adam_step(args: AdamArgs) -> None: ...
     @staticmethod
     def determinant(args: DeterminantArgs) -> None: ...
+    @staticmethod
+    def lanczos(args: WindowArgs) -> None: ...
+    @staticmethod
+    def bspline(args: WindowArgs) -> None: ...
+    @staticmethod
+    def vote(args: WindowArgs) -> None: ...
     @staticmethod
     def isa() -> str: ...
     @staticmethod

@@ -162,6 +162,15 @@ void bind_arguments(py::module_ m) {
       .needed<&DeterminantArgs::out>("out")
       .optional<&DeterminantArgs::stream>("stream")
       .done();
+  Fields<WindowArgs>(m, "WindowArgs")
+      .needed<&WindowArgs::ndim>("ndim")
+      .needed<&WindowArgs::size>("size")
+      .needed<&WindowArgs::grid>("grid")
+      .needed<&WindowArgs::threads>("threads")
+      .needed<&WindowArgs::vol>("vol")
+      .needed<&WindowArgs::flow>("flow")
+      .needed<&WindowArgs::out>("out")
+      .done();
 }
 
 }  // namespace fastreg

@@ -231,3 +231,16 @@ def determinant_args(flow: Flow, scheme: str, out: torch.Tensor) -> _C.Determina
         flow=flow.data_ptr(),
         out=out.data_ptr(),
     )
+
+
+def window_args(padded: Volume, size: tuple[int, ...], flow: Flow, out: Volume) -> _C.WindowArgs:
+    """`size`: of the image inside its pad."""
+    return _C.WindowArgs(
+        ndim=len(size),
+        size=_size(size),
+        grid=_size(flow.shape[2:]),
+        threads=torch.get_num_threads(),
+        vol=padded.data_ptr(),
+        flow=flow.data_ptr(),
+        out=out.data_ptr(),
+    )

@@ -6,6 +6,7 @@ Half-precision volumes are computed in float32 and rounded once at the end.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from fastreg.backends import compiled, reference
 from fastreg.backends.compiled import address, cast
@@ -176,4 +177,45 @@ def determinant(flow: Flow, scheme: str) -> torch.Tensor:
     (flow,) = _work(flow)
     out = flow.new_empty((flow.shape[0], *flow.shape[2:]))
     _C.cpu.determinant(compiled.determinant_args(flow, scheme, out))
+    return out
+
+
+def _pad(ndim: int) -> list[int]:
+    """As csrc/api.h wants it around a volume that windows are read from, for `torch.nn.functional.pad`."""
+    return [5, 11, *[5] * (2 * ndim - 2)]
+
+
+def lanczos(vol: Volume, flow: Flow) -> Volume:
+    """See `reference_window.lanczos`."""
+    vol, flow = vol.float(), flow.float().contiguous()
+    padded = F.pad(vol, _pad(vol.ndim - 2), mode="replicate").contiguous()
+    out = vol.new_empty((1, 1, *flow.shape[2:]))
+    _C.cpu.lanczos(compiled.window_args(padded, tuple(vol.shape[2:]), flow, out))
+    return out
+
+
+def bspline(coefficients: Volume, flow: Flow) -> Volume:
+    """The sum of `fastreg.ops.spline.bspline_sum`, float32, at places at most half a voxel outside: others read there.
+
+    Args:
+        coefficients: [1, 1, D, H, W] or [1, 1, H, W].
+        flow: [1, 3, D', H', W'] or [1, 2, H', W'], voxels.
+    """
+    padded, flow = coefficients.float(), flow.float().contiguous()
+    size = tuple(coefficients.shape[2:])
+    for axis, (length, pad) in enumerate(zip(size, [5] * (len(size) - 1) + [11], strict=True), 2):
+        period = max(2 * length - 2, 1)
+        mirrored = torch.arange(-5, length + pad).remainder(period)
+        padded = padded.index_select(axis, torch.minimum(mirrored, period - mirrored).clamp_max(length - 1))
+    out = padded.new_empty((1, 1, *flow.shape[2:]))
+    _C.cpu.bspline(compiled.window_args(padded, size, flow, out))
+    return out
+
+
+def vote(ranks: Volume, flow: Flow) -> Volume:
+    """See `reference_window.vote`."""
+    flow = flow.float().contiguous()
+    padded = F.pad(ranks, _pad(ranks.ndim - 2), value=-1).contiguous()
+    out = ranks.new_empty((1, 1, *flow.shape[2:]))
+    _C.cpu.vote(compiled.window_args(padded, tuple(ranks.shape[2:]), flow, out))
     return out

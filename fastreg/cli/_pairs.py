@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastreg.cli.register import Register
     from fastreg.data.pairs import PairFiles
 
 
-def run_pairs(options: Register, listed: Path) -> None:
-    """Registers the pairs of a list, shows how each went, and the table of all."""
+def run_pairs(options: Any, listed: Path) -> None:
+    """Registers the pairs of a list, shows how each went, and the table of all; `options` are the command's."""
     from fastreg.cli.output import err, print_json
     from fastreg.data.pairs import read_pair_files
     from fastreg.nn import checkpoint
@@ -21,14 +20,14 @@ def run_pairs(options: Register, listed: Path) -> None:
     from fastreg.registration.linear.align import STARTS
     from fastreg.utils.devices import pick_device
     from fastreg.utils.distributed import launch, pick_local_device, pick_part
-    from fastreg.utils.files import InputError, check_exists
+    from fastreg.utils.files import InputError
 
     folder = _check(options)
     pairs = read_pair_files(listed)
     part = pick_part(options.part)
     arguments = options.arguments()
     recorded = {key: str(value) for key, value in arguments.items()}
-    recorded["init"] = options.init if options.init in STARTS else batch.fingerprint(check_exists(options.init, "init"))
+    recorded["init"] = options.init if options.init in STARTS else batch.fingerprint(Path(options.init))
     if options.model is not None:
         recorded["model"] = batch.fingerprint(checkpoint.find(options.model))
     device = pick_device(pick_local_device(options.device))
@@ -68,7 +67,7 @@ def run_pairs(options: Register, listed: Path) -> None:
     options.end(any(row.get("suspect") for row in rows))
 
 
-def _check(options: Register) -> Path:
+def _check(options: Any) -> Path:
     from fastreg.cli._report import check_page
     from fastreg.plots.report.page import is_page
     from fastreg.utils.files import InputError
@@ -78,7 +77,7 @@ def _check(options: Register) -> Path:
         "fixed_labels", "points", "points_output", "points_moving", "points_moving_output", "mask_fixed",
         "mask_moving", "ants_prefix", "landmarks_fixed", "landmarks_moving",
     )  # fmt: skip
-    given = [name for name in single if getattr(options, name) is not None]
+    given = [name for name in single if getattr(options, name) not in (None, [])]
     if given:
         raise InputError(f"--pairs: the list and --save say what --{given[0].replace('_', '-')} says for one pair")
     if options.moved is None:
@@ -88,7 +87,7 @@ def _check(options: Register) -> Path:
         raise InputError(f"output {options.moved} is a {kind}, not a folder")
     if options.report is not None:
         check_page(options.report, options.overwrite or is_page(options.report))  # one of an earlier run goes on
-    return options.moved
+    return Path(options.moved)
 
 
 def _report(page: Path, folder: Path, pairs: Sequence[PairFiles]) -> None:

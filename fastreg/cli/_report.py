@@ -53,23 +53,24 @@ def write_report(
     return _write(page, title, source, reviews, pairs(), viewer)
 
 
-def write_report_of_one(found: RegistrationResult, figures: Mapping[str, Any], page: Path, name: str) -> None:
+def write_report_of_one(found: RegistrationResult, figures: Mapping[str, Any], page: Path) -> None:
     """The page of a registration that was just done.
 
     Args:
         found: The registration.
         figures: Beside those in its log.
         page: The file.
-        name: Of the pair.
     """
     from dataclasses import replace
 
+    from fastreg.data.lists import stem
     from fastreg.geometry.image import Image
     from fastreg.registration.quality import found_inverse_error_mm
     from fastreg.registration.reviews import result_of, review_of
 
     log = {"inverse_error_mm": found_inverse_error_mm(found.warp), "seconds": found.seconds, **found.log, **figures}
     files = {role: image.path for role, image in (("fixed", found.fixed), ("moving", found.moving)) if image.path}
+    name = " to ".join(stem(image.path) for image in (found.moving, found.fixed) if image.path) or "pair"
     review = replace(review_of(name, log), files=files)
     moved = Image(found.moved[0, 0].numpy(), found.fixed.affine)
     pair = _drawn(review, lambda: result_of(found.fixed, found.moving, found.warp, moved))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,10 +30,12 @@ class Register:
     spacing. No output is touched unless all inputs could be read and all outputs can be written.
     """
 
-    fixed: Annotated[Path | None, Parameter(alias="-f")] = None
-    """The fixed image: the result is on its grid. A file, or a folder with a DICOM series (docs/files.md)."""
-    moving: Annotated[Path | None, Parameter(alias="-m")] = None
-    """The moving image: it is brought onto the fixed one."""
+    fixed: Annotated[list[Path], Parameter(alias="-f", negative=())] = field(default_factory=list)
+    """The fixed image: the result is on its grid. A file, or a folder with a DICOM series (docs/files.md). Repeat for
+    several channels, such as T1 and T2."""
+    moving: Annotated[list[Path], Parameter(alias="-m", negative=())] = field(default_factory=list)
+    """The moving image: it is brought onto the fixed one. Repeat for several channels, as many as fixed ones; what is
+    written is the first."""
     moved: Annotated[Path | None, Parameter(alias="-o")] = None
     """Write the moved image here. With --pairs: the folder for all results."""
     warp: Path | None = None
@@ -69,6 +72,10 @@ class Register:
     """Coordinates of points whose file does not say them: RAS mm, LPS mm (ITK, ANTs), or voxel indices of the image
     that they lie in, before and after."""
 
+    within_subject: bool = False
+    """The images are visits of one person, two or more, the first as --fixed and the others as --moving: brings all
+    into the space in the middle of them, none preferred. Writes into the folder -o the mean image, and for each visit
+    its rigid map, its warp and its change of volume (docs/within_subject.md)."""
     pairs: Path | None = None
     """Many pairs: a CSV file with the columns moving, fixed, and any of name, moving_labels, fixed_labels, moving_mask,
     fixed_mask, points_fixed, points_moving; or text, a line for each: moving fixed [moving_labels fixed_labels].
@@ -84,6 +91,13 @@ class Register:
     contrast. If not given, images are registered by optimisation."""
     refine: Annotated[int | None, Range(0, unit="iterations")] = None
     """Iterations of optimisation at full resolution; if not given, none after a model and the pyramid without."""
+    preset: Literal["fast", "default", "best"] = "default"
+    """How long the optimisation may take: fast leaves the finest level out, best has twice the iterations
+    (docs/register.md has what each gives)."""
+    seconds: Annotated[float | None, Range(0, above=True, unit="s")] = None
+    """End after about so many seconds with the best that was found by then, whatever the levels still to come."""
+    threads: Annotated[int | None, Range(1)] = None
+    """Threads to compute with; if not given, as many as torch takes. The result is the same for any number."""
     levels: str | None = None
     """The pyramid of the optimisation: the number of levels (3 if not given), or factors and iterations, such as
     4x60,2x40,1x10. A level ends early when it stops improving."""
@@ -101,10 +115,17 @@ class Register:
     in least squares is where the alignment starts."""
     landmarks_moving: Path | None = None
     """The same places in the moving image, matched by label where both files have labels, else by order."""
-    metric: Literal["auto", "lncc", "remap", "mind", "mse", "mi"] = "auto"
-    """Similarity of the images: auto looks at them and says what it chose; lncc is local correlation; between contrasts
-    remap is that after one image is mapped into the other's contrast, mind that of descriptors; mse is squared
-    differences, mi mutual information."""
+    metric: str = "auto"
+    """Similarity of the images; of several channels one for all, or a list such as lncc,mi. auto looks at them and says
+    what it chose; lncc is local correlation; between contrasts remap is that after one image is mapped into the other's
+    contrast, mind that of descriptors; mse is squared differences, mi mutual information."""
+    weights: str | None = None
+    """Of several channels, such as 1,0.5; equal if not given."""
+    labels_weight: Annotated[float, Range(0)] = 0.0
+    """Let --fixed-labels and --moving-labels lead the deformation, too: the weight of their mean Dice against the
+    images' similarity."""
+    landmarks_weight: Annotated[float, Range(0)] = 0.0
+    """Let the landmarks lead the deformation, too: the weight of their distance against the images' similarity."""
     regularity: Literal["close", "default", "smooth"] = "default"
     """How far the field may bend for the images' sake: close fits more, smooth keeps volumes."""
     smoothness: Annotated[float | None, Parameter(alias="--lambda"), Range(0)] = None
@@ -123,10 +144,12 @@ class Register:
     background: float | None = None
     """Value of the moved image where the moving one does not reach; if not given, 0, or the moving image's minimum
     where that is below 0: the air of a CT."""
-    mask_fixed: Path | None = None
-    """Mask of the fixed image: only what is above 0 counts."""
-    mask_moving: Path | None = None
-    """Mask of the moving image: only what is above 0 counts."""
+    interpolation: Literal["linear", "bspline", "lanczos"] = "linear"
+    """Of the moved image: bspline and lanczos keep it sharper, and overshoot at edges."""
+    mask_fixed: Annotated[list[Path], Parameter(negative=())] = field(default_factory=list)
+    """Mask of the fixed image: only what is above 0 counts. Of several channels one for all, or one for each."""
+    mask_moving: Annotated[list[Path], Parameter(negative=())] = field(default_factory=list)
+    """Mask of the moving image: only what is above 0 counts. Likewise."""
     channel: str | None = None
     """Of colour pictures the channel to compare: luminance (if not given), red, green, blue, or a number from 0, which
     takes a volume of a series too. Grey images are taken as they are."""
@@ -142,9 +165,20 @@ class Register:
 
     def run(self) -> None:
         """Registers and writes."""
+        began = time.monotonic()
         from fastreg.cli._pairs import run_pairs
+        from fastreg.cli._visits import run_visits
         from fastreg.utils.files import InputError
 
+        other = [name for name in ("levels", "windows", "model", "refine") if getattr(self, name) is not None]
+        if self.preset != "default" and other:
+            raise InputError(f"--preset is a pyramid of its own: not with --{other[0]}")
+        if self.seconds is not None and self.pairs is not None:
+            raise InputError("--seconds is of one pair; not with --pairs")
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
         if self.levels is not None and self.refine is not None:
             raise InputError("--levels is the pyramid without --refine: give one of them")
         if self.levels is not None and self.model is not None:
@@ -159,24 +193,33 @@ class Register:
             raise InputError(
                 "--discrete starts a deformation by optimisation; not with --model or a linear --transform"
             )
+        if self.pairs is not None and self.within_subject:
+            raise InputError("--within-subject takes its visits as --fixed and --moving; not with --pairs")
         if self.pairs is not None:
             run_pairs(self, self.pairs)
-        elif self.fixed is None or self.moving is None:
+        elif not self.fixed or not self.moving:
             raise CycloptsError(msg="register needs --fixed and --moving, or --pairs")
+        elif self.within_subject:
+            run_visits(self)
         else:
-            self._run_one(self.fixed, self.moving)
+            self._run_one(began)
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `fastreg.register` that one pair and many have in common."""
+        """The arguments of `register_files` that one pair and many have in common."""
+        from fastreg.registration.budget import PRESETS
         from fastreg.registration.stages import read_stages
 
+        metrics = [word.strip() for word in self.metric.split(",")]
         options: dict[str, Any] = {
             "model": self.model,
             "transform": self.transform,
             "affine": self.affine,
             "init": self._init(),
             "refine": self.refine,
-            "metric": self.metric,
+            "metric": metrics[0] if len(metrics) == 1 else metrics,
+            "weights": None if self.weights is None else _numbers(self.weights),
+            "labels_weight": self.labels_weight,
+            "landmarks_weight": self.landmarks_weight,
             "regularity": self.regularity,
             "smoothness": self.smoothness,
             "volume": self.volume,
@@ -184,36 +227,42 @@ class Register:
             "discrete": {"no": False, "yes": True, "auto": None}[self.discrete],
             "background": self.background,
             "channel": self.channel,
+            "interpolation": self.interpolation,
         }
         if self.levels is not None or self.windows is not None:
             options["stages"] = read_stages(self.levels or "3", self.windows)
+        elif self.preset != "default":
+            options["stages"] = PRESETS[self.preset]
         return options
 
     def _init(self) -> Any:
         from fastreg.registration.landmarks import Landmarks
-        from fastreg.utils.files import InputError
+        from fastreg.registration.linear.align import STARTS
+        from fastreg.utils.files import InputError, check_exists
 
         if self.landmarks_fixed is None and self.landmarks_moving is None:
-            return self.init
+            return self.init if self.init in STARTS else check_exists(self.init, "init")
         if self.landmarks_fixed is None or self.landmarks_moving is None:
             raise InputError("--landmarks-fixed and --landmarks-moving go together")
         if self.init != "auto":
             raise InputError("--landmarks-fixed and --landmarks-moving are a start: not with --init")
         return Landmarks(self.landmarks_fixed, self.landmarks_moving, self.points_space)
 
-    def _run_one(self, fixed: Path, moving: Path) -> None:
+    def _run_one(self, began: float) -> None:
         from fastreg.cli._report import write_report_of_one
         from fastreg.cli.output import err, out, print_json, shown
-        from fastreg.data.lists import stem
         from fastreg.data.pairs import PairFiles
+        from fastreg.registration.budget import Deadline
         from fastreg.registration.files import register_files
         from fastreg.utils.files import check_exists, digest
 
         self._check_outputs()
-        for path, what in ((fixed, "fixed image"), (moving, "moving image")):
-            check_exists(path, what, folder=True)
+        for paths, what in ((self.fixed, "fixed image"), (self.moving, "moving image")):
+            for path in paths:
+                check_exists(path, what, folder=True)
+        masks = [given[0] if len(given) == 1 and len(self.fixed) == 1 else None for given in self._masks()]
         pair = PairFiles(
-            "pair", moving, fixed, self.moving_labels, self.fixed_labels, self.mask_moving, self.mask_fixed,
+            "pair", self.moving[0], self.fixed[0], self.moving_labels, self.fixed_labels, masks[1], masks[0],
             self.points, self.points_moving,
         )  # fmt: skip
         found, figures = register_files(
@@ -223,6 +272,8 @@ class Register:
             landmarks=False,  # the two lists of points are carried each its own way
             scored=self.fixed_labels is not None,
             overwrite=self.overwrite,
+            channels=self._channels(),
+            deadline=None if self.seconds is None else Deadline.after(self.seconds, began),
             device=self.device,
             on_progress=lambda what, seconds: None if self.json else err.print(f"{what:10} {seconds:6.2f} s"),
             **self.arguments(),
@@ -230,7 +281,7 @@ class Register:
         if self.qc is not None:
             _draw(found, self.qc)
         if self.report is not None:
-            write_report_of_one(found, figures, self.report, f"{stem(moving)} to {stem(fixed)}")
+            write_report_of_one(found, figures, self.report)
         if self.json:
             written = {str(path): digest(path) for path in self._paths()}
             figures = {k: v for k, v in figures.items() if k not in ("seconds", "suspect")}
@@ -243,7 +294,7 @@ class Register:
             out.print(f"mean Dice {before} before, {after} after{hd95}; folds {figures.get('folds', '')}")
         if "landmarks_left_mm" in found.log:
             err.print(f"landmarks: {found.log['landmarks_left_mm']:.3g} mm left by the start that fits them")
-        if "metric_because" in found.log and self.metric == "auto":
+        if "metric_because" in found.log and self.metric == "auto" and len(self.fixed) == 1:
             err.print(f"metric {found.log['metric']}: {found.log['metric_because']}", soft_wrap=True)
         if found.log.get("affine_kept_start"):
             err.print("linear: nothing was found that is better than the start, which stays", soft_wrap=True)
@@ -251,6 +302,26 @@ class Register:
             err.print(f"suspect: {found.suspect}", soft_wrap=True)
         out.print(f"registered in {found.seconds:.1f} s: {', '.join(map(str, self._paths()))}", soft_wrap=True)
         self.end(found.suspect is not None)
+
+    def _masks(self) -> tuple[list[Path], list[Path]]:
+        """Of the fixed and the moving images: none, one, or one for each; one is for all."""
+        count = len(self.fixed)
+        fixed, moving = (
+            list(given) * count if len(given) == 1 else given for given in (self.mask_fixed, self.mask_moving)
+        )
+        return fixed, moving
+
+    def _channels(self) -> dict[str, Any]:
+        """The images of several channels, in place of the pair's."""
+        if len(self.fixed) == len(self.moving) == 1:
+            return {}
+        fixed_masks, moving_masks = self._masks()
+        return {
+            "fixed": self.fixed,
+            "moving": self.moving,
+            "fixed_mask": fixed_masks or None,
+            "moving_mask": moving_masks or None,
+        }
 
     def end(self, suspect: bool) -> None:
         """Ends with exit code 1 where a result is suspect and --strict is given."""
@@ -306,6 +377,15 @@ class Register:
             check_ending(self.qc, PICTURE_ENDINGS)
         if self.report is not None:
             check_page(self.report, self.overwrite)
+
+
+def _numbers(text: str) -> list[float]:
+    from fastreg.utils.files import InputError
+
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--weights: expected numbers such as 1,0.5, got {text}") from error
 
 
 def _draw(found: RegistrationResult, path: Path) -> None:

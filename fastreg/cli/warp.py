@@ -40,8 +40,12 @@ class Warp:
     """A file of any kind that fastreg reads (docs/files.md), or [FILE,1] for its inverse. Repeat for several."""
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     """Write the moved image here."""
-    interpolation: Annotated[Literal["linear", "nearest", "genericlabel"], Parameter(alias="-n")] = "linear"
-    """For label maps: nearest, or genericlabel (the label with the largest linear weight)."""
+    interpolation: Annotated[
+        Literal["linear", "nearest", "genericlabel", "bspline", "lanczos", "multilabel"], Parameter(alias="-n")
+    ] = "linear"
+    """bspline (cubic) and lanczos (windowed sinc) keep an image sharper than linear and overshoot at edges. For label
+    maps: nearest, genericlabel (the label with the largest linear weight), or multilabel (that with most of a Gaussian
+    of 1 voxel, which smooths borders)."""
     background: float | None = None
     """Value of what lies outside the moving image; if not given, 0, or the moving image's minimum where that is below
     0: the air of a CT. The outermost voxels reach half a voxel outward, as in antsApplyTransforms."""
@@ -57,6 +61,11 @@ class Warp:
     (ITK, ANTs), or voxel indices (of the fixed image in, of the moving one out)."""
     jacobian: Path | None = None
     """Write the Jacobian determinant on the fixed grid here: local change of volume, <= 0 where the warp folds."""
+    jacobian_log: bool = False
+    """Of --jacobian the natural logarithm, for tensor-based morphometry; what is below 0.001 counts as 0.001."""
+    jacobian_nonlinear: bool = False
+    """Of --jacobian what is left without the linear part: divided by the determinant of the affine files among
+    --transform; where there are none, by that of the linear map that fits the warp best."""
     compose: Path | None = None
     """Write the composition of all transforms here: as one warp (.nii.gz, .mha, .nrrd, .npz), or as they are (.h5)."""
     convert_to: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"] | None = None
@@ -71,7 +80,9 @@ class Warp:
 
     def run(self) -> None:
         """Reads everything, computes everything, then writes."""
-        from fastreg.geometry.resample import background_of, sample_filled
+        from fastreg.geometry.jacobian import jacobian_map
+        from fastreg.geometry.linear import product_of
+        from fastreg.geometry.resample import VOTES, background_of, sample_filled
         from fastreg.geometry.transforms import compose
         from fastreg.io.images import load_image, save_image
         from fastreg.io.points import encode_points, save_bytes
@@ -98,10 +109,13 @@ class Warp:
             moved = None
             if moving is not None:
                 outside = self.background
-                if outside is None and self.interpolation != "genericlabel":
+                if outside is None and self.interpolation not in VOTES:
                     outside = background_of(moving)
                 moved = sample_filled(moving, warp.tensor(), self.interpolation, outside)
-            jacobian = warp.jacobian() if self.jacobian else None
+            jacobian = None
+            if self.jacobian:
+                linear = product_of(transforms)
+                jacobian = jacobian_map(warp, log=self.jacobian_log, nonlinear=self.jacobian_nonlinear, linear=linear)
             if self.compose:
                 warped = self.compose.name.lower().endswith(WARP_ENDINGS)  # others hold the transforms as they are
                 parts = [warp] if warped else transforms
@@ -129,6 +143,8 @@ class Warp:
             (self.output, self.moving, "--output needs --moving, the image to move"),
             (self.convert_to, self.compose, "--convert-to needs --compose, the file to write"),
             (self.points_output, self.points, "--points-output needs --points"),
+            (self.jacobian_log, self.jacobian, "--jacobian-log needs --jacobian, the file to write"),
+            (self.jacobian_nonlinear, self.jacobian, "--jacobian-nonlinear needs --jacobian, the file to write"),
             (self.convert_to in ("fsl", "freesurfer", "learn2reg"), self.moving, "--convert-to {} needs --moving"),
         ):
             if wanted and not given:
@@ -143,9 +159,10 @@ class Warp:
                 check_free(path, self.overwrite)
 
     def _load_moving(self, path: Path) -> Image:
+        from fastreg.geometry.resample import VOTES
         from fastreg.io.images import load_image, load_labels
 
-        if self.interpolation == "genericlabel":
+        if self.interpolation in VOTES:
             return load_labels(path, what="moving image")
         return load_image(path, what="moving image", integers=self.interpolation == "nearest", channel=self.channel)
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from nibabel import orientations
 
+from fastreg.geometry.fill import filled
 from fastreg.geometry.image import Image, affine_field, named, to_flow
 from fastreg.ops.warp import warp
+from fastreg.ops.window import bspline, lanczos, vote
+from fastreg.types import Volume
 from fastreg.utils.files import InputError
 
-INTERPOLATIONS = ("linear", "nearest", "genericlabel")
+INTERPOLATIONS = ("linear", "nearest", "genericlabel", "bspline", "lanczos", "multilabel")
+INTENSITY_INTERPOLATIONS = ("linear", "bspline", "lanczos")
+"""Those that mix the values of voxels, and give float32."""
+VOTES = ("genericlabel", "multilabel")
+"""Those that ask for a label map, in which 0 lies outside."""
 
 
 def reorient(image: Image, codes: str = "RAS") -> Image:
@@ -76,7 +83,7 @@ def resample_to_grid(
         world: [4, 4], RAS mm on the new grid -> RAS mm in the image; the identity if None.
     """
     mode = mode or ("nearest" if image.is_labels else "linear")
-    if mode == "linear":
+    if mode in INTENSITY_INTERPOLATIONS:
         across = np.linalg.inv(image.affine) @ (np.eye(4) if world is None else world) @ affine
         step = np.linalg.norm(across[: image.ndim, : image.ndim], axis=1)
         image = smooth(image, np.sqrt(np.maximum(step**2 - 1, 0)) / _FWHM)
@@ -126,19 +133,36 @@ def sample_filled(
         InputError: a background that is no whole number where the voxels are integers.
     """
     if background is None:
-        background = 0.0 if image.is_labels or mode == "genericlabel" else background_of(image)
+        background = 0.0 if image.is_labels or mode in VOTES else background_of(image)
+    values = _nearest(image, flow) if mode == "nearest" else sample(image, flow, mode, _OUTWARD.get(mode, "border"))
+    return _replaced(values, ~_inside(flow, image.shape), background)
+
+
+_OUTWARD = {"bspline": "itk"}  # ITK's spline goes on for half a voxel
+
+
+def _places(flow: torch.Tensor) -> Iterator[np.ndarray]:
+    """Along one axis after the other, in voxels of the image, float64 [*grid]."""
+    axes = [np.arange(length, dtype=np.float64) for length in flow.shape[2:]]
+    for axis, points in enumerate(np.meshgrid(*axes, indexing="ij", sparse=True)):
+        yield points + flow[0, axis].numpy()
+
+
+def _inside(flow: torch.Tensor, shape: Sequence[int]) -> np.ndarray:
+    """Where the place is no more than half a voxel outside of an image of `shape`; boolean [*grid]."""
     inside = np.ones(flow.shape[2:], bool)
-    flat = np.zeros(flow.shape[2:], np.int64)
-    for axis, length in enumerate(image.shape):
-        ends = [1] * image.ndim
-        ends[axis] = -1
-        place = flow[0, axis].numpy() + np.arange(flow.shape[2 + axis], dtype=np.float64).reshape(ends)
+    for place, length in zip(_places(flow), shape, strict=True):
         inside &= (place >= -0.5) & (place < length - 0.5)
-        if mode == "nearest":
-            np.clip(np.floor(place + 0.5, out=place), 0, length - 1, out=place)
-            flat = flat * length + np.nan_to_num(place).astype(np.int64)
-    values = image.data.reshape(-1)[flat] if mode == "nearest" else sample(image, flow, mode, "border")
-    return _replaced(values, ~inside, background)
+    return inside
+
+
+def _nearest(image: Image, flow: torch.Tensor) -> np.ndarray:
+    """The upper of two voxels that are equally near, as in ITK."""
+    flat = np.zeros(flow.shape[2:], np.int64)
+    for place, length in zip(_places(flow), image.shape, strict=True):
+        np.clip(np.floor(place + 0.5, out=place), 0, length - 1, out=place)
+        flat = flat * length + np.nan_to_num(place).astype(np.int64)
+    return np.asarray(image.data.reshape(-1)[flat])
 
 
 def _replaced(values: np.ndarray, where: np.ndarray, background: float) -> np.ndarray:
@@ -155,25 +179,51 @@ def _replaced(values: np.ndarray, where: np.ndarray, background: float) -> np.nd
 def sample(image: Image, flow: torch.Tensor, mode: str = "linear", padding: str = "zeros") -> np.ndarray:
     """``image(p + flow(p))`` for every voxel p of the flow [1, ndim, *grid].
 
-    "linear" gives float32; "nearest" and "genericlabel" (the label with the largest linear weight; ties to the smaller
-    label) keep the dtype, and integers exactly. What lies outside is as in `fastreg.warp`; `sample_filled` has the rule
-    for files.
+    "linear", "bspline" (cubic, through every voxel) and "lanczos" (a sinc windowed over 5 voxels to either side) give
+    float32; the last two overshoot at edges. "nearest", "genericlabel" (the label with the largest linear weight) and
+    "multilabel" (that with most of a Gaussian, sigma 1 voxel) keep the dtype, and integers exactly; ties go to the
+    smaller label. Where linear interpolation meets a voxel that is not finite the others give what it gives; elsewhere
+    such voxels are filled in from those about them.
+
+    What lies outside is as in `fastreg.warp`; "lanczos" and "multilabel" know "border", and "zeros" or "itk", which are
+    the same to them: border up to half a voxel outside, 0 beyond. `sample_filled` has the rule for files.
     """
     if mode not in INTERPOLATIONS:
         raise InputError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}, got {mode}")
-    if mode == "linear":
-        return warp(image.tensor(), flow, padding=padding)[0, 0].numpy()
+    if mode in ("lanczos", "multilabel") and padding not in ("zeros", "border", "itk"):
+        raise InputError(f"padding: expected zeros, border or itk with interpolation {mode}, got {padding}")
+    if mode in INTENSITY_INTERPOLATIONS:
+        return _mixed(image.tensor(), flow, mode, padding)[0, 0].numpy()
     # Ranks instead of labels: they are exact in float32. Rank 0 is the label 0 and what lies outside.
     labels, ranks = np.unique(image.data, return_inverse=True)
     labels = np.concatenate([np.zeros(1, labels.dtype), labels])
     exact = torch.float32 if len(labels) < 2**24 else torch.float64
     ranks = np.where(image.data == 0, 0, ranks.reshape(image.shape) + 1)
+    if mode == "multilabel":
+        voted = vote(torch.from_numpy(ranks.astype(np.int32))[None, None], flow)[0, 0].numpy()
+        return labels[voted if padding == "border" else np.where(_inside(flow, image.shape), voted, 0)]
     volume = torch.from_numpy(ranks).to(exact)[None, None]
     if mode == "nearest":
         rank = warp(volume, flow.to(exact), mode="nearest", padding=padding)
     else:
         rank = _vote(volume, flow.to(exact), padding)
-    return labels[rank[0, 0].long().numpy()]
+    return labels[rank[0, 0].nan_to_num(0.0).long().numpy()]
+
+
+def _mixed(volume: Volume, flow: torch.Tensor, mode: str, padding: str) -> Volume:
+    """Of the `INTENSITY_INTERPOLATIONS`: [1, 1, *grid] float32."""
+    finite = volume.isfinite()
+    linear = warp(volume, flow, padding=padding) if mode == "linear" or not finite.all() else None
+    if mode == "linear" and linear is not None:
+        return linear
+    whole = volume if linear is None else filled(torch.where(finite, volume, 0.0), finite.float())
+    if mode == "bspline" and padding != "itk":
+        found = warp(whole, flow, mode="bspline", padding=padding)
+    else:
+        found = (lanczos if mode == "lanczos" else bspline)(whole, flow)
+        if padding != "border":
+            found[0, 0][torch.from_numpy(~_inside(flow, volume.shape[2:]))] = 0.0
+    return found if linear is None else torch.where(linear.isfinite(), found, linear)
 
 
 def _vote(volume: torch.Tensor, flow: torch.Tensor, padding: str) -> torch.Tensor:

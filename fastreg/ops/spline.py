@@ -5,13 +5,13 @@ Beyond the grid everything is mirrored about the centres of the outermost voxels
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
 import torch
 
 from fastreg.backends.reference import FAR
+from fastreg.ops._autograd import needs_reference, wants_grad
 from fastreg.ops._resampled import resampled
 from fastreg.types import Flow, Volume
 
@@ -35,10 +35,8 @@ def bspline_coefficients(vol: Volume) -> Volume:
     found = vol.double()
     for axis in range(2, vol.ndim):
         matrix = _inverse(vol.shape[axis], vol.device)
-        if axis == vol.ndim - 1:
-            found = found @ matrix.T
-        else:
-            found = (matrix @ found.flatten(axis + 1)).reshape(vol.shape)
+        last = axis == vol.ndim - 1
+        found = found @ matrix.T if last else (matrix @ found.flatten(axis + 1)).reshape(vol.shape)
     return found.to(torch.promote_types(vol.dtype, torch.float32))
 
 
@@ -46,7 +44,8 @@ def _inverse(length: int, device: torch.device) -> torch.Tensor:
     """[length, length] float64: of the matrix that takes coefficients to voxels, (1, 4, 1) / 6 with mirrored ends."""
     if length == 1:
         return torch.ones(1, 1, dtype=torch.float64, device=device)
-    at, period = torch.arange(length, dtype=torch.float64, device=device), 2 * (length - 1)
+    at = torch.arange(length, dtype=torch.float64, device=device)
+    period = 2 * at[-1]
     steps = torch.stack([(at[:, None] - at).abs(), at[:, None] + at])  # from a voxel, and from its mirror image
     repeated = (_POLE**steps + _POLE ** (period - steps)) / (1 - _POLE**period)
     matrix = math.sqrt(3) * repeated.sum(0)
@@ -55,7 +54,7 @@ def _inverse(length: int, device: torch.device) -> torch.Tensor:
 
 
 def bspline_sum(coefficients: Volume, flow: Flow, *, backend: str | None = None) -> Volume:
-    """The sum of cubic B-splines, one at every voxel of `coefficients`, at `p + flow(p)` for every p of the flow's grid.
+    """The sum of cubic B-splines, one at every voxel of `coefficients`, at `p + flow(p)` for every p of the flow.
 
     Two of the four splines along an axis are one linear interpolation between their voxels: four (2-D) or eight (3-D)
     calls of the linear kernel do it.
@@ -72,30 +71,39 @@ def bspline_sum(coefficients: Volume, flow: Flow, *, backend: str | None = None)
     Source: Sigg and Hadwiger 2005, "Fast third-order texture filtering"; Ruijters et al. 2008.
     """
     axes = [_halves(flow[:, [axis]]) for axis in range(flow.shape[1])]
-    total: torch.Tensor | None = None
-    for choice in itertools.product((0, 1), repeat=len(axes)):
-        picked = [axis[half] for axis, half in zip(axes, choice, strict=True)]
-        moved = torch.cat([shifted for shifted, _ in picked], 1)
-        part = resampled(coefficients, moved, "linear", "reflection", False, backend, None)
-        for _, weight in picked:
-            part = part * weight
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+    # Who wants no gradient has one field that is overwritten: new memory costs more than the interpolation.
+    differentiated = needs_reference(coefficients, flow) or wants_grad(coefficients) or wants_grad(flow)
+    shared = None if differentiated else torch.empty_like(flow, memory_format=torch.contiguous_format)
+
+    def summed(known: list[torch.Tensor]) -> Volume:
+        """Over the splines of all axes but those whose displacements are known."""
+        axis = len(known)
+        if axis == len(axes):
+            moved = torch.cat(known, 1) if shared is None else shared
+            return resampled(coefficients, moved, "linear", "reflection", False, backend, None)
+        *halves, share = axes[axis]
+        sums = []
+        for half in halves:
+            if shared is not None:
+                shared[:, [axis]] = half
+            sums.append(summed([*known, half]))
+        return torch.lerp(sums[0], sums[1], share.to(sums[0].dtype))
+
+    return summed([])
 
 
-def _halves(u: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Of a displacement along one axis: that of a place between each pair of the four voxels about it, and its weight.
+def _halves(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of a displacement along one axis: those of a place between the lower two of the four voxels about it and between
+    the upper two, and the weight of the upper ones; the lower ones have the rest.
 
     The floor is taken of the displacement, as in the linear kernels, which add the point itself.
     """
     u = u.clamp(-FAR, FAR)
     floor = u.detach().floor()
     t = u - floor
-    right = (t + 1) ** 3 / 6 - t**3 / 2  # of the splines of the upper two voxels
-    left = 1 - right
-    inner = 2 / 3 + t**2 * (t / 2 - 1), t**3 / 6
-    return [(floor - 1 + inner[0] / left, left), (floor + 1 + inner[1] / right, right)]
+    upper = ((1 / 2 - t / 3) * t + 1 / 2) * t + 1 / 6
+    second, last = (t / 2 - 1) * t**2 + 2 / 3, t**3 / 6
+    return floor - 1 + second / (1 - upper), floor + 1 + last / upper, upper
 
 
 def warp_bspline(vol: Volume, flow: Flow, padding: str, backend: str | None) -> Volume:

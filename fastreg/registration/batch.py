@@ -51,7 +51,7 @@ class Batch:
 
     folder: Path
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of `fastreg.register`, `model` loaded or not."""
+    """Arguments of `fastreg.register`, `model` loaded or not, and the `interpolation` of moved images."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """What the user asked for, in JSON's terms: a record made with something else is not taken for this run's."""
     saved: Sequence[str] = ("moved", "warp")

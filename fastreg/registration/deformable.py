@@ -19,16 +19,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from fastreg.geometry import fields
 from fastreg.geometry.fill import filled
 from fastreg.geometry.folds import sharpened_inverse, unfolded
-from fastreg.nn.losses import LNCC, MI, MSE
 from fastreg.ops.warp import warp
+from fastreg.registration.budget import LEAST, Deadline
 from fastreg.registration.levels import Level, exponential
 from fastreg.registration.optimise import optimise
 from fastreg.registration.stages import METRICS, REGULARITIES, SEEN_AS, STAGES, Stage, regularity_of, window_of
+from fastreg.registration.terms import Joint, PointTerm, Term, loss_of
 from fastreg.types import Flow, Mask, RegistrationOutput, Volume
 from fastreg.utils.checks import check_flow, check_same_device, check_volume, shape
 
@@ -60,6 +60,10 @@ def deform(
     moving_mask: Mask | None = None,
     inverse: bool = False,
     bidir: bool = False,
+    weight: float = 1.0,
+    terms: Sequence[Term] = (),
+    points: PointTerm | None = None,
+    deadline: Deadline | None = None,
     unfold: bool = True,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> RegistrationOutput:
@@ -83,6 +87,10 @@ def deform(
         moving_mask: Likewise of the moving image's; a stage holds it where the stages before put it.
         inverse: Also give the inverse.
         bidir: Compare the images on the moving one's grid too, by the inverse, and average: neither is preferred.
+        weight: Of this pair of images among the `terms`.
+        terms: Further channels, and label maps, on the same grid.
+        points: Landmarks.
+        deadline: When to end with what was found so far.
         unfold: Smooth the few places where the composition of the stages, sampled on the grid, folds.
         on_progress: Called after each stage.
 
@@ -102,8 +110,10 @@ def deform(
     if inverse or bidir:
         back = torch.zeros_like(fixed[:, :1].expand(-1, fixed.ndim - 2, *size)) if flow is None else fields.invert(flow)
     for stage in stages:
+        if deadline is not None and not deadline.allows(math.prod(size) // stage.factor ** len(size), LEAST):
+            break  # finer ones take longer still
         start = time.perf_counter()
-        level = Level.of(
+        first = Level.of(
             fixed_seen,
             moving_seen,
             mask,
@@ -113,8 +123,13 @@ def deform(
             stage.factor,
             SEEN_AS.get(metric, "intensities"),
         )
-        loss = _loss(metric, window_of(stage, size))
-        velocity, value, iterations = optimise(level, stage.iterations, loss, weights, step, tolerance)
+        window = window_of(stage, size)
+        loss = loss_of(metric, window)
+        level: Level | Joint = first
+        if terms or points is not None:
+            known_back = back if bidir else None
+            level = Joint.of(first, metric, terms, points, flow, known_back, stage.factor, window, weight)
+        velocity, value, iterations = optimise(level, stage.iterations, loss, weights, step, tolerance, deadline)
         with torch.no_grad():
             if bool((velocity != 0).any()):
                 found = fields.refined(exponential(velocity), size, stage.factor)
@@ -132,12 +147,6 @@ def deform(
             back = unfolded(back) if unfold else back
         moved_back = None if back is None else warp(fixed, back)
         return RegistrationOutput(warp(moving, flow), flow, inverse_flow=back, moved_back=moved_back)
-
-
-def _loss(metric: str, window: int) -> nn.Module:
-    if metric in ("lncc", "mind", "remap"):
-        return LNCC(window)
-    return MI() if metric == "mi" else MSE()
 
 
 def _check(

@@ -85,6 +85,8 @@ def register_files(
     landmarks: bool = True,
     scored: bool = True,
     overwrite: bool = True,
+    channels: Mapping[str, Any] | None = None,
+    interpolation: str = "linear",
     **options: Any,
 ) -> tuple[RegistrationResult, Figures]:
     """Registers a pair of files and writes what is wanted. Nothing is written unless everything could be read.
@@ -96,6 +98,8 @@ def register_files(
         landmarks: The pair's points of both images are the same places: their distance is scored.
         scored: Compute the figures.
         overwrite: False: refuse outputs that exist, also those that came while the work was done.
+        channels: The images and masks of several channels, as `fastreg.register` takes them, in place of the pair's.
+        interpolation: Of the moved image, as in `RegistrationResult.apply`.
         options: Arguments of `fastreg.register`.
 
     Returns:
@@ -116,18 +120,15 @@ def register_files(
     wants_inverse = (
         outputs.ants_prefix is not None or outputs.inverse_warp is not None or outputs.points_back is not None
     )
-    found = register(
-        pair.fixed,
-        pair.moving,
-        fixed_mask=pair.fixed_mask,
-        moving_mask=pair.moving_mask,
-        inverse=wants_inverse,
-        **options,
-    )
+    images: Mapping[str, Any] = channels or {
+        "fixed": pair.fixed, "moving": pair.moving, "fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask,
+    }  # fmt: skip
+    named: dict[str, Any] = {**images, "fixed_labels": pair.fixed_labels, "moving_labels": pair.moving_labels}
+    found = register(**named, inverse=wants_inverse, **options)
     figures = score(found, pair, points_space, landmarks) if scored else {}
     outputs.check(overwrite)
     if outputs.moved is not None:
-        found.save_moved(outputs.moved)
+        found.save_moved(outputs.moved, interpolation)
     if outputs.warp is not None:
         save_transforms(outputs.warp, [found.warp], fixed=found.fixed, moving=found.moving)
     if outputs.inverse_warp is not None and found.inverse_warp is not None:
@@ -135,7 +136,7 @@ def register_files(
     if outputs.affine is not None:
         save_affine(outputs.affine, found.affine, fixed=found.fixed, moving=found.moving)
     if outputs.ants_prefix is not None:
-        save_as_ants(found, outputs.ants_prefix)
+        save_as_ants(found, outputs.ants_prefix, interpolation)
     if outputs.moved_labels is not None and labels is not None:
         save_image(outputs.moved_labels, found.apply(labels))
     for given, output, back in ((points, outputs.points, False), (points_back, outputs.points_back, True)):
@@ -145,7 +146,7 @@ def register_files(
     return found, figures
 
 
-def save_as_ants(found: RegistrationResult, prefix: str) -> None:
+def save_as_ants(found: RegistrationResult, prefix: str, interpolation: str = "linear") -> None:
     """Writes what antsApplyTransforms takes: the linear part, the deformation before it, its inverse, the moved image.
 
     Fixed to moving: `-t 1Warp.nii.gz -t 0GenericAffine.mat`, and back: `-t [0GenericAffine.mat,1] -t
@@ -159,7 +160,7 @@ def save_as_ants(found: RegistrationResult, prefix: str) -> None:
     grid = found.fixed.affine
     for path, field in ((warp, flow), (inverse, back)):
         save_warp(path, Warp(np.moveaxis(field[0].numpy(), 0, -1), grid, grid, found.fixed.shape))
-    found.save_moved(moved)
+    found.save_moved(moved, interpolation)
 
 
 _FIGURES: Mapping[str, str] = {

@@ -52,7 +52,7 @@ def weight_of(
     """A mask on the working grid, [1, 1, ...]; InputError where it leaves nothing there."""
     if mask is None:
         return None
-    counts = inside(_seen(mask, world), grid.shape, grid.affine)
+    counts = inside(seen(mask, world), grid.shape, grid.affine)
     weight = torch.from_numpy(counts.astype(np.float32))[None, None].to(device)
     if not (weight > 0).any():
         raise InputError(
@@ -67,7 +67,7 @@ def reach_of(moving: Image, grid: Grid, world: Affine, device: torch.device) -> 
     What a device did not see is not dark, and an edge that it leaves is none of the object's.
     """
     whole = Image(np.ones(moving.shape, np.float32), moving.affine)
-    met = on_grid(_seen(whole, world), grid) >= 0.5
+    met = on_grid(seen(whole, world), grid) >= 0.5
     return None if met.mean() > _COVERED else torch.from_numpy(met.astype(np.float32))[None, None].to(device)
 
 
@@ -100,17 +100,17 @@ def working_image(
         placed: The maps that bring the image to the grid, and the other's mask to the image.
     """
     own = None if masks[0] is None else inside(masks[0], image.shape, image.affine)
-    other = None if masks[1] is None else inside(_seen(masks[1], placed[1]), image.shape, image.affine)
+    other = None if masks[1] is None else inside(seen(masks[1], placed[1]), image.shape, image.affine)
     where = own if other is None else other if own is None else own & other
     scaled = normalised(image.data, normalise, where)
     if own is not None:
         known = [torch.from_numpy(x)[None, None] for x in (scaled, own.astype(np.float32))]
         scaled = filled(*known)[0, 0].numpy()
-    seen = on_grid(_seen(Image(scaled, image.affine, image.path), placed[0]), grid)
-    return torch.from_numpy(np.ascontiguousarray(seen))[None, None]
+    there = on_grid(seen(Image(scaled, image.affine, image.path), placed[0]), grid)
+    return torch.from_numpy(np.ascontiguousarray(there))[None, None]
 
 
-def _seen(image: Image, world: Affine | None) -> Image:
+def seen(image: Image, world: Affine | None) -> Image:
     """The moving image where the alignment puts it."""
     if world is None or np.allclose(world.matrix, np.eye(4)):
         return image

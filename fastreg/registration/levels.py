@@ -88,11 +88,15 @@ class Level:
 
     def loss(self, velocity: Flow, loss: nn.Module) -> Scalar:
         """Of the images under the exponential of a velocity."""
-        value: Scalar = loss(warp(self.moving, exponential(velocity), padding="border"), self.fixed, self.mask)
-        if self.backward is None:
+        return self.compare(exponential(velocity), None if self.backward is None else exponential(-velocity), loss)
+
+    def compare(self, found: Flow, back: Flow | None, loss: nn.Module) -> Scalar:
+        """Of the images under a field and, where both directions are compared, its inverse."""
+        value: Scalar = loss(warp(self.moving, found, padding="border"), self.fixed, self.mask)
+        if self.backward is None or back is None:
             return value
         still, weight, known = self.backward
-        back = fields.compose(exponential(-velocity), known)
+        back = fields.compose(back, known)
         return (value + loss(warp(self.fixed, back, padding="border"), still, weight)) / 2
 
 

@@ -14,32 +14,29 @@ import torch
 
 from fastreg.geometry import fields
 from fastreg.geometry.grid import Grid, spacing_of, working_grid
-from fastreg.geometry.image import Image, check_same_plane, named
+from fastreg.geometry.image import Image, named
 from fastreg.geometry.resample import reorient
 from fastreg.geometry.transforms import Affine
-from fastreg.io.images import load_image
 from fastreg.nn import checkpoint
 from fastreg.nn.cascade import cascade
 from fastreg.nn.checkpoint import TrainedModel, WorkingSpace
+from fastreg.registration.budget import Deadline, check_memory
+from fastreg.registration.channels import Channel, Guides, read_channels
 from fastreg.registration.contrast import Choice, candidates
 from fastreg.registration.deformable import deform
 from fastreg.registration.discrete import discrete_start, start_if_worth_it
 from fastreg.registration.guarded import guarded
 from fastreg.registration.image_grid import inverse_on_image_grid, on_image_grid, without_folds
 from fastreg.registration.inputs import (
-    as_array,
-    check_mask,
-    check_structure,
     differ_by_noise_alone,
-    reach_of,
-    weight_of,
-    working_image,
 )
+from fastreg.registration.landmarks import Landmarks
 from fastreg.registration.linear.align import KINDS, find_alignment
 from fastreg.registration.quality import field_figures
 from fastreg.registration.result import RegistrationResult
-from fastreg.registration.stages import METRICS, REGULARITIES, STAGES, Stage
+from fastreg.registration.stages import REGULARITIES, STAGES, Stage
 from fastreg.registration.start import Init, Start, starting_point
+from fastreg.registration.terms import Term
 from fastreg.registration.verdict import judge, of_field
 from fastreg.types import RegistrationOutput
 from fastreg.utils.devices import pick_device
@@ -56,7 +53,12 @@ def register(
     init: Init = "auto",
     refine: int | None = None,
     stages: Sequence[Stage] = STAGES,
-    metric: str = "auto",
+    metric: str | Sequence[str] = "auto",
+    weights: Sequence[float] | None = None,
+    fixed_labels: Any = None,
+    moving_labels: Any = None,
+    labels_weight: float = 0.0,
+    landmarks_weight: float = 0.0,
     regularity: str = "default",
     smoothness: float | None = None,
     volume: float | None = None,
@@ -68,6 +70,7 @@ def register(
     discrete: bool | None = False,
     background: float | None = None,
     channel: str | int | None = None,
+    deadline: Deadline | None = None,
     on_progress: Callable[[str, float], None] = lambda what, seconds: None,
 ) -> RegistrationResult:
     """Registers `moving` to `fixed`: linear alignment, then a network, an optimisation, or one after the other.
@@ -75,8 +78,9 @@ def register(
     The images may differ in size, orientation and spacing; they start where their headers place them.
 
     Args:
-        fixed: What `fastreg.io.images.load_image` takes: a path, an image of nibabel, SimpleITK, ...; or a tensor.
-        moving: Likewise.
+        fixed: What `fastreg.io.images.load_image` takes: a path, an image of nibabel, SimpleITK, ...; or a tensor. A
+            list of them for several channels, such as T1 and T2: the first gives the grid.
+        moving: Likewise, as many.
         model: A checkpoint of `fastreg train`, what `fastreg.nn.checkpoint.load` gave, or "general", the network that
             comes with fastreg. None: by optimisation.
         transform: Where to stop: "translation", "rigid", "similarity", "affine" or "deformable".
@@ -91,7 +95,12 @@ def register(
             pyramid without one.
         stages: The pyramid of the optimisation, `fastreg.registration.deformable.Stage`s from coarse to fine.
         metric: "auto": what suits the images, see `fastreg.registration.contrast`; or "lncc" (local correlation),
-            "mse", between contrasts "mind" (descriptors) or "mi" (mutual information).
+            "mse", between contrasts "mind" (descriptors) or "mi" (mutual information). One for all channels, or a list.
+        weights: Of the channels, above 0; equal if None.
+        fixed_labels: A label map in the fixed image's space that leads the deformation, with `moving_labels`.
+        moving_labels: Likewise of the moving image; labels that both have count.
+        labels_weight: Of the label maps' mean soft Dice against the images' similarity; 0 leaves them out.
+        landmarks_weight: Of the distance between the landmarks of `init`; 0: they are a start alone.
         regularity: "close", "default" or "smooth": how far the optimisation may bend space for the images' sake.
         smoothness: Weight of the field's roughness in place of the regularity's.
         volume: Likewise of its mean squared log Jacobian determinant.
@@ -106,6 +115,8 @@ def register(
         background: What lies outside the moving image in the moved one; None: 0, or the moving image's minimum where
             that is below 0, as the air of a CT is.
         channel: Of colours, or of a series: as in `load_image`, which leaves grey images as they are.
+        deadline: When the optimisation is to end with what it has, so that all is done in time; see
+            `fastreg.registration.budget.Deadline.after`.
         on_progress: Called with what was done and its seconds after each stage.
 
     Raises:
@@ -113,9 +124,8 @@ def register(
     """
     if transform not in (*KINDS, "deformable"):
         raise InputError(f"transform: expected one of {', '.join(KINDS)}, deformable, got {transform}")
-    for name, value, known in (("metric", metric, ("auto", *METRICS)), ("regularity", regularity, REGULARITIES)):
-        if value not in known:
-            raise InputError(f"{name}: expected one of {', '.join(known)}, got {value}")
+    if regularity not in REGULARITIES:
+        raise InputError(f"regularity: expected one of {', '.join(REGULARITIES)}, got {regularity}")
     for name, weight in (("smoothness", smoothness), ("volume", volume)):
         if weight is not None and not 0 <= weight < math.inf:
             raise InputError(f"{name}: expected a number of at least 0, got {weight}")
@@ -127,23 +137,11 @@ def register(
     if isinstance(model, str | Path):
         model = checkpoint.load(model, device)
     ndim = None if model is None else model.net.config.ndim
-    fixed_image = load_image(as_array(fixed), what="fixed image", ndim=ndim, channel=channel)
-    moving_image = load_image(as_array(moving), what="moving image", ndim=ndim, channel=channel)
-    masks = (
-        None if fixed_mask is None else load_image(as_array(fixed_mask), what="fixed mask", ndim=ndim),
-        None if moving_mask is None else load_image(as_array(moving_mask), what="moving mask", ndim=ndim),
-    )
-    for image, name in ((moving_image, "moving"), (fixed_image, "fixed")):
-        if image.ndim != (ndim or fixed_image.ndim):
-            wanted = f"the network is {ndim}-D" if ndim else f"the fixed image is {fixed_image.ndim}-D"
-            raise InputError(f"{name} image: {wanted}, the image is {image.ndim}-D")
-    if fixed_image.ndim == 2:
-        check_same_plane(fixed_image.affine, moving_image.affine)
-    for image, what in ((fixed_image, "fixed image"), (moving_image, "moving image")):
-        check_structure(image, what)
-    for mask, image, what in zip(masks, (fixed_image, moving_image), ("fixed", "moving"), strict=True):
-        if mask is not None:
-            check_mask(mask, image, what)
+    channels = read_channels(fixed, moving, fixed_mask, moving_mask, metric, weights, ndim=ndim, channel=channel)
+    fixed_image, moving_image, masks = channels[0].fixed, channels[0].moving, channels[0].masks
+    landmarks = init.places(fixed_image, moving_image) if isinstance(init, Landmarks) else None
+    labels = None if fixed_labels is None or moving_labels is None else (fixed_labels, moving_labels)
+    guides = Guides.read(labels, landmarks, (labels_weight, landmarks_weight), fixed_image.ndim)
     clock.lap("read")
 
     given = starting_point(init, fixed_image, moving_image, transform)
@@ -160,9 +158,10 @@ def register(
             fixed_image,
             moving_image,
             kind=kind,
-            metric=_LINEAR.get(metric, "auto"),
+            metric=_LINEAR.get(channels[0].metric, "auto"),
             fixed_mask=masks[0],
             moving_mask=masks[1],
+            others=[(c.fixed, c.moving, *c.masks, c.weight / channels[0].weight) for c in channels[1:]],
             init=given.world or str(init),
             sparing=transform == "deformable",
             device=device,
@@ -181,18 +180,14 @@ def register(
         grid = _network_grid(fixed_image, model.working) if model else _isotropic_grid(fixed_image)
         if refine is not None or model is not None:
             stages = (Stage(1, refine),) if refine else ()
-        weights = {"regularity": regularity, "smoothness": smoothness, "volume": volume}
-        how = _How(
-            metric,
-            model is None and metric == "auto" and smoothness is None and volume is None,
-            tuple(stages),
-            bidir,
-            discrete,
-            weights,
-            given,
-        )
-        found = _deformable(grid, fixed_image, moving_image, masks, world, model, how, device, inverse, clock)
-        metric, optimised = how.chosen.metric, bool(stages)
+        check_memory(grid.shape, moving_image.shape, stages, inverse)
+        if deadline is not None:
+            deadline.reserve(2 * clock.laps["read_seconds"] + _AFTER * math.prod(grid.shape))
+        held = {"regularity": regularity, "smoothness": smoothness, "volume": volume}
+        plain = model is None and smoothness is None and volume is None
+        how = _How(plain, tuple(stages), bidir, discrete, {**held, "deadline": deadline}, given, guides)
+        found = _deformable(grid, channels, world, model, how, device, inverse, clock)
+        optimised = bool(stages)
         log |= {"metric": metric, "metric_because": how.chosen.reason, "stiffness": how.chosen.stiffness}
         log |= {"network": model.net.config.name if model else None, "working_shape": list(grid.shape)}
     warp = on_image_grid(found.flow.cpu(), grid, fixed_image, moving_image, world)
@@ -202,6 +197,7 @@ def register(
     if found.inverse_flow is not None:
         inverse_warp = inverse_on_image_grid(found.inverse_flow.cpu(), grid, moving_image, fixed_image, world)
     clock.lap("warp")
+    metric = channels[0].metric if transform != "deformable" else how.chosen.metric
     verdict = judge(fixed_image, moving_image, warp, given.world or Affine(np.eye(4)), metric, masks, world)
     figures = field_figures(warp, inverse_warp)
     suspect = verdict.suspect or of_field(figures, math.prod(fixed_image.shape))
@@ -213,6 +209,10 @@ def register(
     return result
 
 
+_AFTER = 2e-7
+"""Seconds a voxel that the warp, the verdict and the files take after the optimisation."""
+
+
 _LINEAR = {"mi": "mi", "mse": "mse"}
 """Metric of the deformation -> of the alignment before it, where that is not found by several."""
 
@@ -221,22 +221,20 @@ _LINEAR = {"mi": "mi", "mse": "mse"}
 class _How:
     """The optimisation that was asked for, and what the images made of it."""
 
-    metric: str
-    guarded: bool
-    """Metric and stiffness are tried first, where nobody has said them."""
+    plain: bool
+    """Nobody has said how stiff the field is: with one pair of images and no metric, both are tried first."""
     stages: tuple[Stage, ...]
     bidir: bool
     discrete: bool | None
     weights: dict[str, Any]
     given: Start
+    guides: Guides
     chosen: Choice = field(default_factory=lambda: Choice("none"))
 
 
 def _deformable(
     grid: Grid,
-    fixed: Image,
-    moving: Image,
-    masks: tuple[Image | None, Image | None],
+    channels: Sequence[Channel],
     world: Affine,
     model: TrainedModel | None,
     how: _How,
@@ -245,49 +243,56 @@ def _deformable(
     clock: _Clock,
 ) -> RegistrationOutput:
     """The flow on the working grid: the network's, and what the optimisation makes of it."""
-    mask, moving_mask = masks
     scale = model.working.normalise if model else "percentile"
-    back = Affine(np.linalg.inv(world.matrix))
-    pair = [
-        working_image(moving, grid, scale, (moving_mask, mask), (world, back)).to(device),
-        working_image(fixed, grid, scale, (mask, moving_mask), (None, world)).to(device),
-    ]
+    first, ndim = channels[0], channels[0].fixed.ndim
+    fixed, moving = (image.to(device) for image in first.working(grid, scale, world))
     clock.lap("prepare")
     found = None
     if model is not None:
         net = model.net.to(device).eval()
         with torch.inference_mode():
-            found = cascade(net, pair[0], pair[1], model.working.passes, inverse)
+            found = cascade(net, moving, fixed, model.working.passes, inverse)
         clock.lap("network")
     if not how.stages:
         if found is None:
             start = how.given.flow_on(grid, device)
-            start = torch.zeros(1, fixed.ndim, *grid.shape) if start is None else start
-            found = RegistrationOutput(pair[0], start, inverse_flow=fields.invert(start) if inverse else None)
+            start = torch.zeros(1, ndim, *grid.shape) if start is None else start
+            found = RegistrationOutput(moving, start, inverse_flow=fields.invert(start) if inverse else None)
         return found
-    if pair[0].max() == pair[0].min():
-        raise InputError(
-            f"moving image: nothing of it lies in the {named('fixed image', fixed.path)}; check the headers"
-        )
-    weights = weight_of(mask, grid, "fixed", device), weight_of(moving_mask, grid, "moving", device, world)
-    if weights[1] is None:
-        weights = weights[0], reach_of(moving, grid, world, device)
-    if weights[0] is not None and weights[1] is not None and not (weights[0] * weights[1]).any():
-        raise InputError("moving mask: where the deformation starts, it does not meet the fixed mask")
+    if moving.max() == moving.min():
+        name = named("fixed image", first.fixed.path)
+        raise InputError(f"moving image: nothing of it lies in the {name}; check the headers")
+    counted = first.counted(grid, world, device)
+    guides = how.guides.label_term(grid, world, device), how.guides.point_term(grid, world, ndim)
+    others = [_term(channel, grid, scale, world, device) for channel in channels[1:]]
+    terms = [*others, *([] if guides[0] is None else [guides[0]])]
     given = {
-        "stages": how.stages, "mask": weights[0], "moving_mask": weights[1], "inverse": inverse, "bidir": how.bidir,
+        "stages": how.stages, "mask": counted[0], "moving_mask": counted[1], "inverse": inverse, "bidir": how.bidir,
         "on_progress": lambda p: clock.lap(f"level_{p.factor}"), **how.weights,
     }  # fmt: skip
     start = how.given.flow_on(grid, device) if found is None else found.flow.clone()
     if start is None and how.discrete is not False:
-        start = (discrete_start if how.discrete else start_if_worth_it)(pair[1], pair[0], *weights)
+        start = (discrete_start if how.discrete else start_if_worth_it)(fixed, moving, *counted)
         clock.lap("discrete")
-    metrics = (how.metric,) if how.metric != "auto" else candidates(fixed, moving, world, masks)
-    if how.guarded:
-        output, how.chosen = guarded(pair[1], pair[0], metrics, flow=start, **given)
+    if len(channels) > 1 or any(guide is not None for guide in guides):
+        how.chosen = Choice(first.chosen(world))
+        return deform(
+            fixed, moving, flow=start, metric=how.chosen.metric, weight=first.weight, terms=terms, points=guides[1],
+            **given,
+        )  # fmt: skip
+    auto = first.metric == "auto"
+    metrics = candidates(first.fixed, first.moving, world, first.masks) if auto else (first.metric,)
+    if how.plain and auto:
+        output, how.chosen = guarded(fixed, moving, metrics, flow=start, **given)
         return output
     how.chosen = Choice(metrics[0])
-    return deform(pair[1], pair[0], flow=start, metric=metrics[0], **given)
+    return deform(fixed, moving, flow=start, metric=metrics[0], **given)
+
+
+def _term(channel: Channel, grid: Grid, scale: str, world: Affine, device: torch.device) -> Term:
+    """A further channel on the working grid."""
+    fixed, moving = (image.to(device) for image in channel.working(grid, scale, world))
+    return Term(fixed, moving, channel.chosen(world), channel.weight, *channel.counted(grid, world, device))
 
 
 class _Clock:

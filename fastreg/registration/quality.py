@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from fastreg.geometry.image import to_flow
+from fastreg.geometry.linear import linear_part
 from fastreg.geometry.transforms import Warp
 from fastreg.ops.determinant import determinant
 from fastreg.ops.warp import warp as warp_op
-from fastreg.registration.inversion import linear_part
 
 Figures = dict[str, float | int | None]
 

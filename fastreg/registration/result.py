@@ -62,7 +62,8 @@ class RegistrationResult:
 
         Args:
             image: Intensities or labels.
-            mode: "linear", "nearest" or "genericlabel"; linear for intensities and nearest for labels if None.
+            mode: One of `fastreg.geometry.resample.INTERPOLATIONS`; linear for intensities and nearest for labels if
+                None.
         """
         warp = self.warp.onto(image.affine, image.shape)
         mode = mode or ("nearest" if image.is_labels else "linear")
@@ -118,9 +119,9 @@ class RegistrationResult:
         image = self.fixed if back else self.moving
         return image.affine, image.shape
 
-    def save_moved(self, path: str | Path) -> None:
-        """Writes the moved image, float32, on the fixed grid."""
-        save_image(path, self.apply(self.moving))
+    def save_moved(self, path: str | Path, mode: str | None = None) -> None:
+        """Writes the moved image, float32, on the fixed grid; `mode` as in `apply`."""
+        save_image(path, self.apply(self.moving, mode))
 
     def save_warp(self, path: str | Path, format: str | None = None) -> None:
         """Writes the displacement field; `format` as in `fastreg.io.warps.save_warp`, ITK's if None."""

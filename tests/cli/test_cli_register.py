@@ -50,6 +50,27 @@ def one(blobs, tmp_path, capsys):
     return folder, tmp_path, json.loads(out)
 
 
+@pytest.mark.slow
+def test_the_moved_image_is_interpolated_as_asked(blobs, tmp_path, capsys):
+    folder = blobs(2)
+    for mode in ("linear", "lanczos"):
+        words = ["register", "-f", folder / "s0_image.nii.gz", "-m", folder / "s1_image.nii.gz", *FAST]
+        words += [
+            "--warp",
+            tmp_path / f"{mode}_warp.nii.gz",
+            "-o",
+            tmp_path / f"{mode}.nii.gz",
+            "--interpolation",
+            mode,
+        ]
+        assert fastreg(capsys, *words)[0] == 0
+        words = ["warp", "-i", folder / "s1_image.nii.gz", "-t", tmp_path / f"{mode}_warp.nii.gz", "-n", mode]
+        assert fastreg(capsys, *words, "-o", tmp_path / "again.nii.gz", "--overwrite")[0] == 0
+        moved, again = (load_image(tmp_path / f"{name}.nii.gz").data for name in (mode, "again"))
+        np.testing.assert_allclose(moved, again, atol=1e-2)
+    assert np.abs(load_image(tmp_path / "linear.nii.gz").data - moved).max() > 0.5
+
+
 def coordinates(text):
     return np.array([line.split(",")[1:] for line in text.splitlines()[1:]], float)
 

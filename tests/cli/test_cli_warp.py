@@ -164,6 +164,46 @@ def test_jacobian(folder):
     )
 
 
+def test_jacobian_for_morphometry(folder, capsys):
+    words = (
+        "warp",
+        "-r",
+        folder / "fixed.nii.gz",
+        "--jacobian",
+        folder / "log.nii.gz",
+        "--jacobian-log",
+        "--overwrite",
+    )
+    chain = ("-t", folder / "warp.nii.gz", "-t", folder / "affine.mat")
+    _, transforms_ = transforms(folder)
+    determinant = np.linalg.det(transforms_[1].matrix[:3, :3])
+    found = {}
+    for name, extra in (("all", chain), ("bent", (*chain, "--jacobian-nonlinear"))):
+        assert fastreg(*words, *extra) == 0
+        found[name] = load_image(folder / "log.nii.gz").data
+    np.testing.assert_allclose(found["all"] - found["bent"], np.log(determinant), atol=1e-4)
+    assert capsys.readouterr().err == ""
+    field = np.zeros((*SHAPE, 3), np.float32)
+    field[5, 5, 5, 1] = 3
+    save_warp(folder / "fold.nii.gz", Warp(field, FIXED, FIXED, SHAPE))
+    assert fastreg(*words, "-t", folder / "fold.nii.gz") == 0
+    said = capsys.readouterr().err
+    assert said == "fastreg: warning: log Jacobian: 1 voxel folds, or nearly: taken as 0.001\n"
+    assert load_image(folder / "log.nii.gz").data.min() == pytest.approx(np.log(0.001))
+
+
+@pytest.mark.parametrize("mode", ["bspline", "lanczos", "multilabel"])
+def test_every_interpolation(folder, mode):
+    name = "labels.nii.gz" if mode == "multilabel" else "moving.nii.gz"
+    words = ("-i", folder / name, "-t", folder / "warp.nii.gz", "-o", folder / "out.nii.gz", "-n", mode)
+    assert fastreg("warp", *words) == 0
+    load = load_labels if mode == "multilabel" else load_image
+    expected = apply(transforms(folder)[1][:1], load(folder / name), FIXED, SHAPE, mode=mode).data
+    found = load(folder / "out.nii.gz").data
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert len(np.unique(found)) > 1
+
+
 def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -195,6 +235,9 @@ BAD = {
     "points with words": ((*BY, "--points", "words.csv"), "got 1,here,3 as point 2"),
     "voxels of what": ((*BY, "--points", "points.csv", "--points-space", "voxel"), "give --moving"),
     "flat on solid": (("-i", "flat.nii.gz", "-r", "fixed.nii.gz", *OUT), "2-D, but the fixed grid is 3-D"),
+    "votes of intensities": ((*IN, *BY, *OUT, "-n", "multilabel"), "moving.nii.gz: expected whole labels"),
+    "the log of what": ((*IN, *BY, *OUT, "--jacobian-log"), "--jacobian-log needs --jacobian"),
+    "without what": ((*IN, *BY, *OUT, "--jacobian-nonlinear"), "--jacobian-nonlinear needs --jacobian"),
     "no folder": ((*IN, *BY, *OUT, "--jacobian", "file/out.nii.gz"), "file is a file, not a folder"),
 }
 

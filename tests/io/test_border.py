@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from helpers.itk_sampling import itk_sampled
 
 from fastreg.geometry.image import Image, affine_field
 from fastreg.geometry.resample import background_of, sample_filled
@@ -14,15 +15,6 @@ from fastreg.utils.files import InputError
 
 def some(shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
-
-
-def itk_sampled(image, flow, interpolator, outside):
-    """SimpleITK's values at the voxels' places p + flow(p), on a world of voxels."""
-    field = sitk.GetImageFromArray(np.ascontiguousarray(flow.transpose(2, 1, 0, 3)).astype(np.float64), isVector=True)
-    theirs = sitk.GetImageFromArray(np.ascontiguousarray(image.T))
-    fixed = sitk.GetImageFromArray(np.zeros(flow.shape[2::-1], np.float32))
-    transform = sitk.DisplacementFieldTransform(field)
-    return sitk.GetArrayFromImage(sitk.Resample(theirs, fixed, transform, interpolator, outside)).T
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,11 @@ def test_hooks_run():
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda: fastreg.nn.Warp(mode="cubic"), ValueError, "mode must be one of linear, nearest, got 'cubic'"),
+        (
+            lambda: fastreg.nn.Warp(mode="cubic"),
+            ValueError,
+            "mode must be one of linear, nearest, bspline, got 'cubic'",
+        ),
         (lambda: fastreg.nn.Warp(padding="wrap"), ValueError, "padding must be one of .*got 'wrap'"),
         (lambda: fastreg.nn.Integrate(steps=-1), ValueError, "steps must be at least 0, got -1"),
         (lambda: fastreg.nn.Integrate(steps=1.5), TypeError, "steps must be an integer, got float"),

@@ -279,7 +279,7 @@ VOL, FLOW = torch.zeros(2, 1, 4, 5, 6), torch.zeros(2, 3, 4, 5, 6)
         ((VOL, FLOW[:1].expand(3, -1, -1, -1, -1)), {}, ValueError, r"flow must be .* got \[3, 3, 4, 5, 6\]"),
         ((VOL, FLOW), {"channels_last": True}, ValueError, r"flow must be \[batch, D, H, W, 3\]"),
         ((VOL[..., :0], FLOW), {}, ValueError, r"vol must not have empty axes"),
-        ((VOL, FLOW), {"mode": "cubic"}, ValueError, r"mode must be one of linear, nearest, got 'cubic'"),
+        ((VOL, FLOW), {"mode": "cubic"}, ValueError, r"mode must be one of linear, nearest, bspline, got 'cubic'"),
         ((VOL, FLOW), {"padding": "wrap"}, ValueError, r"padding must be one of .*got 'wrap'"),
         ((VOL, FLOW), {"backend": "opencl"}, ValueError, r"backend must be one of .*got 'opencl'"),
         ((VOL, FLOW.to("meta")), {}, ValueError, r"flow must be on the device of vol, cpu, got meta"),

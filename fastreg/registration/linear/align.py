@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ import torch
 from fastreg.geometry.image import Image
 from fastreg.geometry.transforms import Affine
 from fastreg.registration.linear.fit import fit
-from fastreg.registration.linear.objective import METRICS, Objective
+from fastreg.registration.linear.objective import METRICS, Objective, Objectives
 from fastreg.registration.linear.scans import (
     Body,
     Scan,
@@ -74,6 +75,7 @@ def find_alignment(
     iterations: int = 40,
     seed: int = 0,
     sparing: bool = False,
+    others: Sequence[Other] = (),
     device: str | torch.device | None = None,
 ) -> Alignment:
     """The linear map of the fixed image's world to the moving image's that makes them look most alike.
@@ -95,6 +97,8 @@ def find_alignment(
         iterations: Of BFGS at every level, at most.
         seed: Of the points at which the images are compared.
         sparing: Move the image, and strain it, only where that clearly pays: for a deformation, which finds the rest.
+        others: Further pairs of images of the same world: fixed, moving, their masks, and their weight against the
+            first. They count in every fit and comparison; where fits begin is found by the first.
         device: Where it runs; the CPU if None.
 
     Raises:
@@ -111,9 +115,23 @@ def find_alignment(
         raise InputError(f"moving image: {moving.ndim}-D, but the fixed image is {fixed.ndim}-D")
     device = torch.device(device or "cpu")
     levels = default_levels(fixed) if levels_mm is None else tuple(levels_mm)
-    scans = [pyramid(*of, levels, device) for of in ((fixed, fixed_mask, "fixed"), (moving, moving_mask, "moving"))]
-    pairs = without_field_of_view(list(zip(*scans, strict=True)))
-    return _Search(pairs, levels, metric, kind, iterations, seed, sparing).run(init)
+    of = [(fixed, moving, fixed_mask, moving_mask, 1.0), *others]
+    channels = [_pairs(one, other, (mask, moved), levels, device) for one, other, mask, moved, _ in of]
+    search = _Search(channels, [weight for *_, weight in of], levels, metric, kind, iterations, seed, sparing)
+    return search.run(init)
+
+
+def _pairs(
+    fixed: Image,
+    moving: Image,
+    masks: tuple[Image | None, Image | None],
+    levels: tuple[float, ...],
+    device: torch.device,
+) -> list[tuple[Scan, Scan]]:
+    """Both images at every level."""
+    given = ((fixed, masks[0], "fixed"), (moving, masks[1], "moving"))
+    scans = [pyramid(*of, levels, device) for of in given]
+    return without_field_of_view(list(zip(*scans, strict=True)))
 
 
 def _check_names(**choices: tuple[str, Sequence[str]]) -> None:
@@ -122,12 +140,17 @@ def _check_names(**choices: tuple[str, Sequence[str]]) -> None:
             raise InputError(f"{name}: expected one of {', '.join(known)}, got {value}")
 
 
+Other: TypeAlias = "tuple[Image, Image, Image | None, Image | None, float]"
+"""Fixed, moving, their masks, weight."""
+
+
 class _Search:
     """One alignment: its objectives by level and metric, made when they are first needed."""
 
     def __init__(
         self,
-        pairs: list[tuple[Scan, Scan]],
+        channels: list[list[tuple[Scan, Scan]]],
+        weights: list[float],
         levels_mm: Sequence[float],
         metric: str,
         kind: str,
@@ -136,14 +159,16 @@ class _Search:
         sparing: bool,
     ) -> None:
         self.margins = _SPARING if sparing else (1.0, 1.0)
+        pairs = channels[0]
         self.pairs, self.levels_mm, self.kind, self.iterations, self.seed = pairs, levels_mm, kind, iterations, seed
+        self.channels, self.weights = channels, weights
         self.sought = ("mind", "mi") if metric == "auto" else (metric,)
         self.judges = ("mind", "mi") if metric == "auto" else (metric, _BESIDE.get(metric, "mi"))
         self.refine = metric == "auto"
         self.rigid = KINDS[min(KINDS.index(kind), KINDS.index("rigid"))]
         self.second = min(1, len(pairs) - 1)
         self.body = Body.of(pairs[0][0])
-        self.made: dict[tuple[str, int], Objective] = {}
+        self.made: dict[tuple[str, int], Objective | Objectives] = {}
 
     def run(self, init: str | Affine) -> Alignment:
         """From all starts to the best map."""
@@ -224,10 +249,11 @@ class _Search:
         overlap = self._objective(self.judges[0], self.second).weigh(world)
         return max(scores[0], 0) * max(scores[1], 0) / max(overlap, 1e-6)
 
-    def _objective(self, name: str, level: int) -> Objective:
+    def _objective(self, name: str, level: int) -> Objective | Objectives:
         key = (name, level)
         if key not in self.made:
-            self.made[key] = Objective(*self.pairs[level], name, self.seed)
+            made = [Objective(*pairs[level], name, self.seed) for pairs in self.channels]
+            self.made[key] = made[0] if len(made) == 1 else Objectives(made, self.weights)
         return self.made[key]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastreg.registration.linear.bfgs import minimised
-from fastreg.registration.linear.objective import LOSS_SCALE, Objective, generators
+from fastreg.registration.linear.objective import LOSS_SCALE, Objective, Objectives, generators
 from fastreg.registration.linear.scans import Body
 
 STRAIN = 0.3
@@ -19,7 +19,7 @@ _LEAST_GAIN = 1e-5
 
 
 def fit(
-    objective: Objective,
+    objective: Objective | Objectives,
     world: np.ndarray,
     body: Body,
     kind: str,

@@ -167,6 +167,26 @@ class Objective:
             return share * float(self(torch.from_numpy(world))) if share > 0 else 0.0
 
 
+class Objectives:
+    """The weighted mean of several objectives, of pairs of images in the same two worlds."""
+
+    def __init__(self, parts: Sequence[Objective], weights: Sequence[float]) -> None:
+        self.parts, total = parts, sum(weights)
+        self.shares = [weight / total for weight in weights]
+
+    def weigh(self, world: np.ndarray) -> float:
+        """As of one: the least share of a fixed weight that is met, so that no pair leaves the other."""
+        return min(part.weigh(world) for part in self.parts)
+
+    def __call__(self, world: Tensor) -> Scalar:
+        """The mean similarity under a map of the world [4, 4], float64, differentiable."""
+        return torch.stack([s * part(world) for s, part in zip(self.shares, self.parts, strict=True)]).sum()
+
+    def score(self, world: np.ndarray) -> float:
+        """Similarity times overlap."""
+        return sum(share * part.score(world) for share, part in zip(self.shares, self.parts, strict=True))
+
+
 def aligned_channels(fixed: np.ndarray, moving: np.ndarray, world: np.ndarray, ndim: int) -> list[int]:
     """For each neighbour that a descriptor of the fixed image looks at, the moving image's in about that direction.
 
