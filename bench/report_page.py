@@ -78,6 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairs = make_cohort(folder / "cohort").relative_to(folder)
     words = ("register", "--pairs", pairs, "-o", "phantoms", "--report", "report.html")
     subprocess.run([sys.executable, "-m", "fastreg", *words], cwd=folder, check=False)  # one pair fails
-    photograph(folder / "report.html", PICTURE, (1280, 1480), "person%202/deformation")
+    photograph(folder / "report.html", PICTURE, (1280, 1500), "person%202/deformation")
     print(PICTURE)
     return 0

@@ -1,5 +1,6 @@
 """What is read of registrations that are done, by fastreg or another program, whole or broken."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -169,3 +170,19 @@ def test_nothing_of_the_kind(tmp_path):
         reviews_of(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         reviews_of(tmp_path / "none")
+
+
+def test_images_with_damage(folder):
+    good, rng = reviews_of(folder)[1], np.random.default_rng(0)
+    for role in ("moved", "warp", "fixed"):
+        path = good.files[role]
+        whole = path.read_bytes()
+        for k in range(20):
+            content = bytearray(whole[: rng.integers(len(whole))] if k % 2 else whole)
+            for place in rng.integers(0, max(len(content), 1), 3 if content else 0):
+                content[place] = rng.integers(256)
+            path.write_bytes(content)
+            with contextlib.suppress(InputError):
+                load_result(good.files)
+        path.write_bytes(whole)
+    assert load_result(good.files).warp is not None

@@ -1,4 +1,4 @@
-// Strip plots: every pair a dot, the median a line.
+// Strip plots: every pair a dot, one that is not fine a diamond, the median a line.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -32,7 +32,10 @@ function strip(column, rows, open, hover) {
   values.forEach((value, k) => {
     if (value === undefined) return;
     const odd = rows[k].state !== "done";
-    const dot = svgNode("circle", {cx: x(value), cy: 12 + (k * 7919 % 19), r: 3.6, class: odd ? "dot odd" : "dot", "data-pair": k}, svg);
+    const [cx, cy] = [x(value), 12 + (k * 7919 % 19)];  // beside each other, always the same way
+    const dot = odd
+      ? svgNode("path", {d: `M ${cx} ${cy - 5.5} l 5.5 5.5 -5.5 5.5 -5.5 -5.5 z`, class: "dot odd", "data-pair": k}, svg)
+      : svgNode("circle", {cx, cy, r: 3.6, class: "dot", "data-pair": k}, svg);
     svgNode("title", {}, dot).textContent = `${rows[k].name}: ${shown(value, column)}`;
     dot.addEventListener("click", () => open(k));
     dot.addEventListener("mouseenter", () => hover(k));
@@ -43,7 +46,7 @@ function strip(column, rows, open, hover) {
     for (const dot of svg.querySelectorAll(".dot")) {
       const here = Number(dot.dataset.pair) === k;
       dot.classList.toggle("here", here);
-      dot.setAttribute("r", here ? 5 : 3.6);
+      if (dot.tagName === "circle") dot.setAttribute("r", here ? 5 : 3.6);
       if (here) svg.append(dot);
     }
     said.textContent = k === null || values[k] === undefined ? "" : shown(values[k], column);

@@ -113,7 +113,7 @@ def write_page(
     before, after = rest.split("{{viewer}}")
     entries: list[Entry] = []
     with atomic(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(start.replace("{{title}}", html.escape(title)).replace("{{css}}", _text("page.css")))
+        file.write(start.replace("{{css}}", _text("page.css")).replace("{{title}}", html.escape(title)))
         for k, (entry, shown) in enumerate(pairs):
             for kind, value in shown.items():
                 file.write(f'<script type="application/json" id="{kind}-{k}">{_json(value)}</script>\n')
