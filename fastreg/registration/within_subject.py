@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from fastreg.data.intensity import normalised
 from fastreg.geometry import fields
@@ -28,6 +29,7 @@ from fastreg.registration.inputs import as_array, check_structure, differ_by_noi
 from fastreg.registration.inversion import residual
 from fastreg.registration.linear.align import find_alignment
 from fastreg.registration.pairwise import register
+from fastreg.registration.samples import objects
 from fastreg.utils.files import InputError
 
 
@@ -105,8 +107,9 @@ def register_within_subject(
     mean = _mean(scaled, warps)
     how = {"metric": "lncc", "regularity": "smooth", **options}
     for number in range(rounds):
+        about = _about_the_object(mean)
         warps = [
-            register(mean, image, init=world, affine=False, moving_mask=mask, **how).warp
+            register(mean, image, init=world, affine=False, fixed_mask=about, moving_mask=mask, **how).warp
             for image, world, mask in zip(scaled, worlds, loaded, strict=True)
         ]
         warps = _about_their_mean(warps, worlds)
@@ -204,6 +207,17 @@ def _mean(images: list[Image], warps: list[Warp]) -> Image:
     for image, warp in zip(images, warps, strict=True):
         total += sample(image, warp.onto(image.affine, image.shape).tensor(), "bspline", "itk")
     return Image((total / len(images)).astype(np.float32), warps[0].fixed_affine)
+
+
+def _about_the_object(mean: Image) -> Image:
+    """A mask of what is not background, and a rim: the noise of air is not to bend anything."""
+    inside = torch.from_numpy(objects(mean.data).astype(np.float32))[None, None]
+    pool = F.max_pool3d if mean.ndim == 3 else F.max_pool2d
+    return Image(pool(inside, 2 * _RIM + 1, stride=1, padding=_RIM)[0, 0].numpy(), mean.affine)
+
+
+_RIM = 3
+"""Voxels."""
 
 
 def _about_their_mean(warps: list[Warp], worlds: list[Affine]) -> list[Warp]:

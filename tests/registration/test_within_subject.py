@@ -43,6 +43,13 @@ def scan(seed, moved=None, grows=0.0):
     return Image((image.data + noise).astype(np.float32), AFFINE)
 
 
+def true_change(grows):
+    """Of the growth that `scan` puts in, about the middle of the grid: a place at radius r came from r (1 - g e)."""
+    r = middle()
+    e = np.exp(-(r**2) / (2 * 6.0**2))
+    return -np.log((1 - grows * e) ** 2 * (1 - grows * e * (1 - r**2 / 36)))
+
+
 def middle():
     index = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), -1)
     return np.linalg.norm(index - (np.array(SHAPE) - 1) / 2, axis=-1)
@@ -86,14 +93,16 @@ def grown():
 @pytest.mark.slow
 def test_growth_is_found_and_has_no_first_visit(grown):
     forth, back = grown
-    core, rim = middle() < 4, (middle() > 11) & (forth.mean.data > 0.1)
+    inside, core = forth.mean.data > 0.1, middle() < 4
     change = forth.change(0, 1).data
-    assert 0.08 < change[core].mean() < 0.35  # put in: about 3 x 0.10
-    assert abs(change[rim].mean()) < 0.02
-    logs = [visit.log_jacobian.data[forth.mean.data > 0.1] for visit in forth.visits]
+    assert 0.05 < change[core].mean() < 0.35  # put in: 0.3 in the middle
+    rim = inside & (middle() > 9) & (middle() < 12)
+    true = true_change(0.10)
+    assert 0.2 * (true[core].mean() - true[rim].mean()) < change[core].mean() - change[rim].mean()
+    logs = [visit.log_jacobian.data[inside] for visit in forth.visits]
     assert abs(np.mean(logs[0] + logs[1])) < 0.005  # about the middle of both
     apart = change + back.change(0, 1).data  # the visits exchanged: the same, the other way round
-    assert np.abs(apart[forth.mean.data > 0.1]).mean() < 0.01
+    assert np.abs(apart[inside]).mean() < 0.01
     np.testing.assert_allclose(forth.visits[1].rigid.matrix, back.visits[0].rigid.matrix, atol=0.02)
 
 
@@ -102,9 +111,9 @@ def test_rescans_change_nothing():
     found = register_within_subject([scan(3), scan(4, moved=rigid(-4, [1, 2, -2]))], **FAST)
     inside = found.mean.data > 0.1
     change = found.change(0, 1).data[inside]
-    assert abs(change.mean()) < 0.02 and change.std() < 0.08
+    assert abs(change.mean()) < 0.005 and change.std() < 0.02
     relative = found.visits[1].rigid.matrix @ np.linalg.inv(found.visits[0].rigid.matrix)
-    np.testing.assert_allclose(relative, rigid(-4, [1, 2, -2]), atol=0.15)
+    np.testing.assert_allclose(relative, rigid(-4, [1, 2, -2]), atol=0.5)
 
 
 @pytest.mark.slow
