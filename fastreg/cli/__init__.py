@@ -29,6 +29,7 @@ COMMANDS = {
     "warp": "Warp",
     "compose": "Compose",
     "invert": "Invert",
+    "report": "Report",
     "evaluate": "Evaluate",
     "convert": "Convert",
     "export": "Export",

@@ -13,12 +13,14 @@ from fastreg.utils.files import check_apart
 WRITTEN: dict[str, tuple[str, ...]] = {
     "template": ("output", "labels_out"),
     "register": (
-        "moved", "warp", "inverse_warp", "affine_out", "qc", "moved_labels", "points_output", "points_moving_output",
+        "moved", "warp", "inverse_warp", "affine_out", "qc", "report", "moved_labels", "points_output",
+        "points_moving_output",
     ),
     "warp": ("output", "points_output", "jacobian", "compose"),
     "compose": ("output",),
     "invert": ("output",),
     "describe": ("output",),
+    "report": ("output",),
     "evaluate": ("csv", "plot"),
     "convert": ("output",),
     "export": ("output",),

@@ -50,6 +50,9 @@ class Register:
     1InverseWarp.nii.gz and Warped.nii.gz, for antsApplyTransforms."""
     qc: Path | None = None
     """Draw a picture of the result here (.png; extra: plot)."""
+    report: Path | None = None
+    """Write a page that shows whether it worked here (.html; extra: plot), as `fastreg report` does; with --pairs once
+    every pair of the list has a result or an error."""
     moving_labels: Path | None = None
     """A label map of the moving image, warped along with it."""
     moved_labels: Path | None = None
@@ -246,6 +249,7 @@ class Register:
         return Landmarks(self.landmarks_fixed, self.landmarks_moving, self.points_space)
 
     def _run_one(self, began: float) -> None:
+        from fastreg.cli._report import write_report_of_one
         from fastreg.cli.output import err, out, print_json, shown
         from fastreg.data.pairs import PairFiles
         from fastreg.registration.budget import Deadline
@@ -276,6 +280,8 @@ class Register:
         )
         if self.qc is not None:
             _draw(found, self.qc)
+        if self.report is not None:
+            write_report_of_one(found, figures, self.report)
         if self.json:
             written = {str(path): digest(path) for path in self._paths()}
             figures = {k: v for k, v in figures.items() if k not in ("seconds", "suspect")}
@@ -337,9 +343,10 @@ class Register:
         )
 
     def _paths(self) -> list[Path]:
-        return [*self._outputs().paths(), *([] if self.qc is None else [self.qc])]
+        return [*self._outputs().paths(), *(path for path in (self.qc, self.report) if path is not None)]
 
     def _check_outputs(self) -> None:
+        from fastreg.cli._report import check_page
         from fastreg.io.images import check_ending
         from fastreg.plots.canvas import PICTURE_ENDINGS
         from fastreg.utils.files import InputError, check_free
@@ -347,7 +354,7 @@ class Register:
         if not self._paths():
             raise InputError(
                 "nothing to write: give at least one of --moved, --warp, --inverse-warp, --affine-out, --ants-prefix, "
-                "--qc"
+                "--qc, --report"
             )
         if self.moved_labels is not None and self.moving_labels is None:
             raise InputError("--moving-labels and --moved-labels go together")
@@ -368,6 +375,8 @@ class Register:
         if self.qc is not None:
             check_free(self.qc, self.overwrite)
             check_ending(self.qc, PICTURE_ENDINGS)
+        if self.report is not None:
+            check_page(self.report, self.overwrite)
 
 
 def _numbers(text: str) -> list[float]:

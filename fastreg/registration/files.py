@@ -24,6 +24,7 @@ from fastreg.io.transforms import check_transform_ending, save_transforms
 from fastreg.io.warps import WARP_ENDINGS, save_warp
 from fastreg.registration.inversion import residual
 from fastreg.registration.pairwise import register
+from fastreg.registration.quality import found_inverse_error_mm
 from fastreg.registration.result import RegistrationResult
 from fastreg.utils.files import check_free
 
@@ -102,8 +103,8 @@ def register_files(
         options: Arguments of `fastreg.register`.
 
     Returns:
-        The registration and its figures: folds, NDV, SDlogJ, seconds; mean Dice, HD95 (if scipy is there) and TRE where
-        labels and points are given.
+        The registration and its figures: folds, NDV, SDlogJ, seconds, those of `UNLABELLED`; mean Dice, HD95 (if scipy
+        is there) and TRE where labels and points are given.
 
     Raises:
         InputError: a file or an option that cannot be used.
@@ -175,6 +176,11 @@ _FIGURES: Mapping[str, str] = {
     "learn2reg_sdlogj": "learn2reg_sdlogj",
 }
 """Column of a table -> name in `evaluate`."""
+UNLABELLED = (
+    "measure", "measure_before", "measure_after", "overlap",
+    "log_jacobian_min", "log_jacobian_low", "log_jacobian_high", "log_jacobian_max", "inverse_error_mm",
+)  # fmt: skip
+"""Columns of figures that need no labels, as `RegistrationResult.log` has them."""
 
 
 def score(found: RegistrationResult, pair: PairFiles, points_space: str = "ras", landmarks: bool = True) -> Figures:
@@ -187,6 +193,8 @@ def score(found: RegistrationResult, pair: PairFiles, points_space: str = "ras",
     hd95 = importlib.util.find_spec("scipy") is not None  # an extra, and no reason to register nothing without it
     figures = {} if min(found.fixed.shape) < 2 else evaluate(hd95=hd95, points_space=points_space, **given)
     row: Figures = {"seconds": round(found.seconds, 3), "suspect": found.suspect}
+    row |= {name: found.log[name] for name in ("corner_folds", *UNLABELLED) if name in found.log}
+    row.setdefault("inverse_error_mm", found_inverse_error_mm(found.warp))
     for column, name in _FIGURES.items():
         if name in figures:
             row[column] = None if math.isnan(figures[name]) else figures[name]
