@@ -75,7 +75,7 @@ def _check(options: Any) -> Path:
     single = (
         "fixed", "moving", "warp", "inverse_warp", "affine_out", "qc", "moving_labels", "moved_labels",
         "fixed_labels", "points", "points_output", "points_moving", "points_moving_output", "mask_fixed",
-        "mask_moving", "ants_prefix", "landmarks_fixed", "landmarks_moving",
+        "mask_moving", "ants_prefix", "bids_prefix", "landmarks_fixed", "landmarks_moving",
     )  # fmt: skip
     given = [name for name in single if getattr(options, name) not in (None, [])]
     if given:

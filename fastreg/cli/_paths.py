@@ -55,7 +55,7 @@ def check_paths(command: str, options: Any) -> None:
     inputs = [
         (_option(field.name), path)
         for field in fields(options)
-        if field.name not in (*names, "ants_prefix")
+        if field.name not in (*names, "ants_prefix", "bids_prefix")
         for path in _paths(getattr(options, field.name))
     ]
     check_apart(outputs, inputs)

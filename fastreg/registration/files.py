@@ -40,6 +40,12 @@ def ants_paths(prefix: str) -> list[Path]:
     return [Path(f"{prefix}{name}") for name in ANTS_NAMES]
 
 
+def bids_paths(prefix: str, moving: str, fixed: str) -> list[Path]:
+    """The transforms of images from the moving to the fixed space, and back, by the names of BIDS' derivatives."""
+    both = ((moving, fixed), (fixed, moving))
+    return [Path(f"{prefix}_from-{one}_to-{other}_mode-image_xfm.h5") for one, other in both]
+
+
 @dataclass(frozen=True)
 class Outputs:
     """Where the results of one registration go; None: nowhere."""
@@ -58,10 +64,14 @@ class Outputs:
     ants_prefix: str | None = None
     """What the names of ANTs' files begin with, a folder before it."""
 
+    bids: tuple[str, str, str] | None = None
+    """What BIDS' names of the transforms begin with, and the labels of the moving and the fixed space."""
+
     def paths(self) -> list[Path]:
         """Those that are wanted."""
         ants = [] if self.ants_prefix is None else ants_paths(self.ants_prefix)
-        return [*(path for path in vars(self).values() if isinstance(path, Path)), *ants]
+        bids = [] if self.bids is None else bids_paths(*self.bids)
+        return [*(path for path in vars(self).values() if isinstance(path, Path)), *ants, *bids]
 
     def check(self, overwrite: bool) -> None:
         """InputError unless each can be written, in a format that is written here."""
@@ -117,7 +127,7 @@ def register_files(
     for given, output in ((points, outputs.points), (points_back, outputs.points_back)):
         if given is not None and output is not None:
             check_conversion(output, given)
-    wants_inverse = (
+    wants_inverse = outputs.bids is not None or (
         outputs.ants_prefix is not None or outputs.inverse_warp is not None or outputs.points_back is not None
     )
     images: Mapping[str, Any] = channels or {
@@ -137,6 +147,10 @@ def register_files(
         save_affine(outputs.affine, found.affine, fixed=found.fixed, moving=found.moving)
     if outputs.ants_prefix is not None:
         save_as_ants(found, outputs.ants_prefix, interpolation)
+    if outputs.bids is not None and found.inverse_warp is not None:
+        onto_fixed, onto_moving = bids_paths(*outputs.bids)
+        save_transforms(onto_fixed, [found.warp], fixed=found.fixed, moving=found.moving)
+        save_transforms(onto_moving, [found.inverse_warp], fixed=found.moving, moving=found.fixed)
     if outputs.moved_labels is not None and labels is not None:
         save_image(outputs.moved_labels, found.apply(labels))
     for given, output, back in ((points, outputs.points, False), (points_back, outputs.points_back, True)):
