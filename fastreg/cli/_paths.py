@@ -16,6 +16,7 @@ WRITTEN: dict[str, tuple[str, ...]] = {
         "moved", "warp", "inverse_warp", "affine_out", "qc", "moved_labels", "points_output", "points_moving_output",
     ),
     "warp": ("output", "points_output", "jacobian", "compose"),
+    "motion": ("output", "parameters", "fd", "plot", "save_reference"),
     "compose": ("output",),
     "invert": ("output",),
     "evaluate": ("csv", "plot"),

@@ -73,16 +73,14 @@ def write_moved(
 
     if len(shape) != 3:
         raise InputError(f"{series.name}: volumes are 3-D, but the fixed grid is {len(shape)}-D")
-    kind, dtype = "intensities", np.dtype(np.float32)
+    kind = "intensities"
+    dtype: np.dtype[Any] = np.dtype("f4")
     if mode in VOTES or (mode == "nearest" and series.is_labels):
-        kind = "labels"
-        dtype = series.dtype.newbyteorder("=") if series.is_labels else np.dtype(np.int32)
-        dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype
+        kind, dtype = "labels", series.label_dtype
         held = np.iinfo(dtype)
         if background is not None and not held.min <= background <= held.max:
             raise InputError(f"--background: expected a number that {dtype}, the type of the labels, holds, "
                              f"got {background:g}")  # fmt: skip
-    options = {"each": each, "mode": mode, "background": background}
-    moved = apply_each(transforms, series.volumes(kind), series.affine, affine, shape, **options)
-    like = {"step": series.step, "step_unit": series.step_unit}
-    save_series(path, moved, affine, shape, len(series), dtype=dtype, **like)
+    volumes, step, unit = series.volumes(kind), series.step, series.step_unit
+    moved = apply_each(transforms, volumes, series.affine, affine, shape, each=each, mode=mode, background=background)
+    save_series(path, moved, affine, shape, len(series), dtype=dtype, step=step, step_unit=unit)

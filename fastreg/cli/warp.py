@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from fastreg.geometry.image import Image
     from fastreg.geometry.transforms import Transform
-    from fastreg.io.series import Series
     from fastreg.io.point_sets import Grid, PointSet
+    from fastreg.io.series import Series
 
 
 @Parameter(name="*")
@@ -31,7 +31,8 @@ class Warp:
     """
 
     moving: Annotated[Path | None, Parameter(alias="-i")] = None
-    """The image, label map or series of volumes (4-D) to warp. FSL's and Learn2Reg's warps cannot be read without it."""
+    """The image, label map or series of volumes (4-D) to warp. FSL's and Learn2Reg's warps cannot be read without
+    it."""
     channel: str | None = None
     """Of a colour picture the channel to warp: luminance (if not given), red, green, blue, or a number from 0, which
     takes a volume of a series too."""
@@ -53,7 +54,8 @@ class Warp:
     of 1 voxel, which smooths borders)."""
     background: float | None = None
     """Value of what lies outside the moving image; if not given, 0, or the moving image's (of a series the first
-    volume's) minimum where that is below 0: the air of a CT. The outermost voxels reach half a voxel outward, as in antsApplyTransforms."""
+    volume's) minimum where that is below 0: the air of a CT. The outermost voxels reach half a voxel outward, as in
+    antsApplyTransforms."""
     points: Path | None = None
     """Points (.csv with columns x, y, z; Slicer's .fcsv, .mrk.json), a surface (.vtk, .ply, .stl, .gii) or streamlines
     (.trk, .tck) of the fixed image, to be mapped into the moving image. What lies in the moving image goes to the fixed
@@ -203,8 +205,8 @@ class Warp:
         if self.per_volume is not None:
             files = transform_files(self.per_volume, len(series), series)
             each = read_each(files, volume, format=self.warp_format, matrix=self.matrix)
-        options = {"each": each, "mode": self.interpolation, "background": background}
-        write_moved(path, series, transforms, affine, shape, **options)
+        mode = self.interpolation
+        write_moved(path, series, transforms, affine, shape, each=each, mode=mode, background=background)
 
     def _load_moving(self, path: Path) -> Image:
         from fastreg.geometry.resample import VOTES

@@ -7,6 +7,8 @@ the turn about x, then y, then z.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 FD_RADIUS_MM = 50.0
@@ -80,16 +82,14 @@ def rms_distance(first: np.ndarray, second: np.ndarray, centre: np.ndarray, radi
     return float(np.sqrt(radius_mm**2 / 5 * np.sum(linear**2) + middle @ middle))
 
 
-def rms_displacement(
-    matrices: np.ndarray, centre: np.ndarray, radius_mm: float = RMS_RADIUS_MM
-) -> np.ndarray:
+def rms_displacement(matrices: np.ndarray, centre: np.ndarray, radius_mm: float = RMS_RADIUS_MM) -> np.ndarray:
     """[T] in mm: `rms_distance` of every motion of [T, 4, 4] from the one before; NaN for the first."""
-    pairs = zip(matrices[:-1], matrices[1:], strict=True)
+    pairs = itertools.pairwise(matrices)
     return np.array([np.nan, *(rms_distance(first, second, centre, radius_mm) for first, second in pairs)])
 
 
 def exponential(twist: np.ndarray) -> np.ndarray:
-    """[4, 4] of a small motion [4, 4] whose last row is 0, an element of the algebra of rigid motions: e to its power."""
+    """[4, 4]: e to the power of a velocity [4, 4], an element of the algebra of rigid motions: its last row is 0."""
     rotation, translation = twist[:3, :3], twist[:3, 3]
     axis = np.array([rotation[2, 1], rotation[0, 2], rotation[1, 0]])
     angle = np.linalg.norm(axis)

@@ -221,6 +221,8 @@ def apply_each(
     if each is None:
         flow = flow_after(())
         return in_threads(lambda volume: sample_filled(volume, flow, mode, background), volumes)
-    return in_threads(
-        lambda pair: sample_filled(pair[0], flow_after(pair[1]), mode, background), zip(volumes, each, strict=True)
-    )
+
+    def moved(pair: tuple[Image, Sequence[Transform]]) -> np.ndarray:
+        return sample_filled(pair[0], flow_after(pair[1]), mode, background)
+
+    return in_threads(moved, zip(volumes, each, strict=True))

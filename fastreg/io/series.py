@@ -1,4 +1,4 @@
-"""Series of volumes, images of four axes, read and written one volume at a time: memory does not grow with their number.
+"""Series of volumes, images of four axes, read and written one by one: memory does not grow with their number.
 
 A compressed file is unpacked once, forward, by whoever goes through the volumes.
 """
@@ -61,6 +61,13 @@ class Series:
     def is_labels(self) -> bool:
         """Whether the voxels are integers."""
         return self.dtype.kind in "iub"
+
+    @property
+    def label_dtype(self) -> np.dtype[Any]:
+        """Of the volumes as labels."""
+        if not self.is_labels:
+            return np.dtype("i4")
+        return np.dtype("u1") if self.dtype.kind == "b" else self.dtype.newbyteorder("=")
 
     def volumes(self, kind: str = "intensities", stop: int | None = None) -> Iterator[Image]:
         """One volume after the other.
@@ -162,7 +169,7 @@ def _volume(image: Any, k: int, name: str) -> np.ndarray:
 def _step(image: Any) -> tuple[float, str]:
     """What lies between two volumes, and its unit."""
     header = image.header
-    zooms = header.get_zooms() if hasattr(header, "get_zooms") else ()
+    zooms: tuple[float, ...] = header.get_zooms() if hasattr(header, "get_zooms") else ()
     step = float(zooms[3]) if len(zooms) > 3 else 0.0
     if not 0 < step < np.inf:
         return 0.0, "unknown"
@@ -201,7 +208,7 @@ def save_series(
     check_ending(path, SERIES_ENDINGS)
     spatial = (*shape, *[1] * (3 - len(shape)))
     image = nifti_image(np.broadcast_to(np.zeros((), dtype), (*spatial, count)), affine)
-    image.header.set_zooms((*image.header.get_zooms()[:3], step))
+    image.header["pixdim"][4] = step
     image.header.set_xyzt_units("mm", step_unit)
     image.update_header()
     written = 0

@@ -19,7 +19,6 @@ from fastreg.geometry.resample import smooth
 from fastreg.geometry.rigid import exponential, rms_distance
 from fastreg.ops.spline import bspline_coefficients
 from fastreg.ops.window import bspline_reader
-from fastreg.types import Flow, Volume
 
 ITERATIONS = 40
 _ARM_MM = 50.0
@@ -28,6 +27,9 @@ _ROW = 256
 """Single places are laid out in rows, which are shared out among threads."""
 _BIWEIGHT = 4.685
 """In standard deviations: Tukey's constant, efficient to 95 % for normal noise."""
+_ALIKE = 0.5
+"""A volume that correlates less with the reference has not been found."""
+_LONG = 24
 _SPARSE = 4
 """Of so many residuals one is looked at for their median."""
 
@@ -37,9 +39,9 @@ class Scale:
     """How finely two volumes are compared."""
 
     sigma_voxels: float
-    """Of the Gaussian that smooths both."""
+    """Of the Gaussian that smooths both, in voxels of the reference."""
     step: int
-    """Every so manieth voxel along each axis counts."""
+    """Every so manieth voxel counts, along axes that are long enough."""
     tolerance_mm: float
     """A step that moves a head by less ends the fit."""
 
@@ -51,8 +53,8 @@ class Fit:
     matrix: np.ndarray
     """[4, 4], reference RAS mm -> volume RAS mm."""
     converged: bool
-    correlation: tuple[float, float]
-    """With the reference over the voxels that count: where the fit started, and where it ended."""
+    correlation: float
+    """With the reference over the voxels that count, outliers aside, where the fit ended."""
 
 
 class Target:
@@ -69,10 +71,13 @@ class Target:
         """
         self.scale, self.centre, self.affine = scale, centre, reference.affine
         self.generators = _generators(reference, centre)
-        self.filters = {length: _filter(length, scale.sigma_voxels) for length in reference.shape}
+        self.unit = float(np.abs(reference.data).max())  # so that no sum of squares overflows
+        self.sigma_mm = scale.sigma_voxels * float(np.mean(reference.spacing_mm))
+        self.filters: dict[tuple[int, float], torch.Tensor] = {}
         margin = [1 if length > 4 else 0 for length in reference.shape]  # smoothing has mirrored what is outside
         counted = np.zeros(reference.shape, bool)
-        inner = tuple(slice(m, n - m, scale.step) for m, n in zip(margin, reference.shape, strict=True))
+        steps = [scale.step if length >= _LONG else 1 for length in reference.shape]
+        inner = tuple(slice(m, n - m, s) for m, n, s in zip(margin, reference.shape, steps, strict=True))
         counted[inner] = where[inner]
         index = np.argwhere(counted).T
         self.count = index.shape[1]
@@ -98,11 +103,12 @@ class Target:
 
     def reader(self, image: Image) -> Callable[[torch.Tensor], torch.Tensor]:
         """What reads the smoothed image at places [ndim, N], by the cubic spline through its voxels."""
-        found = torch.from_numpy(image.data.astype(np.float32))
-        for axis, length in enumerate(image.shape):
-            if length not in self.filters:
-                self.filters[length] = _filter(length, self.scale.sigma_voxels)
-            found = torch.tensordot(self.filters[length], found, ([1], [axis])).movedim(0, axis)
+        found = torch.from_numpy((image.data / self.unit).astype(np.float32))
+        for axis, (length, spacing) in enumerate(zip(image.shape, image.spacing_mm, strict=True)):
+            key = length, round(self.sigma_mm / spacing, 4)
+            if key not in self.filters:
+                self.filters[key] = _filter(*key)
+            found = torch.tensordot(self.filters[key], found, ([1], [axis])).movedim(0, axis)
         read = bspline_reader(found.contiguous()[None, None])
         grid = (*[1] * (image.ndim - 2), -1, _ROW)
 
@@ -121,26 +127,25 @@ class Target:
         margin = torch.where(last > 3, 0.5, 0.0)
         weights = torch.ones(self.places.shape[1])
         weights[self.count :] = 0
-        robust, started = weights, None
+        robust = weights
         for _ in range(ITERATIONS):
             places = self._led(into @ matrix @ self.affine, volume.ndim)
             met = weights * ((places >= margin) & (places <= last - margin)).all(0)
             values = read(places)
-            if started is None:
-                started = _correlation(values, self.design[0], met)
             weighted = self.design * (met * robust)
             normal, right = weighted @ self.design.T, weighted @ values
             found, failed = torch.linalg.solve_ex(normal.double(), right.double())
-            if failed or not found[0] > 0:  # too little of the volume in sight, or its inverse
-                return Fit(matrix, False, (started, 0.0))
+            if failed or not found.isfinite().all() or found[0] <= 0:  # too little in sight, or its negative
+                return Fit(start, False, 0.0)
             residual = (values - found.float() @ self.design).abs()
             spread = 1.4826 * residual[met > 0][::_SPARSE].median()
             robust = (1 - (residual / (_BIWEIGHT * spread).clamp_min(1e-30)) ** 2).clamp_min(0) ** 2
             change = exponential(-np.tensordot((found[1:] / found[0]).numpy(), self.generators, 1))
             matrix = matrix @ change
             if rms_distance(np.eye(4), change, self.centre) < self.scale.tolerance_mm:
-                return Fit(matrix, True, (started, _correlation(values, self.design[0], met)))
-        return Fit(matrix, False, (started, _correlation(values, self.design[0], met)))
+                correlation = _correlation(values, self.design[0], met * robust)
+                return Fit(matrix, correlation > _ALIKE, correlation)
+        return Fit(matrix, False, _correlation(values, self.design[0], met * robust))
 
 
 def _generators(image: Image, centre: np.ndarray) -> np.ndarray:
