@@ -121,14 +121,10 @@ def row(name: str, found: np.ndarray, motions: np.ndarray, centre: np.ndarray, s
     apart = rigid_parameters(np.linalg.inv(motions) @ found, centre)
     mm, degrees = np.linalg.norm(apart[:, :3], axis=1), np.degrees(np.linalg.norm(apart[:, 3:], axis=1))
     fd = [framewise_displacement(rigid_parameters(m, centre))[1:] for m in (found, motions)]
-    figures = [
-        mm.mean(),
-        np.percentile(mm, 95),
-        degrees.mean(),
-        np.percentile(degrees, 95),
-        np.abs(fd[0] - fd[1]).mean(),
-    ]
-    return f"| {name} | {' | '.join(f'{x:.4f}' for x in figures)} | {seconds:.1f} | {busy:.1f} | {len(found) / seconds:.1f} |"
+    errors = [x for one in (mm, degrees) for x in (one.mean(), np.percentile(one, 95))]
+    figures = [f"{x:.4f}" for x in (*errors, np.abs(fd[0] - fd[1]).mean())]
+    figures += [f"{x:.1f}" for x in (seconds, busy, len(found) / seconds)]
+    return f"| {name} | {' | '.join(figures)} |"
 
 
 def main(words: Sequence[str]) -> int:
