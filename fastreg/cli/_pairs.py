@@ -16,14 +16,14 @@ def run_pairs(options: Any, listed: Path) -> None:
     from fastreg.registration.linear.align import STARTS
     from fastreg.utils.devices import pick_device
     from fastreg.utils.distributed import launch, pick_local_device, pick_part
-    from fastreg.utils.files import InputError, check_exists
+    from fastreg.utils.files import InputError
 
     folder = _check(options)
     pairs = read_pair_files(listed)
     part = pick_part(options.part)
     arguments = options.arguments()
     recorded = {key: str(value) for key, value in arguments.items()}
-    recorded["init"] = options.init if options.init in STARTS else batch.fingerprint(check_exists(options.init, "init"))
+    recorded["init"] = options.init if options.init in STARTS else batch.fingerprint(Path(options.init))
     if options.model is not None:
         recorded["model"] = batch.fingerprint(checkpoint.find(options.model))
     device = pick_device(pick_local_device(options.device))

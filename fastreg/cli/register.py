@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -68,6 +69,10 @@ class Register:
     """Coordinates of points whose file does not say them: RAS mm, LPS mm (ITK, ANTs), or voxel indices of the image
     that they lie in, before and after."""
 
+    within_subject: bool = False
+    """The images are visits of one person, two or more, the first as --fixed and the others as --moving: brings all
+    into the space in the middle of them, none preferred. Writes into the folder -o the mean image, and for each visit
+    its rigid map, its warp and its change of volume (docs/within_subject.md)."""
     pairs: Path | None = None
     """Many pairs: a CSV file with the columns moving, fixed, and any of name, moving_labels, fixed_labels, moving_mask,
     fixed_mask, points_fixed, points_moving; or text, a line for each: moving fixed [moving_labels fixed_labels].
@@ -83,6 +88,13 @@ class Register:
     contrast. If not given, images are registered by optimisation."""
     refine: Annotated[int | None, Range(0, unit="iterations")] = None
     """Iterations of optimisation at full resolution; if not given, none after a model and the pyramid without."""
+    preset: Literal["fast", "default", "best"] = "default"
+    """How long the optimisation may take: fast leaves the finest level out, best has twice the iterations
+    (docs/register.md has what each gives)."""
+    seconds: Annotated[float | None, Range(0, above=True, unit="s")] = None
+    """End after about so many seconds with the best that was found by then, whatever the levels still to come."""
+    threads: Annotated[int | None, Range(1)] = None
+    """Threads to compute with; if not given, as many as torch takes. The result is the same for any number."""
     levels: str | None = None
     """The pyramid of the optimisation: the number of levels (3 if not given), or factors and iterations, such as
     4x60,2x40,1x10. A level ends early when it stops improving."""
@@ -150,9 +162,20 @@ class Register:
 
     def run(self) -> None:
         """Registers and writes."""
+        began = time.monotonic()
         from fastreg.cli._pairs import run_pairs
+        from fastreg.cli._visits import run_visits
         from fastreg.utils.files import InputError
 
+        other = [name for name in ("levels", "windows", "model", "refine") if getattr(self, name) is not None]
+        if self.preset != "default" and other:
+            raise InputError(f"--preset is a pyramid of its own: not with --{other[0]}")
+        if self.seconds is not None and self.pairs is not None:
+            raise InputError("--seconds is of one pair; not with --pairs")
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
         if self.levels is not None and self.refine is not None:
             raise InputError("--levels is the pyramid without --refine: give one of them")
         if self.levels is not None and self.model is not None:
@@ -167,15 +190,20 @@ class Register:
             raise InputError(
                 "--discrete starts a deformation by optimisation; not with --model or a linear --transform"
             )
+        if self.pairs is not None and self.within_subject:
+            raise InputError("--within-subject takes its visits as --fixed and --moving; not with --pairs")
         if self.pairs is not None:
             run_pairs(self, self.pairs)
         elif not self.fixed or not self.moving:
             raise CycloptsError(msg="register needs --fixed and --moving, or --pairs")
+        elif self.within_subject:
+            run_visits(self)
         else:
-            self._run_one()
+            self._run_one(began)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `register_files` that one pair and many have in common."""
+        from fastreg.registration.budget import PRESETS
         from fastreg.registration.stages import read_stages
 
         metrics = [word.strip() for word in self.metric.split(",")]
@@ -200,23 +228,27 @@ class Register:
         }
         if self.levels is not None or self.windows is not None:
             options["stages"] = read_stages(self.levels or "3", self.windows)
+        elif self.preset != "default":
+            options["stages"] = PRESETS[self.preset]
         return options
 
     def _init(self) -> Any:
         from fastreg.registration.landmarks import Landmarks
-        from fastreg.utils.files import InputError
+        from fastreg.registration.linear.align import STARTS
+        from fastreg.utils.files import InputError, check_exists
 
         if self.landmarks_fixed is None and self.landmarks_moving is None:
-            return self.init
+            return self.init if self.init in STARTS else check_exists(self.init, "init")
         if self.landmarks_fixed is None or self.landmarks_moving is None:
             raise InputError("--landmarks-fixed and --landmarks-moving go together")
         if self.init != "auto":
             raise InputError("--landmarks-fixed and --landmarks-moving are a start: not with --init")
         return Landmarks(self.landmarks_fixed, self.landmarks_moving, self.points_space)
 
-    def _run_one(self) -> None:
+    def _run_one(self, began: float) -> None:
         from fastreg.cli.output import err, out, print_json, shown
         from fastreg.data.pairs import PairFiles
+        from fastreg.registration.budget import Deadline
         from fastreg.registration.files import register_files
         from fastreg.utils.files import check_exists, digest
 
@@ -237,6 +269,7 @@ class Register:
             scored=self.fixed_labels is not None,
             overwrite=self.overwrite,
             channels=self._channels(),
+            deadline=None if self.seconds is None else Deadline.after(self.seconds, began),
             device=self.device,
             on_progress=lambda what, seconds: None if self.json else err.print(f"{what:10} {seconds:6.2f} s"),
             **self.arguments(),

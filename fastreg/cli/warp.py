@@ -89,7 +89,8 @@ class Warp:
         """Reads everything, computes everything, then writes; of a series volume by volume."""
         import contextlib
 
-        from fastreg.geometry.jacobian import jacobian_map, product_of
+        from fastreg.geometry.jacobian import jacobian_map
+        from fastreg.geometry.linear import product_of
         from fastreg.geometry.resample import VOTES, background_of, sample_filled
         from fastreg.geometry.transforms import compose
         from fastreg.io.images import load_image, save_image

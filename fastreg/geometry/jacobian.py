@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 
 from fastreg.geometry import fields
-from fastreg.geometry.transforms import Affine, Transform, Warp
+from fastreg.geometry.linear import linear_part
+from fastreg.geometry.transforms import Affine, Warp
 from fastreg.utils.files import InputError
 
 FLOOR = 0.001
@@ -47,26 +47,11 @@ def jacobian_map(warp: Warp, *, log: bool = False, nonlinear: bool = False, line
     return determinant.astype(np.float32)
 
 
-def product_of(transforms: Sequence[Transform]) -> Affine | None:
-    """All affine maps among them as one; None where there are none."""
-    found: Affine | None = None
-    for transform in transforms:
-        if isinstance(transform, Affine):
-            found = transform if found is None else Affine(transform.matrix @ found.matrix)
-    return found
-
-
 def _linear_determinant(warp: Warp, linear: Affine | None) -> float:
     """In voxels: of the linear map, or of the one that is nearest to the warp."""
     ndim = warp.ndim
-    if linear is None:
-        matrix = np.eye(ndim)
-        for axis, length in enumerate(warp.fixed_shape):  # centred, the axes of a grid are orthogonal
-            steps = np.arange(length) - (length - 1) / 2
-            lines = warp.flow.mean(axis=tuple(k for k in range(ndim) if k != axis), dtype=np.float64)
-            matrix[:, axis] += steps @ lines / (steps @ steps)
-    else:
-        matrix = (np.linalg.inv(warp.moving_affine) @ linear.matrix @ warp.fixed_affine)[:ndim, :ndim]
+    linear = linear_part(warp) if linear is None else linear
+    matrix = (np.linalg.inv(warp.moving_affine) @ linear.matrix @ warp.fixed_affine)[:ndim, :ndim]
     determinant = float(np.linalg.det(matrix))
     if not abs(determinant) > 1e-9:
         raise InputError(f"warp: its linear part has no inverse (determinant {determinant:g})")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
 from fastreg.geometry.image import Image, check_affine
+from fastreg.geometry.linear import product_of
 from fastreg.geometry.transforms import Affine
 from fastreg.io import afni, lta
 from fastreg.io.itk_files import (
@@ -129,10 +129,10 @@ def _only_linear(path: Path, steps: list[Step]) -> Affine:
     for step in steps:
         if len(step.figures) > 16:  # a grid's; what is no kind at all is refused below
             raise InputError(f"transform {path}: expected a linear transform, got {step.kind}")
-    parts = [transform.matrix for transform in transforms_of(path, steps) if isinstance(transform, Affine)]
-    if len(parts) != len(steps):
+    parts = transforms_of(path, steps)
+    if not all(isinstance(part, Affine) for part in parts):
         raise InputError(f"transform {path}: expected a linear transform, got {steps[0].kind}")
-    return Affine(reduce(lambda first, then: then @ first, parts, np.eye(4)))
+    return product_of(parts) or Affine(np.eye(4))
 
 
 def _text(content: bytes) -> str | None:

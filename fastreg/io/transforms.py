@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
 from fastreg.geometry.image import Image
+from fastreg.geometry.linear import product_of
 from fastreg.geometry.transforms import Affine, Transform, Warp, compose
 from fastreg.io.affines import AFFINE_ENDINGS, itk_steps, load_affine, save_affine
 from fastreg.io.elastix import is_elastix, read_elastix
@@ -97,7 +97,6 @@ def save_transforms(
     ending = path.suffix.lower()
     grids = [t.ndim for t in transforms if not isinstance(t, Affine)] + [i.ndim for i in (fixed, moving) if i]
     ndim = 2 if grids and set(grids) == {2} else 3
-    linear = [t for t in transforms if isinstance(t, Affine)]
     if ending == ".h5" or (ending == ".tfm" and not any(isinstance(t, Warp) for t in transforms)):
         steps = steps_of(transforms, name, ndim)
         with atomic(path) as partial:
@@ -106,9 +105,9 @@ def save_transforms(
             else:
                 partial.write_bytes(text_of(steps))
     elif ending in AFFINE_ENDINGS:
-        if len(linear) < len(transforms):
+        if not all(isinstance(t, Affine) for t in transforms):
             raise InputError(f"{name}: a linear format, and these transforms are not: write .nii.gz or .h5")
-        total = Affine(reduce(lambda first, then: then.matrix @ first, linear, np.eye(4)))
+        total = product_of(transforms) or Affine(np.eye(4))
         save_affine(path, total, matrix=matrix, fixed=fixed, moving=moving, ndim=ndim)
     else:
         save_warp(path, as_warp(transforms, fixed, moving), format=format)

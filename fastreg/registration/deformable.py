@@ -24,6 +24,7 @@ from fastreg.geometry import fields
 from fastreg.geometry.fill import filled
 from fastreg.geometry.folds import sharpened_inverse, unfolded
 from fastreg.ops.warp import warp
+from fastreg.registration.budget import LEAST, Deadline
 from fastreg.registration.levels import Level, exponential
 from fastreg.registration.optimise import optimise
 from fastreg.registration.stages import METRICS, REGULARITIES, SEEN_AS, STAGES, Stage, regularity_of, window_of
@@ -62,6 +63,7 @@ def deform(
     weight: float = 1.0,
     terms: Sequence[Term] = (),
     points: PointTerm | None = None,
+    deadline: Deadline | None = None,
     unfold: bool = True,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> RegistrationOutput:
@@ -88,6 +90,7 @@ def deform(
         weight: Of this pair of images among the `terms`.
         terms: Further channels, and label maps, on the same grid.
         points: Landmarks.
+        deadline: When to end with what was found so far.
         unfold: Smooth the few places where the composition of the stages, sampled on the grid, folds.
         on_progress: Called after each stage.
 
@@ -107,6 +110,8 @@ def deform(
     if inverse or bidir:
         back = torch.zeros_like(fixed[:, :1].expand(-1, fixed.ndim - 2, *size)) if flow is None else fields.invert(flow)
     for stage in stages:
+        if deadline is not None and not deadline.allows(math.prod(size) // stage.factor ** len(size), LEAST):
+            break  # finer ones take longer still
         start = time.perf_counter()
         first = Level.of(
             fixed_seen,
@@ -124,7 +129,7 @@ def deform(
         if terms or points is not None:
             known_back = back if bidir else None
             level = Joint.of(first, metric, terms, points, flow, known_back, stage.factor, window, weight)
-        velocity, value, iterations = optimise(level, stage.iterations, loss, weights, step, tolerance)
+        velocity, value, iterations = optimise(level, stage.iterations, loss, weights, step, tolerance, deadline)
         with torch.no_grad():
             if bool((velocity != 0).any()):
                 found = fields.refined(exponential(velocity), size, stage.factor)

@@ -1,4 +1,4 @@
-"""Inverses of transforms of any kind, and their linear part."""
+"""Inverses of transforms of any kind."""
 
 from __future__ import annotations
 
@@ -11,34 +11,10 @@ from fastreg.geometry import fields
 from fastreg.geometry.folds import sharpened_inverse
 from fastreg.geometry.grid import Grid
 from fastreg.geometry.image import Image, affine_field, to_flow
+from fastreg.geometry.linear import linear_part
 from fastreg.geometry.transforms import Affine, Transform, Warp, compose, decode, map_places
 from fastreg.registration.image_grid import inverse_on_image_grid
 from fastreg.types import Flow
-
-_SEEN = 30_000
-"""Places, about, that a linear part is fitted to."""
-
-
-def linear_part(warp: Warp) -> Affine:
-    """The linear map of the world that is nearest to a warp, in least squares over its grid."""
-    step = max(1, round((np.prod(warp.fixed_shape) / _SEEN) ** (1 / warp.ndim)))
-    picked = tuple(slice(None, None, step) if length > 2 * step else slice(None) for length in warp.fixed_shape)
-    fixed = affine_field(warp.fixed_affine[:3], warp.fixed_shape)
-    moving = (fixed + warp.displacement_mm())[picked].reshape(-1, 3)
-    fixed = fixed[picked].reshape(-1, 3)
-    return least_squares(fixed, moving)
-
-
-def least_squares(fixed: np.ndarray, moving: np.ndarray) -> Affine:
-    """The linear map nearest to pairs of places [N, 3] in RAS mm; where they lie in a plane, unchanged across it."""
-    centres = fixed.mean(0), moving.mean(0)
-    offsets = fixed - centres[0]
-    _, sizes, axes = np.linalg.svd(offsets, full_matrices=False)
-    across = axes[sizes <= 1e-9 * sizes.max()]
-    linear = np.linalg.lstsq(offsets, moving - centres[1], rcond=1e-9)[0].T + across.T @ across
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = linear, centres[1] - linear @ centres[0]
-    return Affine(matrix)
 
 
 def residual(warp: Warp, world: Affine) -> Flow:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from fastreg.geometry.image import Image
+from fastreg.geometry.linear import least_squares
 from fastreg.geometry.transforms import Affine
 from fastreg.io.point_sets import matched, to_ras
 from fastreg.io.points import load_points
-from fastreg.registration.inversion import least_squares
 from fastreg.utils.files import InputError
 
 _FREE = {2: 6, 3: 8}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from fastreg.backends.reference import smoothed_update
 from fastreg.ops.adam import adam_step
 from fastreg.ops.penalty import penalty_
+from fastreg.registration.budget import Deadline
 from fastreg.registration.levels import Level
 from fastreg.registration.stages import Regularity
 from fastreg.registration.terms import Joint
@@ -23,7 +25,13 @@ PASSES = 3
 
 
 def optimise(
-    level: Level | Joint, iterations: int, loss: nn.Module, regularity: Regularity, step: float, tolerance: float
+    level: Level | Joint,
+    iterations: int,
+    loss: nn.Module,
+    regularity: Regularity,
+    step: float,
+    tolerance: float,
+    deadline: Deadline | None = None,
 ) -> tuple[Tensor, float, int]:
     """The best velocity that the stage met, the start (none) among them, its loss and the number of iterations.
 
@@ -34,8 +42,10 @@ def optimise(
         regularity: Weights of the penalties.
         step: Of Adam, in voxels.
         tolerance: See `fastreg.registration.deformable.deform`.
+        deadline: No iteration is begun that would end after it.
     """
     size = level.fixed.shape[2:]
+    voxels = math.prod(size)
     velocity = level.fixed.new_zeros(len(level.fixed), len(size), *size).requires_grad_()
     if level.nothing_to_do or not iterations:
         with torch.no_grad():
@@ -43,15 +53,22 @@ def optimise(
     adam = _Adam.at(velocity, step)
     best = _Best(adam)
     for _ in range(iterations):
+        if deadline is not None and not deadline.allows(voxels, 2):  # the one that follows, and a last look
+            break
+        began = time.monotonic()
         similarity = level.loss(velocity, loss)
         (gradient,) = torch.autograd.grad(similarity, velocity)
         best.met(similarity.item() + _penalty(velocity, gradient, level, regularity))
         if tolerance and _plateau(best.values, tolerance):
             return best.velocity(), best.value, len(best.values)
         adam.descend(gradient)
+        if deadline is not None:
+            deadline.took(voxels, time.monotonic() - began)
+    if not best.values:
+        return velocity.detach(), math.nan, 0
     with torch.no_grad():  # where the last step led
         best.met(level.loss(velocity, loss).item() + _penalty(velocity, gradient, level, regularity))
-    return best.velocity(), best.value, iterations
+    return best.velocity(), best.value, len(best.values) - 1
 
 
 def _penalty(velocity: Flow, gradient: Flow, level: Level | Joint, regularity: Regularity) -> float:

@@ -20,6 +20,7 @@ from fastreg.geometry.transforms import Affine
 from fastreg.nn import checkpoint
 from fastreg.nn.cascade import cascade
 from fastreg.nn.checkpoint import TrainedModel, WorkingSpace
+from fastreg.registration.budget import Deadline, check_memory
 from fastreg.registration.channels import Channel, Guides, read_channels
 from fastreg.registration.contrast import Choice, candidates
 from fastreg.registration.deformable import deform
@@ -69,6 +70,7 @@ def register(
     discrete: bool | None = False,
     background: float | None = None,
     channel: str | int | None = None,
+    deadline: Deadline | None = None,
     on_progress: Callable[[str, float], None] = lambda what, seconds: None,
 ) -> RegistrationResult:
     """Registers `moving` to `fixed`: linear alignment, then a network, an optimisation, or one after the other.
@@ -113,6 +115,8 @@ def register(
         background: What lies outside the moving image in the moved one; None: 0, or the moving image's minimum where
             that is below 0, as the air of a CT is.
         channel: Of colours, or of a series: as in `load_image`, which leaves grey images as they are.
+        deadline: When the optimisation is to end with what it has, so that all is done in time; see
+            `fastreg.registration.budget.Deadline.after`.
         on_progress: Called with what was done and its seconds after each stage.
 
     Raises:
@@ -176,9 +180,12 @@ def register(
         grid = _network_grid(fixed_image, model.working) if model else _isotropic_grid(fixed_image)
         if refine is not None or model is not None:
             stages = (Stage(1, refine),) if refine else ()
+        check_memory(grid.shape, moving_image.shape, stages, inverse)
+        if deadline is not None:
+            deadline.reserve(2 * clock.laps["read_seconds"] + _AFTER * math.prod(grid.shape))
         held = {"regularity": regularity, "smoothness": smoothness, "volume": volume}
         plain = model is None and smoothness is None and volume is None
-        how = _How(plain, tuple(stages), bidir, discrete, held, given, guides)
+        how = _How(plain, tuple(stages), bidir, discrete, {**held, "deadline": deadline}, given, guides)
         found = _deformable(grid, channels, world, model, how, device, inverse, clock)
         optimised = bool(stages)
         log |= {"metric": metric, "metric_because": how.chosen.reason, "stiffness": how.chosen.stiffness}
@@ -200,6 +207,10 @@ def register(
     result = RegistrationResult(fixed_image, moving_image, warp, inverse_warp, world, suspect, background)
     result.log = {**log, **clock.laps}
     return result
+
+
+_AFTER = 2e-7
+"""Seconds a voxel that the warp, the verdict and the files take after the optimisation."""
 
 
 _LINEAR = {"mi": "mi", "mse": "mse"}

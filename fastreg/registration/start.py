@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,9 +13,10 @@ import torch
 from fastreg.geometry.bsplines import BSpline
 from fastreg.geometry.grid import Grid
 from fastreg.geometry.image import Image
+from fastreg.geometry.linear import linear_part, product_of
 from fastreg.geometry.transforms import Affine, Transform, Warp, compose
 from fastreg.io.transforms import load_transforms
-from fastreg.registration.inversion import linear_part, residual
+from fastreg.registration.inversion import residual
 from fastreg.registration.landmarks import Landmarks
 from fastreg.registration.linear.align import STARTS
 from fastreg.types import Flow
@@ -69,9 +69,8 @@ def starting_point(init: Init, fixed: Image, moving: Image, transform: str) -> S
         transforms = tuple(load_transforms(init, fixed=fixed, moving=moving))
     else:
         transforms = (init,) if isinstance(init, Affine | Warp | BSpline) else tuple(init)
-    parts = [one for one in transforms if isinstance(one, Affine)]
-    if len(parts) == len(transforms):
-        return Start(Affine(reduce(lambda first, then: then.matrix @ first, parts, np.eye(4))))
+    if all(isinstance(one, Affine) for one in transforms):
+        return Start(product_of(transforms) or Affine(np.eye(4)))
     ndims = {one.ndim for one in transforms if not isinstance(one, Affine)}
     if ndims != {fixed.ndim}:
         raise InputError(f"init: expected transforms of {fixed.ndim}-D images, got {ndims.pop()}-D ones")

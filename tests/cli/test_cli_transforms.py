@@ -9,12 +9,13 @@ import SimpleITK as sitk
 
 from fastreg.cli import main
 from fastreg.geometry.image import Image, affine_field
+from fastreg.geometry.linear import linear_part
 from fastreg.geometry.transforms import Affine, Warp, map_places
 from fastreg.io.affines import load_affine, save_affine
 from fastreg.io.images import load_image, save_image
 from fastreg.io.transforms import load_transforms
 from fastreg.io.warps import load_warp, save_warp
-from fastreg.registration.inversion import inverse_warp, inverted, linear_part
+from fastreg.registration.inversion import inverse_warp, inverted
 from fastreg.registration.landmarks import from_landmarks
 from fastreg.utils.files import InputError
 

@@ -6,7 +6,8 @@ import SimpleITK as sitk
 from helpers.itk_sampling import itk_field
 
 from fastreg.geometry.image import affine_field
-from fastreg.geometry.jacobian import FLOOR, jacobian_map, product_of
+from fastreg.geometry.jacobian import FLOOR, jacobian_map
+from fastreg.geometry.linear import product_of
 from fastreg.geometry.transforms import Affine, Warp, compose
 from fastreg.utils.files import InputError
 

@@ -146,9 +146,14 @@ def turned(image, degrees):
 
 
 def test_the_linear_part_listens_to_all_channels():
-    ring = Image(100 * (disc((36, 36), 25, (72, 72)) - 0.5 * disc((36, 36), 12, (72, 72))), np.eye(4))
+    x, y = np.meshgrid(*[np.arange(72.0) - 35.5] * 2, indexing="ij")
+    ring = Image((100 * np.exp(-((np.hypot(x, y) - 18) ** 2) / 60)).astype(np.float32), np.eye(4))
     spot = Image(100 * disc((50, 40), 8, (72, 72)) + 50 * disc((20, 30), 5, (72, 72)), np.eye(4))
     (moved_ring, turn), (moved_spot, _) = turned(ring, 14), turned(spot, 14)
+    rng = np.random.default_rng(0)  # noise of their own: the grid's pattern would tell how a round thing is turned
+    ring, moved_ring = (
+        Image(i.data + rng.normal(size=i.shape).astype(np.float32), i.affine) for i in (ring, moved_ring)
+    )
     alone = find_alignment(ring, moved_ring, kind="rigid", init="header").world
     both = find_alignment(
         ring, moved_ring, kind="rigid", init="header", others=[(spot, moved_spot, None, None, 1.0)]
@@ -156,7 +161,7 @@ def test_the_linear_part_listens_to_all_channels():
     off = [
         np.degrees(np.arccos(np.clip((x.matrix[:2, :2] @ turn[:2, :2].T).trace() / 2, -1, 1))) for x in (alone, both)
     ]
-    assert off[0] > 5 and off[1] < 1
+    assert off[0] > 2 and off[1] < 0.5
 
 
 @pytest.mark.slow
@@ -168,12 +173,14 @@ def test_the_command_takes_several(blobs, tmp_path, capsys):
             main([str(word) for word in words])
         return ended.value.code, capsys.readouterr().err
 
-    base = ["register", "--levels", "2x5,1x2", "--device", "cpu", "-o", tmp_path / "moved.nii.gz", "--overwrite"]
+    base = ["register", "--device", "cpu", "-o", tmp_path / "moved.nii.gz", "--overwrite"]
     one = ["-f", folder / "s0_image.nii.gz", "-m", folder / "s1_image.nii.gz"]
-    assert run(*base, *one, *one, "--metric", "lncc,mind", "--weights", "1,0.5", "--transform", "rigid")[0] == 0
-    assert run(*base, *one, *one, "--mask-fixed", folder / "s0_labels.nii.gz")[0] == 0
+    levels = ["--levels", "2x5,1x2"]
+    assert run(*base, *one, *one, *levels, "--metric", "lncc,mind", "--weights", "1,0.5")[0] == 0
+    assert run(*base, *one, *one, "--transform", "rigid")[0] == 0
+    assert run(*base, *one, *one, *levels, "--mask-fixed", folder / "s0_labels.nii.gz")[0] == 0
     labels = ["--fixed-labels", folder / "s0_labels.nii.gz", "--moving-labels", folder / "s1_labels.nii.gz"]
-    assert run(*base, *one, *labels, "--labels-weight", "1")[0] == 0
+    assert run(*base, *one, *labels, *levels, "--labels-weight", "1")[0] == 0
     for words, said in (
         ([*one, *one, "--weights", "1"], "weights: expected one for each of 2 pairs of images, got 1"),
         ([*one, *one, "--weights", "1,x"], "--weights: expected numbers such as 1,0.5"),
