@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,46 +90,40 @@ def motion(
     series = source if isinstance(source, Series) else open_series(source)
     first = _prepared(*_reference(series, reference))
     covers = None if mask is None else load_image(mask, what="mask", ndim=3)
-    rounds = 2 if reference == "mean" else 1
+    count, rounds = len(series), 2 if reference == "mean" else 1
+    matrices, converged, correlation = np.empty((count, 4, 4)), np.empty(count, bool), np.empty(count)
     done = itertools.count(1)
 
-    def fits(scales: Sequence[Scale], starts: Sequence[np.ndarray] | None, moved: bool) -> Iterator[_Found]:
-        targets = _targets(first, covers, scales)
-        for found in _fits(series, targets, first if moved else None, starts):
+    def fitted(scales: Sequence[Scale], starts: np.ndarray | None, onto: Image | None) -> Iterator[_Found]:
+        for k, (fit, moved) in enumerate(_fits(series, _targets(first, covers, scales), onto, starts)):
+            matrices[k], converged[k], correlation[k] = fit.matrix, fit.converged, fit.correlation
             if on_progress is not None:
-                on_progress(next(done), rounds * len(series))
-            yield found
+                on_progress(next(done), rounds * count)
+            yield fit, moved
 
     if rounds == 1:
-        final = [fit for fit, _ in fits((*SEARCH, FINE), None, False)]
+        deque(fitted((*SEARCH, FINE), None, None), 0)
     else:
-        starts, total, count = [], np.zeros(first.shape), np.zeros(first.shape)
-        for fit, moved in fits(SEARCH, None, True):
-            starts.append(fit.matrix)
-            total += np.nan_to_num(moved)
-            count += np.isfinite(moved)
-        first = Image((total / np.maximum(count, 1)).astype(np.float32), first.affine)
-        final = [fit for fit, _ in fits((FINE,), starts, False)]
-    lost = [str(k) for k, fit in enumerate(final) if not fit.converged]
+        total, there = np.zeros(first.shape), np.zeros(first.shape)
+        for fit, moved in fitted(SEARCH, None, first):
+            if fit.converged:  # as the middle volume to itself always has
+                total += np.nan_to_num(moved)
+                there += np.isfinite(moved)
+        first = Image((total / np.maximum(there, 1)).astype(np.float32), first.affine)
+        deque(fitted((FINE,), matrices.copy(), None), 0)
+    lost = [str(k) for k in np.nonzero(~converged)[0]]
     if lost:
         text = f"{series.name}: expected fits that come to rest, got none for volume{'s'[: len(lost) > 1]} "
         warnings.warn(f"{text}{', '.join(lost)}: their motion is not to be trusted", UserWarning, stacklevel=2)
-    return Motion(
-        np.array([fit.matrix for fit in final]),
-        _centre(first),
-        np.array([fit.converged for fit in final]),
-        np.array([fit.correlation for fit in final]),
-        Image(first.data.reshape(*first.shape, *[1] * (3 - first.ndim)), first.affine),
-    )
+    whole = Image(first.data.reshape(*first.shape, *[1] * (3 - first.ndim)), first.affine)
+    return Motion(matrices, _centre(first), converged, correlation, whole)
 
 
 _Found: TypeAlias = tuple[Fit, np.ndarray]
 """A fit, and the volume where the reference lies: NaN outside of it, empty where nobody asks for it."""
 
 
-def _fits(
-    series: Series, targets: Sequence[Target], onto: Image | None, starts: Sequence[np.ndarray] | None
-) -> Iterator[_Found]:
+def _fits(series: Series, targets: Sequence[Target], onto: Image | None, starts: np.ndarray | None) -> Iterator[_Found]:
     """Of every volume, in order; without `starts` from where those before it lie. `onto`: the grid to move it to."""
 
     def found(k: int, volume: Image, start: np.ndarray) -> _Found:

@@ -125,6 +125,15 @@ def test_a_volume_that_is_not_found_is_told(moving):
     assert found.converged.tolist() == [True] * 4 + [False, True]
 
 
+@pytest.mark.filterwarnings("ignore:.*come to rest")
+def test_a_volume_that_is_not_found_stays_out_of_the_mean(moving):
+    data = np.asanyarray(moving[1].dataobj).copy()
+    data[..., 1] = 1e5 * np.random.default_rng(0).uniform(size=SHAPE)
+    found = motion(nibabel.Nifti1Image(data, AFFINE))
+    mm, degrees = errors(np.delete(found.matrices, 1, 0), np.delete(moving[0], 1, 0), moving[0][3], found.centre_mm)
+    assert mm.mean() < 0.05 and degrees.mean() < 0.05 and found.reference.data.max() < 3000
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
