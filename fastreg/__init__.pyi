@@ -15,4 +15,5 @@ from fastreg.ops.integrate import integrate as integrate
 from fastreg.ops.lncc import lncc as lncc
 from fastreg.ops.onnx_translation import onnx_translations as onnx_translations
 from fastreg.ops.warp import warp as warp
+from fastreg.registration.motion import motion as motion
 from fastreg.registration.pairwise import register as register

@@ -201,12 +201,23 @@ def bspline(coefficients: Volume, flow: Flow) -> Volume:
         coefficients: [1, 1, D, H, W] or [1, 1, H, W].
         flow: [1, 3, D', H', W'] or [1, 2, H', W'], voxels.
     """
-    padded, flow = coefficients.float(), flow.float().contiguous()
+    return bspline_of_mirrored(mirrored(coefficients), tuple(coefficients.shape[2:]), flow)
+
+
+def mirrored(coefficients: Volume) -> Volume:
+    """The coefficients of a spline with those beyond its grid that `bspline_of_mirrored` reads."""
+    padded = coefficients.float()
     size = tuple(coefficients.shape[2:])
     for axis, (length, pad) in enumerate(zip(size, [5] * (len(size) - 1) + [11], strict=True), 2):
         period = max(2 * length - 2, 1)
-        mirrored = torch.arange(-5, length + pad).remainder(period)
-        padded = padded.index_select(axis, torch.minimum(mirrored, period - mirrored).clamp_max(length - 1))
+        indices = torch.arange(-5, length + pad).remainder(period)
+        padded = padded.index_select(axis, torch.minimum(indices, period - indices).clamp_max(length - 1))
+    return padded
+
+
+def bspline_of_mirrored(padded: Volume, size: tuple[int, ...], flow: Flow) -> Volume:
+    """`bspline` of what `mirrored` made of coefficients of `size`, to read one spline time and again."""
+    flow = flow.float().contiguous()
     out = padded.new_empty((1, 1, *flow.shape[2:]))
     _C.cpu.bspline(compiled.window_args(padded, size, flow, out))
     return out

@@ -27,6 +27,7 @@ COMMANDS = {
     "template": "Template",
     "register": "Register",
     "warp": "Warp",
+    "motion": "Motion",
     "compose": "Compose",
     "invert": "Invert",
     "report": "Report",

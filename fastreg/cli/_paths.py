@@ -17,6 +17,7 @@ WRITTEN: dict[str, tuple[str, ...]] = {
         "points_moving_output",
     ),
     "warp": ("output", "points_output", "jacobian", "compose"),
+    "motion": ("output", "parameters", "fd", "plot", "save_reference"),
     "compose": ("output",),
     "invert": ("output",),
     "describe": ("output",),

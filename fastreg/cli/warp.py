@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastreg.geometry.image import Image
     from fastreg.geometry.transforms import Transform
     from fastreg.io.point_sets import Grid, PointSet
+    from fastreg.io.series import Series
 
 
 @Parameter(name="*")
@@ -30,7 +31,8 @@ class Warp:
     """
 
     moving: Annotated[Path | None, Parameter(alias="-i")] = None
-    """The image or label map to warp. FSL's and Learn2Reg's warps cannot be read without it."""
+    """The image, label map or series of volumes (4-D) to warp. FSL's and Learn2Reg's warps cannot be read without
+    it."""
     channel: str | None = None
     """Of a colour picture the channel to warp: luminance (if not given), red, green, blue, or a number from 0, which
     takes a volume of a series too."""
@@ -38,8 +40,12 @@ class Warp:
     """The image whose grid the result gets; the first warp's grid if not given."""
     transform: Annotated[list[str], Parameter(alias="-t", negative=())] = field(default_factory=list)
     """A file of any kind that fastreg reads (docs/files.md), or [FILE,1] for its inverse. Repeat for several."""
+    per_volume: Path | None = None
+    """Of a series one more transform for each volume, applied after --transform: from the reference that the volumes
+    share to the volume, as fastreg motion --matrices writes them. A folder, in the order of the names, or a text file
+    with a path on each line."""
     output: Annotated[Path | None, Parameter(alias="-o")] = None
-    """Write the moved image here."""
+    """Write the moved image here; a series volume by volume (.nii, .nii.gz)."""
     interpolation: Annotated[
         Literal["linear", "nearest", "genericlabel", "bspline", "lanczos", "multilabel"], Parameter(alias="-n")
     ] = "linear"
@@ -47,8 +53,9 @@ class Warp:
     maps: nearest, genericlabel (the label with the largest linear weight), or multilabel (that with most of a Gaussian
     of 1 voxel, which smooths borders)."""
     background: float | None = None
-    """Value of what lies outside the moving image; if not given, 0, or the moving image's minimum where that is below
-    0: the air of a CT. The outermost voxels reach half a voxel outward, as in antsApplyTransforms."""
+    """Value of what lies outside the moving image; if not given, 0, or the moving image's (of a series the first
+    volume's) minimum where that is below 0: the air of a CT. The outermost voxels reach half a voxel outward, as in
+    antsApplyTransforms."""
     points: Path | None = None
     """Points (.csv with columns x, y, z; Slicer's .fcsv, .mrk.json), a surface (.vtk, .ply, .stl, .gii) or streamlines
     (.trk, .tck) of the fixed image, to be mapped into the moving image. What lies in the moving image goes to the fixed
@@ -79,7 +86,9 @@ class Warp:
     """Replace outputs that exist."""
 
     def run(self) -> None:
-        """Reads everything, computes everything, then writes."""
+        """Reads everything, computes everything, then writes; of a series volume by volume."""
+        import contextlib
+
         from fastreg.geometry.jacobian import jacobian_map
         from fastreg.geometry.linear import product_of
         from fastreg.geometry.resample import VOTES, background_of, sample_filled
@@ -88,10 +97,11 @@ class Warp:
         from fastreg.io.points import encode_points, save_bytes
         from fastreg.io.transforms import save_transforms
         from fastreg.io.warps import WARP_ENDINGS
-        from fastreg.utils.files import InputError
+        from fastreg.utils.files import InputError, atomic
 
         self._check()
-        moving = None if self.moving is None else self._load_moving(self.moving)
+        series = self._open_series()
+        moving = None if self.moving is None else self._load_moving(self.moving) if series is None else series.volume(0)
         reference = None if self.reference is None else load_image(self.reference, what="reference image")
         given = None if self.points is None else self._load_points(self.points)
         transforms = [one for name in self.transform for one in self._load(name, moving, reference)]
@@ -107,23 +117,27 @@ class Warp:
             into = (affine, None) if moving is None else (moving.affine, moving.shape)
             warp = compose(transforms, affine, shape, *into)
             moved = None
-            if moving is not None:
-                outside = self.background
-                if outside is None and self.interpolation not in VOTES:
-                    outside = background_of(moving)
+            outside = self.background
+            if moving is not None and outside is None and self.interpolation not in VOTES:
+                outside = background_of(moving)
+            if moving is not None and series is None:
                 moved = sample_filled(moving, warp.tensor(), self.interpolation, outside)
             jacobian = None
             if self.jacobian:
                 linear = product_of(transforms)
                 jacobian = jacobian_map(warp, log=self.jacobian_log, nonlinear=self.jacobian_nonlinear, linear=linear)
-            if self.compose:
-                warped = self.compose.name.lower().endswith(WARP_ENDINGS)  # others hold the transforms as they are
-                parts = [warp] if warped else transforms
-                save_transforms(self.compose, parts, fixed=reference, moving=moving, format=self.convert_to)
-            if self.output and moved is not None:
-                save_image(self.output, moved, affine, dtype=moved.dtype if moved.dtype.kind == "f" else None)
-            if self.jacobian and jacobian is not None:
-                save_image(self.jacobian, jacobian, affine)
+            with contextlib.ExitStack() as stack:
+                if series is not None and moving is not None and self.output:
+                    partial = stack.enter_context(atomic(self.output))  # until the other outputs are there
+                    self._write_series(partial, series, moving, transforms, affine, shape, outside)
+                if self.compose:
+                    warped = self.compose.name.lower().endswith(WARP_ENDINGS)  # others hold the transforms as they are
+                    parts = [warp] if warped else transforms
+                    save_transforms(self.compose, parts, fixed=reference, moving=moving, format=self.convert_to)
+                if self.output and moved is not None:
+                    save_image(self.output, moved, affine, dtype=moved.dtype if moved.dtype.kind == "f" else None)
+                if self.jacobian and jacobian is not None:
+                    save_image(self.jacobian, jacobian, affine)
         if content is not None and self.points_output:
             save_bytes(self.points_output, content)
         elif content is not None:
@@ -133,7 +147,7 @@ class Warp:
         """What can be known before anything is read."""
         from fastreg.io.images import check_ending
         from fastreg.io.transforms import check_transform_ending
-        from fastreg.utils.files import InputError, check_free
+        from fastreg.utils.files import InputError, check_exists, check_free
 
         if not (self.output or self.points or self.jacobian or self.compose):
             raise InputError("nothing to do: give --output, --points, --jacobian or --compose")
@@ -142,6 +156,7 @@ class Warp:
         for wanted, given, why in (
             (self.output, self.moving, "--output needs --moving, the image to move"),
             (self.convert_to, self.compose, "--convert-to needs --compose, the file to write"),
+            (self.per_volume, self.output, "--per-volume needs --output, the series to write"),
             (self.points_output, self.points, "--points-output needs --points"),
             (self.jacobian_log, self.jacobian, "--jacobian-log needs --jacobian, the file to write"),
             (self.jacobian_nonlinear, self.jacobian, "--jacobian-nonlinear needs --jacobian, the file to write"),
@@ -152,11 +167,47 @@ class Warp:
         for path in (self.output, self.jacobian):
             if path is not None:
                 check_ending(path)
+        if self.per_volume is not None and not self.per_volume.is_dir():
+            check_exists(self.per_volume, "--per-volume")
         if self.compose is not None:
             check_transform_ending(self.compose)
         for path in (self.output, self.jacobian, self.compose, self.points_output):
             if path is not None:
                 check_free(path, self.overwrite)
+
+    def _open_series(self) -> Series | None:
+        """--moving, where it is a series of which no volume is chosen."""
+        from fastreg.io.images import check_ending
+        from fastreg.io.series import SERIES_ENDINGS, holds_series, open_series
+        from fastreg.utils.files import InputError, check_exists
+
+        chosen = self.channel is not None and self.channel.isdigit()
+        if self.moving is None or chosen or not holds_series(check_exists(self.moving, "moving image", folder=True)):
+            if self.per_volume is not None:
+                raise InputError(f"--per-volume needs a series as --moving, got {self.moving}")
+            return None
+        if self.output is not None:
+            check_ending(self.output, SERIES_ENDINGS)
+        return open_series(self.moving, what="moving series")
+
+    def _write_series(
+        self,
+        path: Path,
+        series: Series,
+        volume: Image,
+        transforms: list[Transform],
+        affine: np.ndarray,
+        shape: tuple[int, ...],
+        background: float | None,
+    ) -> None:
+        from fastreg.cli._series import read_each, transform_files, write_moved
+
+        each = None
+        if self.per_volume is not None:
+            files = transform_files(self.per_volume, len(series), series)
+            each = read_each(files, volume, format=self.warp_format, matrix=self.matrix)
+        mode = self.interpolation
+        write_moved(path, series, transforms, affine, shape, each=each, mode=mode, background=background)
 
     def _load_moving(self, path: Path) -> Image:
         from fastreg.geometry.resample import VOTES

@@ -6,7 +6,7 @@ given as to antsApplyTransforms: the first maps the fixed places, the last leads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,6 +19,7 @@ from fastreg.geometry.image import Image, affine_field, check_same_plane, to_flo
 from fastreg.geometry.resample import sample_filled
 from fastreg.ops.warp import warp as warp_op
 from fastreg.utils.files import InputError
+from fastreg.utils.threads import in_threads
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """RAS mm -> LPS mm, the world of ITK and DICOM, and back."""
@@ -144,6 +145,13 @@ def compose(
     """All `transforms` as one warp on the grid of `affine` and `shape`."""
     if len(shape) == 2:
         check_same_plane(affine, moving_affine)
+    displacement = places_after(transforms, affine, shape) - affine_field(affine[:3], shape)
+    flow = decode(displacement, affine, moving_affine, len(shape))
+    return Warp(flow, affine, moving_affine, None if moving_shape is None else tuple(moving_shape))
+
+
+def places_after(transforms: Sequence[Transform], affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Where `transforms` lead the voxels of the grid of `affine` and `shape`: [*shape, 3], RAS mm, float64."""
     rest = list(transforms)
     places = affine_field(affine[:3], shape)
     if rest and isinstance(rest[0], Warp) and rest[0].fixed_shape == tuple(shape):
@@ -151,9 +159,7 @@ def compose(
         if np.allclose(first.fixed_affine, affine, atol=1e-6):  # on its own grid there is nothing to interpolate
             places = places + first.displacement_mm()
             rest = rest[1:]
-    places = map_places(rest, places)
-    flow = decode(places - affine_field(affine[:3], shape), affine, moving_affine, len(shape))
-    return Warp(flow, affine, moving_affine, None if moving_shape is None else tuple(moving_shape))
+    return map_places(rest, places)
 
 
 def apply(
@@ -179,3 +185,44 @@ def apply(
         raise InputError(f"moving image: {moving.ndim}-D, but the fixed grid is {len(shape)}-D")
     warp = compose(transforms, affine, shape, moving.affine, moving.shape)
     return Image(sample_filled(moving, warp.tensor(), mode, background), affine)
+
+
+def apply_each(
+    transforms: Sequence[Transform],
+    volumes: Iterable[Image],
+    moving_affine: np.ndarray,
+    affine: np.ndarray,
+    shape: Sequence[int],
+    *,
+    each: Iterable[Sequence[Transform]] | None = None,
+    mode: str = "linear",
+    background: float | None = None,
+) -> Iterator[np.ndarray]:
+    """`apply` to the volumes of a series, each interpolated once; the way that they share is followed once.
+
+    Args:
+        transforms: From fixed to the volumes or, with `each`, to the reference that they have in common.
+        volumes: On one grid, of as many axes as `shape`. No more of them are held than there are threads.
+        moving_affine: [4, 4], voxel -> RAS mm, of that grid.
+        affine: [4, 4], voxel -> RAS mm, of the fixed grid.
+        shape: Of the fixed grid.
+        each: For every volume the way from the reference to it.
+        mode: See `apply`.
+        background: See `apply`.
+
+    Returns:
+        [*shape] for every volume, in order.
+    """
+    start, shared = affine_field(affine[:3], shape), places_after(transforms, affine, shape)
+
+    def flow_after(more: Sequence[Transform]) -> torch.Tensor:
+        return to_flow(decode(map_places(more, shared) - start, affine, moving_affine, len(shape)))
+
+    if each is None:
+        flow = flow_after(())
+        return in_threads(lambda volume: sample_filled(volume, flow, mode, background), volumes)
+
+    def moved(pair: tuple[Image, Sequence[Transform]]) -> np.ndarray:
+        return sample_filled(pair[0], flow_after(pair[1]), mode, background)
+
+    return in_threads(moved, zip(volumes, each, strict=True))

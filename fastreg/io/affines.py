@@ -68,7 +68,7 @@ def save_affine(
     elif ending == ".lta":
         content = lta.text_of(affine, fixed, moving, name)
     elif ending == ".1d":
-        content = afni.text_of(affine, fixed, moving)
+        content = afni.text_of([affine], fixed, moving)
     else:
         raise InputError(f"{name}: expected a name that ends in {', '.join(AFFINE_ENDINGS)}")
     with atomic(path) as partial:

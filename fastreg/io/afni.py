@@ -7,6 +7,7 @@ nearest ones about the same first voxel. For oblique images the images are there
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,12 @@ def read(path: Path, text: str, fixed: Image | None, moving: Image | None) -> np
     return _obliquity(moving) @ LPS @ matrix @ LPS @ np.linalg.inv(_obliquity(fixed))
 
 
-def text_of(affine: Affine, fixed: Image | None, moving: Image | None) -> bytes:
-    """A file of one transform between images; without them, between images that are not oblique."""
-    matrix = LPS @ np.linalg.inv(_obliquity(moving)) @ affine.matrix @ _obliquity(fixed) @ LPS
-    line = " ".join(repr(float(x)) for x in matrix[:3].ravel())
-    return f"# 3dAllineate matrices (DICOM-to-DICOM, row-by-row):\n{line}\n".encode()
+def text_of(affines: Sequence[Affine], fixed: Image | None, moving: Image | None) -> bytes:
+    """A file of transforms between images, of a series one a volume; without them, of images that are not oblique."""
+    into, out_of = _obliquity(fixed) @ LPS, LPS @ np.linalg.inv(_obliquity(moving))
+    rows = [(out_of @ affine.matrix @ into)[:3].ravel() for affine in affines]
+    lines = [" ".join(repr(float(x)) for x in row) for row in rows]
+    return "\n".join(["# 3dAllineate matrices (DICOM-to-DICOM, row-by-row):", *lines, ""]).encode()
 
 
 def _obliquity(image: Image | None) -> np.ndarray:

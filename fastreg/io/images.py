@@ -211,6 +211,17 @@ def save_nifti(
     `intent` is its code, its name and its first parameter; `extension` is FreeSurfer's.
     """
     check_ending(path, (".nii", ".nii.gz"))
+    image = nifti_image(data, affine)
+    image.header["intent_code"], image.header["intent_name"], image.header["intent_p1"] = intent
+    image.header["descrip"] = description
+    if extension is not None:
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(14, extension))
+    with atomic(path) as partial:
+        nibabel.save(image, partial)
+
+
+def nifti_image(data: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
+    """`data` as it is, in mm, q-form and s-form set; NIfTI-2 where an axis needs it."""
     kind = nibabel.Nifti1Image if max(data.shape) <= _NIFTI1_AXIS else nibabel.Nifti2Image
     image = kind(data, affine, dtype=data.dtype)
     image.set_sform(affine, code=1)
@@ -218,12 +229,7 @@ def save_nifti(
     if (forms_distance_mm(image) or 0) > 1e-3 * min(spacing_mm(affine)):
         image.set_qform(None, code=0)  # a q-form cannot say shear
     image.header.set_xyzt_units("mm")
-    image.header["intent_code"], image.header["intent_name"], image.header["intent_p1"] = intent
-    image.header["descrip"] = description
-    if extension is not None:
-        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(14, extension))
-    with atomic(path) as partial:
-        nibabel.save(image, partial)
+    return image
 
 
 _NIFTI1_AXIS = 32767

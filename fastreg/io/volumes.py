@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,7 @@ def read_nibabel(image: Any, name: str) -> np.ndarray:
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # so far as a header scales voxels out of all range
             data = np.asanyarray(image.dataobj)
-        holder = (getattr(image, "file_map", None) or {}).get("image")
-        stream = getattr(holder, "fileobj", None)
-        name_on_disk = str(getattr(holder, "filename", None))
-        if isinstance(stream, gzip.GzipFile):
-            read_to_end(stream, name)
-        elif stream is None and nibabel.is_proxy(image.dataobj) and name_on_disk.lower().endswith("gz"):
-            with gzip.open(name_on_disk) as pair:
-                read_to_end(pair, name)
+        finish(image, name)
     except InputError:
         raise
     except Exception as error:  # as above
@@ -115,6 +109,21 @@ def read_nibabel(image: Any, name: str) -> np.ndarray:
     finally:
         close(image)
     return data
+
+
+def finish(image: Any, name: str) -> None:
+    """Reads a compressed file to its end, behind the last voxel; InputError if it is cut short or damaged."""
+    holder = (getattr(image, "file_map", None) or {}).get("image")
+    stream = getattr(holder, "fileobj", None)
+    name_on_disk = str(getattr(holder, "filename", None))
+    try:
+        if isinstance(stream, gzip.GzipFile):
+            read_to_end(stream, name)
+        elif stream is None and nibabel.is_proxy(image.dataobj) and name_on_disk.lower().endswith("gz"):
+            with gzip.open(name_on_disk) as pair:
+                read_to_end(pair, name)
+    except (OSError, EOFError, zlib.error) as error:
+        raise unreadable(name, error) from error
 
 
 def close(image: Any) -> None:

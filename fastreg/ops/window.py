@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from fastreg.backends import cpu, reference_window
-from fastreg.ops.spline import bspline_coefficients, warp_bspline
+from fastreg.ops.spline import bspline_coefficients, bspline_sum, warp_bspline
 from fastreg.types import Flow, Volume
 
 
@@ -36,6 +38,18 @@ def bspline(vol: Volume, flow: Flow) -> Volume:
     if cpu.why_unavailable(vol, flow) is None:
         return cpu.bspline(bspline_coefficients(vol), flow)
     return warp_bspline(vol.float(), flow, "itk", None)
+
+
+def bspline_reader(coefficients: Volume) -> Callable[[Flow], Volume]:
+    """What reads one spline time and again: `bspline` of coefficients, for one flow after the other.
+
+    Args:
+        coefficients: [1, 1, D, H, W] or [1, 1, H, W], float32, as of `fastreg.ops.spline.bspline_coefficients`.
+    """
+    if cpu.why_unavailable(coefficients) is not None:
+        return lambda flow: bspline_sum(coefficients, flow)
+    padded, size = cpu.mirrored(coefficients), tuple(coefficients.shape[2:])
+    return lambda flow: cpu.bspline_of_mirrored(padded, size, flow)
 
 
 def vote(ranks: torch.Tensor, flow: Flow) -> torch.Tensor:
