@@ -20,7 +20,7 @@ class Describe:
     3D Slicer. Both are made from the command's own options.
     """
 
-    command: Literal["register", "warp", "compose", "invert", "evaluate", "template"]
+    command: Literal["register", "warp", "compose", "invert", "evaluate", "template", "motion"]
     """Which one."""
     output: Annotated[Path | None, Parameter(alias="-o")] = field(default=None, kw_only=True)
     """Write it here; it is printed if not given."""

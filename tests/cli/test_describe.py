@@ -12,7 +12,7 @@ from fastreg.cli._paths import WRITTEN
 from fastreg.io.transforms import load_transforms
 from fastreg.io.warps import load_warp
 
-COMMANDS = ("register", "warp", "compose", "invert", "evaluate", "template")
+COMMANDS = ("register", "warp", "compose", "invert", "evaluate", "template", "motion")
 
 
 def fastreg(capsys, *words):
@@ -79,3 +79,32 @@ def test_bids_names(capsys, tmp_path, blobs):
     with pytest.raises(SystemExit):
         main([str(word) for word in (*words, "--bids-spaces", "T1w")])
     assert "--bids-prefix and --bids-spaces go together" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_nipype_runs_the_command(tmp_path, blobs, monkeypatch):
+    pytest.importorskip("nipype")
+    from fastreg.cli.nodes import nipype_interface
+
+    monkeypatch.chdir(tmp_path)
+    folder = blobs(2)
+    made = nipype_interface("register")()
+    made.inputs.fixed, made.inputs.moving = [f"{folder}/s0_image.nii.gz"], [f"{folder}/s1_image.nii.gz"]
+    made.inputs.warp, made.inputs.preset, made.inputs.device = "w.nii.gz", "fast", "cpu"
+    made.inputs.overwrite = True
+    assert made.cmdline.startswith("fastreg register --") and "--preset fast" in made.cmdline
+    with pytest.raises(Exception, match="preset"):
+        made.inputs.preset = "slow"
+    done = made.run()
+    assert load_warp(done.outputs.warp).fixed_shape == (24, 20, 28)
+
+
+def test_a_missing_nipype_is_named(monkeypatch):
+    import sys
+
+    from fastreg.cli.nodes import nipype_interface
+    from fastreg.utils.files import InputError
+
+    monkeypatch.setitem(sys.modules, "nipype.interfaces.base", None)
+    with pytest.raises(InputError, match="interfaces of nipype need it: pip install nipype"):
+        nipype_interface("register")
