@@ -17,6 +17,7 @@ and, each with its own --help:
     python -m bench motion                known motion in a real EPI, found again, beside ANTsPy
     python -m bench dropin                fastreg in place of another library's ops: equality and speed
     python -m bench dropin-tests          other libraries' own tests with fastreg's ops
+    python -m bench report-page           the picture of a cohort's report in docs/report.md, of phantoms
     python -m bench sass                  what nvcc makes of the GPU kernels; no GPU is needed
 
 Nothing is measured for an op and backend whose gradients fail in the same run. Peers come with pip install '.[bench]'

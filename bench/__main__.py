@@ -9,6 +9,7 @@ from fastreg.utils.files import InputError
 
 COMMANDS = {
     "report": "bench.report",
+    "report-page": "bench.report_page",
     "registration": "bench.registration.run",
     "trials": "bench.registration.trials",
     "gpu": "bench.cuda.run",

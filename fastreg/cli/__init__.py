@@ -30,9 +30,11 @@ COMMANDS = {
     "motion": "Motion",
     "compose": "Compose",
     "invert": "Invert",
+    "report": "Report",
     "evaluate": "Evaluate",
     "convert": "Convert",
     "export": "Export",
+    "describe": "Describe",
     "info": "Info",
     "doctor": "Doctor",
 }

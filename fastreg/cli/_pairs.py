@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastreg.data.pairs import PairFiles
 
 
 def run_pairs(options: Any, listed: Path) -> None:
@@ -48,6 +52,8 @@ def run_pairs(options: Any, listed: Path) -> None:
             err.print(f"{done}/{mine} {_row_text(row, fresh)}", soft_wrap=True)
 
     rows = batch.run(pairs, job, part, on_progress)
+    if options.report is not None:
+        _report(options.report, folder, pairs)
     failed = [row for row in rows if row.get("error")]
     if options.json:
         print_json({"pairs": rows, "table": str(folder / batch.TABLE)})
@@ -62,12 +68,14 @@ def run_pairs(options: Any, listed: Path) -> None:
 
 
 def _check(options: Any) -> Path:
+    from fastreg.cli._report import check_page
+    from fastreg.plots.report.page import is_page
     from fastreg.utils.files import InputError
 
     single = (
         "fixed", "moving", "warp", "inverse_warp", "affine_out", "qc", "moving_labels", "moved_labels",
         "fixed_labels", "points", "points_output", "points_moving", "points_moving_output", "mask_fixed",
-        "mask_moving", "ants_prefix", "landmarks_fixed", "landmarks_moving",
+        "mask_moving", "ants_prefix", "bids_prefix", "landmarks_fixed", "landmarks_moving",
     )  # fmt: skip
     given = [name for name in single if getattr(options, name) not in (None, [])]
     if given:
@@ -77,7 +85,19 @@ def _check(options: Any) -> Path:
     if os.path.lexists(options.moved) and not options.moved.is_dir():
         kind = "link to nothing" if options.moved.is_symlink() else "file"
         raise InputError(f"output {options.moved} is a {kind}, not a folder")
+    if options.report is not None:
+        check_page(options.report, options.overwrite or is_page(options.report))  # one of an earlier run goes on
     return Path(options.moved)
+
+
+def _report(page: Path, folder: Path, pairs: Sequence[PairFiles]) -> None:
+    """Writes the page, unless other processes have pairs to do: the last one writes it."""
+    from fastreg.cli._report import write_report
+    from fastreg.registration.reviews import recorded
+
+    reviews = [recorded(folder / pair.name) for pair in pairs if (folder / pair.name).is_dir()]
+    if len(reviews) == len(pairs) and all(review.state != "unfinished" for review in reviews):
+        write_report(reviews, page, f"Registrations of {folder.absolute().name}", str(folder))
 
 
 def _row_text(row: dict[str, Any], fresh: bool) -> str:

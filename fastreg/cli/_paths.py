@@ -13,12 +13,15 @@ from fastreg.utils.files import check_apart
 WRITTEN: dict[str, tuple[str, ...]] = {
     "template": ("output", "labels_out"),
     "register": (
-        "moved", "warp", "inverse_warp", "affine_out", "qc", "moved_labels", "points_output", "points_moving_output",
+        "moved", "warp", "inverse_warp", "affine_out", "qc", "report", "moved_labels", "points_output",
+        "points_moving_output",
     ),
     "warp": ("output", "points_output", "jacobian", "compose"),
     "motion": ("output", "parameters", "fd", "plot", "save_reference"),
     "compose": ("output",),
     "invert": ("output",),
+    "describe": ("output",),
+    "report": ("output",),
     "evaluate": ("csv", "plot"),
     "convert": ("output",),
     "export": ("output",),
@@ -53,7 +56,7 @@ def check_paths(command: str, options: Any) -> None:
     inputs = [
         (_option(field.name), path)
         for field in fields(options)
-        if field.name not in (*names, "ants_prefix")
+        if field.name not in (*names, "ants_prefix", "bids_prefix")
         for path in _paths(getattr(options, field.name))
     ]
     check_apart(outputs, inputs)

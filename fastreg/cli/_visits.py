@@ -56,9 +56,9 @@ def _check(options: Any) -> tuple[Path, list[Path]]:
     if options.moved is None:
         raise InputError("--within-subject needs -o, the folder for what comes out")
     single = (
-        "warp", "inverse_warp", "affine_out", "qc", "moving_labels", "moved_labels", "fixed_labels", "points",
-        "points_output", "points_moving", "points_moving_output", "ants_prefix", "landmarks_fixed", "landmarks_moving",
-        "model", "weights", "refine", "levels",
+        "warp", "inverse_warp", "affine_out", "qc", "report", "moving_labels", "moved_labels", "fixed_labels", "points",
+        "points_output", "points_moving", "points_moving_output", "ants_prefix", "bids_prefix",
+        "landmarks_fixed", "landmarks_moving", "model", "weights", "refine", "levels",
     )  # fmt: skip
     given = [name for name in single if getattr(options, name) not in (None, [])]
     if given:

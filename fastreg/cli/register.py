@@ -12,7 +12,6 @@ from cyclopts import CycloptsError, Parameter
 from fastreg.utils.ranges import Range
 
 if TYPE_CHECKING:
-    from fastreg.registration.files import Outputs
     from fastreg.registration.result import RegistrationResult
 
 
@@ -48,8 +47,16 @@ class Register:
     ants_prefix: str | None = None
     """Write what antsRegistrationSyN.sh does, under names that begin so: 0GenericAffine.mat, 1Warp.nii.gz,
     1InverseWarp.nii.gz and Warped.nii.gz, for antsApplyTransforms."""
+    bids_prefix: str | None = None
+    """Write the transforms both ways under BIDS' names that begin so, such as derivatives/sub-01:
+    sub-01_from-T1w_to-MNI_mode-image_xfm.h5 for --bids-spaces T1w,MNI."""
+    bids_spaces: str | None = None
+    """Labels of the moving and of the fixed space in BIDS' names."""
     qc: Path | None = None
     """Draw a picture of the result here (.png; extra: plot)."""
+    report: Path | None = None
+    """Write a page that shows whether it worked here (.html; extra: plot), as `fastreg report` does; with --pairs once
+    every pair of the list has a result or an error."""
     moving_labels: Path | None = None
     """A label map of the moving image, warped along with it."""
     moved_labels: Path | None = None
@@ -246,13 +253,15 @@ class Register:
         return Landmarks(self.landmarks_fixed, self.landmarks_moving, self.points_space)
 
     def _run_one(self, began: float) -> None:
+        from fastreg.cli._outputs import check_outputs, outputs_of, paths_of
+        from fastreg.cli._report import write_report_of_one
         from fastreg.cli.output import err, out, print_json, shown
         from fastreg.data.pairs import PairFiles
         from fastreg.registration.budget import Deadline
         from fastreg.registration.files import register_files
         from fastreg.utils.files import check_exists, digest
 
-        self._check_outputs()
+        check_outputs(self)
         for paths, what in ((self.fixed, "fixed image"), (self.moving, "moving image")):
             for path in paths:
                 check_exists(path, what, folder=True)
@@ -263,7 +272,7 @@ class Register:
         )  # fmt: skip
         found, figures = register_files(
             pair,
-            self._outputs(),
+            outputs_of(self),
             points_space=self.points_space,
             landmarks=False,  # the two lists of points are carried each its own way
             scored=self.fixed_labels is not None,
@@ -276,8 +285,10 @@ class Register:
         )
         if self.qc is not None:
             _draw(found, self.qc)
+        if self.report is not None:
+            write_report_of_one(found, figures, self.report)
         if self.json:
-            written = {str(path): digest(path) for path in self._paths()}
+            written = {str(path): digest(path) for path in paths_of(self)}
             figures = {k: v for k, v in figures.items() if k not in ("seconds", "suspect")}
             print_json({**found.log, **figures, "written": written})
             self.end(found.suspect is not None)
@@ -294,7 +305,7 @@ class Register:
             err.print("linear: nothing was found that is better than the start, which stays", soft_wrap=True)
         if found.suspect is not None:
             err.print(f"suspect: {found.suspect}", soft_wrap=True)
-        out.print(f"registered in {found.seconds:.1f} s: {', '.join(map(str, self._paths()))}", soft_wrap=True)
+        out.print(f"registered in {found.seconds:.1f} s: {', '.join(map(str, paths_of(self)))}", soft_wrap=True)
         self.end(found.suspect is not None)
 
     def _masks(self) -> tuple[list[Path], list[Path]]:
@@ -321,53 +332,6 @@ class Register:
         """Ends with exit code 1 where a result is suspect and --strict is given."""
         if suspect and self.strict:
             raise SystemExit(1)
-
-    def _outputs(self) -> Outputs:
-        from fastreg.registration.files import Outputs
-
-        return Outputs(
-            moved=self.moved,
-            warp=self.warp,
-            inverse_warp=self.inverse_warp,
-            affine=self.affine_out,
-            moved_labels=self.moved_labels,
-            points=self.points_output,
-            points_back=self.points_moving_output,
-            ants_prefix=self.ants_prefix,
-        )
-
-    def _paths(self) -> list[Path]:
-        return [*self._outputs().paths(), *([] if self.qc is None else [self.qc])]
-
-    def _check_outputs(self) -> None:
-        from fastreg.io.images import check_ending
-        from fastreg.plots.canvas import PICTURE_ENDINGS
-        from fastreg.utils.files import InputError, check_free
-
-        if not self._paths():
-            raise InputError(
-                "nothing to write: give at least one of --moved, --warp, --inverse-warp, --affine-out, --ants-prefix, "
-                "--qc"
-            )
-        if self.moved_labels is not None and self.moving_labels is None:
-            raise InputError("--moving-labels and --moved-labels go together")
-        if self.moving_labels is not None and self.moved_labels is None and self.fixed_labels is None:
-            raise InputError("--moving-labels and --moved-labels go together")
-        if self.fixed_labels is not None and self.moving_labels is None:
-            raise InputError("--fixed-labels needs --moving-labels, which are moved onto them")
-        for given, output, name in (
-            (self.points, self.points_output, "--points"),
-            (self.points_moving, self.points_moving_output, "--points-moving"),
-        ):
-            if (given is None) != (output is None):
-                raise InputError(f"{name} and {name}-output go together")
-        for option in ("save", "part"):
-            if getattr(self, option) != getattr(Register(), option):
-                raise InputError(f"--{option} needs --pairs")
-        self._outputs().check(self.overwrite)
-        if self.qc is not None:
-            check_free(self.qc, self.overwrite)
-            check_ending(self.qc, PICTURE_ENDINGS)
 
 
 def _numbers(text: str) -> list[float]:

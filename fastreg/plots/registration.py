@@ -7,7 +7,7 @@ them (the patient's right on the left) where an affine says which way the axes r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from fastreg.evaluation.metrics import Array, as_array, as_field, dice, mean
 from fastreg.geometry.fields import jacobian_determinant
 from fastreg.plots.canvas import INK, PAPER, Grid, new_figure, save_figure
+from fastreg.plots.slices import Plane, Turn, planes_of, sample, windowed
 
 FOLD, OUTLINE, MESH = "#39ff14", "#ffb000", "#4cc9f0"
 SHRINKS, GROWS = ("#9be1ff", "#1f77b4"), ("#b5462f", "#ffc48c")
@@ -123,35 +124,6 @@ def qc_picture(fixed: Array, moving: Array | None, moved: Array, flow: Array, pa
 
 
 @dataclass(frozen=True)
-class _Plane:
-    """A slice through the volume as it is shown: rows down, columns to the right."""
-
-    axis: int | None
-    """Cut along this axis of the canonical (RAS) volume; None in 2-D."""
-    index: int
-    spacing_mm: tuple[float, float]
-    """Of the rows and of the columns."""
-    size: tuple[int, int]
-    letters: tuple[str, str, str, str] | None
-    """Left, right, top, bottom."""
-
-    @property
-    def height_mm(self) -> float:
-        return self.size[0] * self.spacing_mm[0]
-
-    @property
-    def width_mm(self) -> float:
-        return self.size[1] * self.spacing_mm[1]
-
-    def cut(self, volume: Grid) -> Grid:
-        """[rows, columns] of a canonical volume."""
-        if self.axis is None:
-            return volume
-        # Canonical axes run to the right, front and top: both are turned so that R, A are on the left and S, A on top.
-        return np.take(volume, self.index, self.axis).T[::-1, ::-1]
-
-
-@dataclass(frozen=True)
 class _View:
     """What is drawn, with axes turned to right, anterior, superior."""
 
@@ -185,77 +157,34 @@ class _View:
         matrix = None if affine is None else np.asarray(as_array(affine), dtype=float)
         if spacing_mm is None:
             spacing_mm = [1.0] * ndim if matrix is None else np.linalg.norm(matrix[:ndim, :ndim], axis=0).tolist()
-        order, turn = _turn(ndim, matrix)
+        turn = Turn.of(ndim, matrix)
         flat = min(shape) < 2  # an axis of one voxel has no derivative
         determinant = np.ones(shape) if flat else jacobian_determinant(field)[0].cpu().numpy()
         folded = ~(determinant > 0)
         log = np.log(np.where(folded, 1, determinant))
         index = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"))
-        shown = {name: turn(_windowed(as_array(image))) for name, image in images.items()}
+        shown = {name: turn(windowed(as_array(image))) for name, image in images.items()}
         for name, of in (("before", "moving"), ("after", "moved")):
             if of in shown:
                 shown[name] = np.abs(shown["fixed"] - shown[of])
         return _View(
             images=shown,
-            loudest=max(float(np.percentile(_sample(shown.get("before", shown["after"])), 99.5)), 0.2),
-            sampled=np.stack([turn(component) for component in (field[0].cpu().numpy() + index)[order]]),
+            loudest=max(float(np.percentile(sample(shown.get("before", shown["after"])), 99.5)), 0.2),
+            sampled=np.stack([turn(component) for component in (field[0].cpu().numpy() + index)[list(turn.order)]]),
             log_jacobian=turn(log),
             folded=turn(folded),
             labels=None if labels is None else turn(as_array(labels)),
-            spacing_mm=tuple(float(spacing_mm[k]) for k in order),
+            spacing_mm=tuple(float(spacing_mm[k]) for k in turn.order),
             lettered=ndim == 3 and matrix is not None,
-            log_range=float(np.clip(np.percentile(np.abs(_sample(log)), 99.5), 0.1, 2.0)),
+            log_range=float(np.clip(np.percentile(np.abs(sample(log)), 99.5), 0.1, 2.0)),
         )
 
-    def planes(self) -> list[_Plane]:
+    def planes(self) -> list[Plane]:
         """Axial, coronal and sagittal through the middle of the fixed image's content; in 2-D the image itself."""
-        fixed, s = self.images["fixed"], self.spacing_mm
-        if fixed.ndim == 2:
-            return [_Plane(None, 0, (s[0], s[1]), (fixed.shape[0], fixed.shape[1]), None)]
-        middle = [_middle(fixed, axis) for axis in range(3)]
-        planes = []
-        for axis, letters in ((2, ("R", "L", "A", "P")), (1, ("R", "L", "S", "I")), (0, ("A", "P", "S", "I"))):
-            across, up = (k for k in range(3) if k != axis)
-            size = fixed.shape[up], fixed.shape[across]
-            planes.append(_Plane(axis, middle[axis], (s[up], s[across]), size, letters if self.lettered else None))
-        return planes
+        return planes_of(self.images["fixed"], self.spacing_mm, self.lettered)
 
 
-def _turn(ndim: int, affine: Grid | None) -> tuple[list[int], Callable[[Grid], Grid]]:
-    """The order of the axes, and what turns an array so that they run to the right, to the front and up."""
-    if ndim == 2 or affine is None:
-        return list(range(ndim)), lambda volume: volume
-    from nibabel.orientations import io_orientation
-
-    ends = io_orientation(affine)
-    order = [int(k) for k in np.argsort(ends[:, 0])]
-    flips = tuple(k for k, axis in enumerate(order) if ends[axis, 1] < 0)
-    return order, lambda volume: np.flip(volume.transpose(order), flips)
-
-
-def _windowed(image: Grid) -> Grid:
-    """Into [0, 1] by the 0.5th and 99.5th percentile of what is not background; NaN and constants become 0."""
-    values = np.where(np.isfinite(image), image, 0).astype(np.float32)
-    sample = _sample(values)
-    low = float(np.percentile(sample, 0.5))
-    body = sample[sample > low]
-    high = float(np.percentile(body, 99.5)) if body.size else low
-    return ((values - low) / max(high - low, 1e-12)).clip(0, 1)
-
-
-def _sample(values: Grid) -> Grid:
-    """At most some 200,000 of the values, evenly, for percentiles."""
-    return values.ravel()[:: values.size // 200_000 | 1]
-
-
-def _middle(image: Grid, axis: int) -> int:
-    """The slice through the middle of what is bright; a little beside it for a sagittal one, to miss the fissure."""
-    profile = (image > 0.15).any(axis=tuple(k for k in range(image.ndim) if k != axis)).nonzero()[0]
-    first, last = (profile[0], profile[-1]) if profile.size else (0, image.shape[axis] - 1)
-    return int(first + (0.45 if axis == 0 else 0.5) * (last - first))
-
-
-def _draw(axes: Any, panel: str, view: _View, plane: _Plane, step: int) -> Any:
+def _draw(axes: Any, panel: str, view: _View, plane: Plane, step: int) -> Any:
     """Draws a panel; returns what a colour bar would describe."""
     extent = (0, plane.width_mm, plane.height_mm, 0)
     options = {"extent": extent, "aspect": "auto"}
@@ -285,13 +214,13 @@ def _draw(axes: Any, panel: str, view: _View, plane: _Plane, step: int) -> Any:
     return shown
 
 
-def _centres(plane: _Plane) -> tuple[Grid, Grid]:
+def _centres(plane: Plane) -> tuple[Grid, Grid]:
     """Voxel centres along the columns and rows, in mm."""
     rows, columns = plane.spacing_mm
     return (np.arange(plane.size[1]) + 0.5) * columns, (np.arange(plane.size[0]) + 0.5) * rows
 
 
-def _mesh(axes: Any, view: _View, plane: _Plane, step: int) -> None:
+def _mesh(axes: Any, view: _View, plane: Plane, step: int) -> None:
     """The moving image's voxel grid as it comes to lie on the moved image: where p + flow(p) crosses every step-th."""
     for k, component in enumerate(view.sampled):
         values = plane.cut(component)
@@ -302,7 +231,7 @@ def _mesh(axes: Any, view: _View, plane: _Plane, step: int) -> None:
         axes.contour(*_centres(plane), values, levels=levels, colors=MESH, linewidths=0.55, alpha=0.9)
 
 
-def _outlines(axes: Any, plane: _Plane, labels: Grid) -> None:
+def _outlines(axes: Any, plane: Plane, labels: Grid) -> None:
     """The border of every structure, its voxel stairs rounded off."""
     x, y = _centres(plane)
     for label in np.unique(labels):
@@ -324,7 +253,7 @@ def _overlay(axes: Any, where: Grid, colour: str, options: Mapping[str, Any]) ->
         axes.imshow(rgba, interpolation="nearest", **options)
 
 
-def _letter(axes: Any, plane: _Plane) -> None:
+def _letter(axes: Any, plane: Plane) -> None:
     if plane.letters is None:
         return
     places = ((0.03, 0.5, "left", "center"), (0.97, 0.5, "right", "center"), (0.5, 0.97, "center", "top"))

@@ -19,7 +19,7 @@ from typing import Any
 
 from fastreg.data.pairs import PairFiles
 from fastreg.io.points import ENDINGS, points_ending
-from fastreg.registration.files import Outputs, register_files
+from fastreg.registration.files import UNLABELLED, Outputs, register_files
 from fastreg.utils.files import InputError, atomic, check_apart, check_free, digest, read_text
 from fastreg.utils.locks import locked
 from fastreg.utils.stop import Stopped
@@ -39,7 +39,7 @@ RECORD = "pair.json"
 TABLE = "results.csv"
 _COLUMNS = (
     "name", "moving", "fixed", "dice_before", "dice", "hd95_mm_before", "hd95_mm", "folds", "folds_of", "corner_folds",
-    "ndv_percent", "sdlogj", "learn2reg_sdlogj", "tre_mm_before", "tre_mm", "seconds", "suspect", "error",
+    "ndv_percent", "sdlogj", "learn2reg_sdlogj", "tre_mm_before", "tre_mm", "seconds", "suspect", "error", *UNLABELLED,
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -136,7 +136,7 @@ def _check_table(batch: Batch) -> None:
     table = batch.folder / TABLE
     if batch.overwrite or not os.path.lexists(table):
         check_free(table, overwrite=True)
-    elif table.is_symlink() or not read_text(table, "output").startswith(",".join(_COLUMNS)):
+    elif table.is_symlink() or not read_text(table, "output").startswith(",".join(_COLUMNS[: -len(UNLABELLED)])):
         raise InputError(f"output {table} exists and is no table of fastreg register; use --overwrite to replace it")
 
 
@@ -155,7 +155,7 @@ def _check_folder(pair: PairFiles, batch: Batch) -> None:
 def _ours(folder: Path) -> set[str]:
     """Names of the files in a pair's folder that an earlier run wrote, or was about to, and nobody changed since."""
     try:
-        record = _read_record(folder) or {}
+        record = read_record(folder) or {}
     except InputError:  # not ours, and the caller has said so unless it may be overwritten
         return set()
     written = record.get("written")
@@ -168,7 +168,7 @@ def _ours(folder: Path) -> set[str]:
 
 def _finished(pair: PairFiles, batch: Batch) -> Row | None:
     """The row of a pair that is done; None if it is to be registered."""
-    record = None if batch.overwrite else _read_record(batch.folder / pair.name)
+    record = None if batch.overwrite else read_record(batch.folder / pair.name)
     if record is None or record["row"] is None or record["row"].get("error"):
         return None
     if record.get("asked") != _asked(pair, batch):
@@ -187,7 +187,8 @@ def _asked(pair: PairFiles, batch: Batch) -> dict[str, Any]:
     return dict(json.loads(json.dumps(asked)))
 
 
-def _read_record(folder: Path) -> dict[str, Any] | None:
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What pair.json in a pair's folder says; None where there is none, InputError where it is broken."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if not isinstance(record, dict) or not isinstance(record.get("row", 0), dict | None):
@@ -281,5 +282,5 @@ def write_table(pairs: Sequence[PairFiles], folder: Path) -> Path:
 
 
 def _rows(pairs: Sequence[PairFiles], folder: Path) -> list[Row]:
-    records = [_read_record(folder / pair.name) for pair in pairs]
+    records = [read_record(folder / pair.name) for pair in pairs]
     return [record["row"] for record in records if record is not None and record["row"] is not None]

@@ -24,6 +24,7 @@ from fastreg.io.transforms import check_transform_ending, save_transforms
 from fastreg.io.warps import WARP_ENDINGS, save_warp
 from fastreg.registration.inversion import residual
 from fastreg.registration.pairwise import register
+from fastreg.registration.quality import found_inverse_error_mm
 from fastreg.registration.result import RegistrationResult
 from fastreg.utils.files import check_free
 
@@ -37,6 +38,12 @@ ANTS_NAMES = ("0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz", "Warp
 def ants_paths(prefix: str) -> list[Path]:
     """The files of ANTs' names behind a prefix."""
     return [Path(f"{prefix}{name}") for name in ANTS_NAMES]
+
+
+def bids_paths(prefix: str, moving: str, fixed: str) -> list[Path]:
+    """The transforms of images from the moving to the fixed space, and back, by the names of BIDS' derivatives."""
+    both = ((moving, fixed), (fixed, moving))
+    return [Path(f"{prefix}_from-{one}_to-{other}_mode-image_xfm.h5") for one, other in both]
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,14 @@ class Outputs:
     ants_prefix: str | None = None
     """What the names of ANTs' files begin with, a folder before it."""
 
+    bids: tuple[str, str, str] | None = None
+    """What BIDS' names of the transforms begin with, and the labels of the moving and the fixed space."""
+
     def paths(self) -> list[Path]:
         """Those that are wanted."""
         ants = [] if self.ants_prefix is None else ants_paths(self.ants_prefix)
-        return [*(path for path in vars(self).values() if isinstance(path, Path)), *ants]
+        bids = [] if self.bids is None else bids_paths(*self.bids)
+        return [*(path for path in vars(self).values() if isinstance(path, Path)), *ants, *bids]
 
     def check(self, overwrite: bool) -> None:
         """InputError unless each can be written, in a format that is written here."""
@@ -102,8 +113,8 @@ def register_files(
         options: Arguments of `fastreg.register`.
 
     Returns:
-        The registration and its figures: folds, NDV, SDlogJ, seconds; mean Dice, HD95 (if scipy is there) and TRE where
-        labels and points are given.
+        The registration and its figures: folds, NDV, SDlogJ, seconds, those of `UNLABELLED`; mean Dice, HD95 (if scipy
+        is there) and TRE where labels and points are given.
 
     Raises:
         InputError: a file or an option that cannot be used.
@@ -116,7 +127,7 @@ def register_files(
     for given, output in ((points, outputs.points), (points_back, outputs.points_back)):
         if given is not None and output is not None:
             check_conversion(output, given)
-    wants_inverse = (
+    wants_inverse = outputs.bids is not None or (
         outputs.ants_prefix is not None or outputs.inverse_warp is not None or outputs.points_back is not None
     )
     images: Mapping[str, Any] = channels or {
@@ -136,6 +147,10 @@ def register_files(
         save_affine(outputs.affine, found.affine, fixed=found.fixed, moving=found.moving)
     if outputs.ants_prefix is not None:
         save_as_ants(found, outputs.ants_prefix, interpolation)
+    if outputs.bids is not None and found.inverse_warp is not None:
+        onto_fixed, onto_moving = bids_paths(*outputs.bids)
+        save_transforms(onto_fixed, [found.warp], fixed=found.fixed, moving=found.moving)
+        save_transforms(onto_moving, [found.inverse_warp], fixed=found.moving, moving=found.fixed)
     if outputs.moved_labels is not None and labels is not None:
         save_image(outputs.moved_labels, found.apply(labels))
     for given, output, back in ((points, outputs.points, False), (points_back, outputs.points_back, True)):
@@ -175,6 +190,11 @@ _FIGURES: Mapping[str, str] = {
     "learn2reg_sdlogj": "learn2reg_sdlogj",
 }
 """Column of a table -> name in `evaluate`."""
+UNLABELLED = (
+    "measure", "measure_before", "measure_after", "overlap",
+    "log_jacobian_min", "log_jacobian_low", "log_jacobian_high", "log_jacobian_max", "inverse_error_mm",
+)  # fmt: skip
+"""Columns of figures that need no labels, as `RegistrationResult.log` has them."""
 
 
 def score(found: RegistrationResult, pair: PairFiles, points_space: str = "ras", landmarks: bool = True) -> Figures:
@@ -187,6 +207,8 @@ def score(found: RegistrationResult, pair: PairFiles, points_space: str = "ras",
     hd95 = importlib.util.find_spec("scipy") is not None  # an extra, and no reason to register nothing without it
     figures = {} if min(found.fixed.shape) < 2 else evaluate(hd95=hd95, points_space=points_space, **given)
     row: Figures = {"seconds": round(found.seconds, 3), "suspect": found.suspect}
+    row |= {name: found.log[name] for name in ("corner_folds", *UNLABELLED) if name in found.log}
+    row.setdefault("inverse_error_mm", found_inverse_error_mm(found.warp))
     for column, name in _FIGURES.items():
         if name in figures:
             row[column] = None if math.isnan(figures[name]) else figures[name]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fastreg.geometry.transforms import Warp
-from fastreg.registration.quality import field_figures
+from fastreg.registration.quality import field_figures, found_inverse_error_mm
 from fastreg.registration.verdict import of_field
 
 
@@ -60,3 +60,33 @@ def test_the_way_back_is_measured_in_millimetres():
 def test_an_axis_of_one_voxel_has_no_derivative():
     figures = field_figures(warp((8, 1, 8), 1.0))
     assert figures["corner_folds"] is None and of_field(figures, 64) is None
+
+
+def test_the_least_and_the_largest_change_of_volume():
+    """One voxel that is pulled: its neighbours' determinants, central differences by hand."""
+    pulled = warp((9, 9, 9), 1.0)
+    pulled.flow[4, 4, 4, 0] = 1.0
+    figures = field_figures(pulled)
+    assert figures["log_jacobian_min"] == pytest.approx(np.log(0.5), abs=1e-3)
+    assert figures["log_jacobian_max"] == pytest.approx(np.log(1.5), abs=1e-3)
+    assert figures["log_jacobian_low"] == figures["log_jacobian_high"] == 0
+
+
+@pytest.mark.parametrize("shape", [(20, 18, 16), (24, 20)])
+def test_a_map_is_found_back_and_a_fold_is_not(shape):
+    """An oblique moving grid, turned and shifted far, with a wave on it; then a wave so steep that it folds."""
+    ndim = len(shape)
+    moving = np.array([[0.8, 0.3, 0, 40], [-0.4, 1.7, 0, -30], [0, 0, 2.0, 7], [0, 0, 0, 1]])
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    for height, folds in ((1.0, False), (6.0, True)):
+        world = index.astype(float)
+        world[..., 0] += height * np.sin(index[..., 0] * 2 * np.pi / 12)
+        flow = (world - moving[:ndim, 3]) @ np.linalg.inv(moving[:ndim, :ndim]).T - index
+        error = found_inverse_error_mm(Warp(flow.astype(np.float32), np.eye(4), moving, shape))
+        assert (error > 1) if folds else (error < 0.02)
+
+
+def test_a_warp_into_one_plane_has_an_error_too():
+    flat = warp((8, 8, 8), 1.0)
+    flat.flow[..., 0] = -np.arange(8.0, dtype=np.float32)[:, None, None]
+    assert found_inverse_error_mm(flat) > 1

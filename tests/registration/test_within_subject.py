@@ -87,7 +87,7 @@ def test_identical_scans_stay_as_they_are():
 def grown():
     """Two visits, the second moved and grown in its middle, and the result in either order."""
     visits = [scan(1), scan(2, moved=rigid(6, [3, -2, 1]), grows=0.10)]
-    return [register_within_subject(order, **FAST) for order in (visits, visits[::-1])]
+    return [register_within_subject(order, regularity="default", **FAST) for order in (visits, visits[::-1])]
 
 
 @pytest.mark.slow
@@ -95,10 +95,10 @@ def test_growth_is_found_and_has_no_first_visit(grown):
     forth, back = grown
     inside, core = forth.mean.data > 0.1, middle() < 4
     change = forth.change(0, 1).data
-    assert 0.05 < change[core].mean() < 0.35  # put in: 0.3 in the middle
+    assert 0.08 < change[core].mean() < 0.35  # put in: 0.3 in the middle
     rim = inside & (middle() > 9) & (middle() < 12)
     true = true_change(0.10)
-    assert 0.2 * (true[core].mean() - true[rim].mean()) < change[core].mean() - change[rim].mean()
+    assert 0.25 * (true[core].mean() - true[rim].mean()) < change[core].mean() - change[rim].mean()
     logs = [visit.log_jacobian.data[inside] for visit in forth.visits]
     assert abs(np.mean(logs[0] + logs[1])) < 0.005  # about the middle of both
     apart = change + back.change(0, 1).data  # the visits exchanged: the same, the other way round
