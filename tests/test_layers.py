@@ -35,7 +35,7 @@ def room(path: Path) -> str:
 def imported(path: Path) -> list[list[str]]:
     """The parts of every fastreg module and name that a file imports, at its top or inside a function."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:  # .name is of the same room
             found += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
@@ -83,7 +83,7 @@ def test_no_circles():
 
 def test_only_the_triton_backend_imports_triton():
     def triton(path: Path) -> bool:
-        nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Import | ast.ImportFrom)]
+        nodes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Import | ast.ImportFrom)]
         modules = [n.module or "" if isinstance(n, ast.ImportFrom) else n.names[0].name for n in nodes]
         return any(module.split(".")[0] == "triton" or module.startswith("fastreg.kernels") for module in modules)
 
@@ -93,7 +93,7 @@ def test_only_the_triton_backend_imports_triton():
 
 def test_nothing_imports_tests_or_bench():
     for path in FILES:
-        assert "import bench" not in path.read_text() and "import tests" not in path.read_text()
+        assert "import bench" not in path.read_text(encoding="utf-8") and "import tests" not in path.read_text(encoding="utf-8")
 
 
 def test_nothing_pushes_the_path():
@@ -102,7 +102,7 @@ def test_nothing_pushes_the_path():
         path for folder in ("fastreg", "kernels", "bench", "tests", "docs") for path in (ROOT / folder).rglob("*.py")
     ]
     pushed = "sys.path" + ".insert"
-    assert not [path for path in here if pushed in path.read_text()]
+    assert not [path for path in here if pushed in path.read_text(encoding="utf-8")]
 
 
 def test_import_is_light():
