@@ -83,7 +83,11 @@ def test_no_circles():
 
 def test_only_the_triton_backend_imports_triton():
     def triton(path: Path) -> bool:
-        nodes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Import | ast.ImportFrom)]
+        nodes = [
+            n
+            for n in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
         modules = [n.module or "" if isinstance(n, ast.ImportFrom) else n.names[0].name for n in nodes]
         return any(module.split(".")[0] == "triton" or module.startswith("fastreg.kernels") for module in modules)
 
@@ -93,7 +97,8 @@ def test_only_the_triton_backend_imports_triton():
 
 def test_nothing_imports_tests_or_bench():
     for path in FILES:
-        assert "import bench" not in path.read_text(encoding="utf-8") and "import tests" not in path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        assert "import bench" not in text and "import tests" not in text
 
 
 def test_nothing_pushes_the_path():
