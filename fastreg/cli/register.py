@@ -242,10 +242,14 @@ class Register:
     def _init(self) -> Any:
         from fastreg.registration.landmarks import Landmarks
         from fastreg.registration.linear.align import STARTS
-        from fastreg.utils.files import InputError, check_exists
+        from fastreg.utils.files import InputError
 
         if self.landmarks_fixed is None and self.landmarks_moving is None:
-            return self.init if self.init in STARTS else check_exists(self.init, "init")
+            if self.init not in STARTS and not Path(self.init).is_file():
+                raise InputError(
+                    f"--init: expected one of {', '.join(STARTS)} or a file with a transform, got {self.init}"
+                )
+            return self.init if self.init in STARTS else Path(self.init)
         if self.landmarks_fixed is None or self.landmarks_moving is None:
             raise InputError("--landmarks-fixed and --landmarks-moving go together")
         if self.init != "auto":
