@@ -48,7 +48,14 @@ class Convert:
 
     def run(self) -> None:
         """Reads, checks and writes."""
+        from fastreg.io.transforms import TRANSFORM_ENDINGS
+        from fastreg.utils.files import InputError
+
         if self.output.suffix != ".safetensors":
+            if not self.output.name.lower().endswith(TRANSFORM_ENDINGS):
+                known = ", ".join(TRANSFORM_ENDINGS)
+                ending = self.output.suffix or "no ending"
+                raise InputError(f"output {self.output}: expected .safetensors (a network) or {known}, got {ending}")
             Compose(transform=[str(self.file)], output=self.output, meant=self.meant, overwrite=self.overwrite).run()
             return
         self._run_network()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import zlib
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def read_itk(path: Path, what: str) -> tuple[np.ndarray, np.ndarray, bool]:
     """
     name = f"{what} {path}"
     library = simple_itk(name)
+    words = locale.setlocale(locale.LC_ALL)
     try:
         reader = library.ImageFileReader()
         reader.SetFileName(str(path))
@@ -58,6 +60,8 @@ def read_itk(path: Path, what: str) -> tuple[np.ndarray, np.ndarray, bool]:
         raise
     except Exception as error:  # ITK's are RuntimeErrors of many lines
         raise unreadable(name, error) from error
+    finally:
+        locale.setlocale(locale.LC_ALL, words)  # ITK's reader of VTK leaves "C" behind: no text but ASCII is then read
     data = library.GetArrayFromImage(image)
     ndim = image.GetDimension()
     return data.transpose(*range(ndim)[::-1], *range(ndim, data.ndim)), placement(image), data.ndim > ndim

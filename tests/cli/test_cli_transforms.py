@@ -177,7 +177,7 @@ def test_convert_goes_between_formats_of_warps(folder, capsys, format):
         (("compose", "-t", "warp.nii.gz", "-o", "x.mat"), "a linear format, and these transforms are not"),
         (("compose", "-t", "affine.mat", "-o", "x.nii.gz"), "the fixed grid is not known"),
         (("compose", "-o", "x.mat"), "compose needs --transform"),
-        (("convert", "affine.mat", "x.foo"), "expected a name that ends in .nii"),
+        (("convert", "affine.mat", "x.foo"), "expected .safetensors (a network) or .nii"),
         (("convert", "none.mat", "x.tfm"), "transform none.mat: no such file"),
         (("convert", "affine.mat", "affine.mat"), "is the input"),
         (("invert", "fixed.nii.gz", "x.nii.gz"), "expected a displacement field"),

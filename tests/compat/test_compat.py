@@ -420,7 +420,7 @@ def test_convert_refuses(tmp_path, capsys):
     source = Graph((16, 16, 16)).vm(VM1).save(tmp_path / "net.h5")
     model = tmp_path / "model.safetensors"
     for arguments, message in [
-        ((source, tmp_path / "model.pt"), "expected .safetensors, got .pt"),
+        ((source, tmp_path / "model.pt"), "expected .safetensors (a network) or"),
         ((source, model, "--orientation", "LIX"), "expected three letters such as LIA or RAS, got LIX"),
         ((source, model, "--spacing", "0"), "expected a length in mm above 0"),
         ((tmp_path / "none.h5", model), "no such file"),

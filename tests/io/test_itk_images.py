@@ -1,5 +1,7 @@
 """NRRD, MetaImage and DICOM: what other libraries wrote is read to the same voxels at the same places, and back."""
 
+import locale
+
 import nibabel
 import numpy as np
 import pytest
@@ -98,6 +100,13 @@ def test_damage_is_refused(tmp_path, ending, packed):
     path.write_bytes(content.replace(b"20 20 20", b"99999 99999 9"))
     with pytest.raises(InputError):
         load_image(path)
+
+
+def test_reading_leaves_the_locale_as_it_was(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(volume()), str(tmp_path / "a.vtk"))
+    before = locale.setlocale(locale.LC_ALL)
+    load_image(tmp_path / "a.vtk")
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
