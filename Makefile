@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 
 # How long each target takes once everything is installed, on two cores of an AMD EPYC; `time make TARGET` measures it.
 TIME_demo  := five minutes with bfloat16, longer on other processors
-TIME_quick := under a minute
-TIME_test  := seven minutes
+TIME_quick := four minutes
+TIME_test  := half an hour on two cores
 TIME_lint  := a quarter of a minute
 TIME_docs  := ten seconds
 TIME_bench := twelve minutes
