@@ -123,7 +123,16 @@ def as_warp(transforms: Sequence[Transform], fixed: Image | None, moving: Image 
     else:
         raise InputError("the fixed grid is not known: give the fixed image, or a warp as the first transform")
     into = (affine, shape) if moving is None else (moving.affine, moving.shape)
+    if len(transforms) == 1 and isinstance(first, Warp) and _same_grid(first, affine, shape):
+        known = moving is None or (
+            first.moving_shape == moving.shape and np.allclose(first.moving_affine, moving.affine)
+        )
+        return first if known else first.onto(*into)
     return compose(transforms, affine, shape, *into)
+
+
+def _same_grid(warp: Warp, affine: np.ndarray, shape: Sequence[int]) -> bool:
+    return warp.fixed_shape == tuple(shape) and np.allclose(warp.fixed_affine, affine, atol=1e-6)
 
 
 def check_transform_ending(path: Path, endings: tuple[str, ...] = TRANSFORM_ENDINGS) -> None:

@@ -50,6 +50,8 @@ class Deadline:
 
 LEAST = 3
 """Iterations that a stage must have time for, to be begun."""
+HASTY = 20
+"""Iterations of the coarsest level where the time is up before it."""
 _PER_VOXEL = {"start": 90, "iteration": 95, "inverse": 80}
 """Bytes a voxel: of the grid at full resolution, of the finest level, and of the inverse. Measured, see
 `tests/registration/test_budget.py`."""

@@ -24,7 +24,7 @@ from fastreg.geometry import fields
 from fastreg.geometry.fill import filled
 from fastreg.geometry.folds import sharpened_inverse, unfolded
 from fastreg.ops.warp import warp
-from fastreg.registration.budget import LEAST, Deadline
+from fastreg.registration.budget import HASTY, LEAST, Deadline
 from fastreg.registration.levels import Level, exponential
 from fastreg.registration.optimise import optimise
 from fastreg.registration.stages import METRICS, REGULARITIES, SEEN_AS, STAGES, Stage, regularity_of, window_of
@@ -110,7 +110,8 @@ def deform(
     if inverse or bidir:
         back = torch.zeros_like(fixed[:, :1].expand(-1, fixed.ndim - 2, *size)) if flow is None else fields.invert(flow)
     for stage in stages:
-        if deadline is not None and not deadline.allows(math.prod(size) // stage.factor ** len(size), LEAST):
+        late = deadline is not None and not deadline.allows(math.prod(size) // stage.factor ** len(size), LEAST)
+        if late and (flow is not None or stage is not stages[0]):
             break  # finer ones take longer still
         start = time.perf_counter()
         first = Level.of(
@@ -129,7 +130,9 @@ def deform(
         if terms or points is not None:
             known_back = back if bidir else None
             level = Joint.of(first, metric, terms, points, flow, known_back, stage.factor, window, weight)
-        velocity, value, iterations = optimise(level, stage.iterations, loss, weights, step, tolerance, deadline)
+        # The coarsest costs little, and nothing is worth less than it.
+        most, until = (min(stage.iterations, HASTY), None) if late else (stage.iterations, deadline)
+        velocity, value, iterations = optimise(level, most, loss, weights, step, tolerance, until)
         with torch.no_grad():
             if bool((velocity != 0).any()):
                 found = fields.refined(exponential(velocity), size, stage.factor)

@@ -209,7 +209,7 @@ def register(
     return result
 
 
-_AFTER = 2e-7
+_AFTER = 6e-7
 """Seconds a voxel that the warp, the verdict and the files take after the optimisation."""
 
 

@@ -50,7 +50,7 @@ def test_no_iteration_is_begun_that_would_end_too_late(clock):
     some = counted(tolerance=0, deadline=Deadline.after(40))
     assert some[0][0] == 2 and 5 <= some[0][1] <= 20  # each asks the clock three or four times
     assert len(some) == 1 or some[1][1] < 4
-    assert counted(tolerance=0, deadline=Deadline.after(-5)) == []
+    assert counted(tolerance=0, deadline=Deadline.after(-5)) == [(2, budget.HASTY)]
 
 
 def test_what_was_found_in_time_is_kept(clock):
