@@ -83,6 +83,8 @@ class Warp:
     def onto(self, moving_affine: np.ndarray, moving_shape: Sequence[int] | None = None) -> Warp:
         """The same map of the world, in voxels of another moving image."""
         shape = None if moving_shape is None else tuple(moving_shape)
+        if shape == self.moving_shape and np.array_equal(moving_affine, self.moving_affine):
+            return self
         flow = decode(self.displacement_mm(), self.fixed_affine, moving_affine, self.ndim)
         return Warp(flow, self.fixed_affine, moving_affine, shape)
 
