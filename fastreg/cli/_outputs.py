@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastreg.registration.files import Outputs
+
+
+def check_alone(options: Any, names: Sequence[str], said: str) -> None:
+    """InputError where one of the options is given; `said` is the message, {} the option."""
+    from fastreg.utils.files import InputError
+
+    given = [name for name in names if getattr(options, name) not in (None, [])]
+    if given:
+        raise InputError(said.format(f"--{given[0].replace('_', '-')}"))
+
+
+def check_folder(path: Path) -> Path:
+    """InputError where something that is no folder stands where results go."""
+    from fastreg.utils.files import InputError
+
+    if os.path.lexists(path) and not path.is_dir():
+        raise InputError(f"output {path} is a {'link to nothing' if path.is_symlink() else 'file'}, not a folder")
+    return path
 
 
 def outputs_of(options: Any) -> Outputs:

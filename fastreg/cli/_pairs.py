@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +67,7 @@ def run_pairs(options: Any, listed: Path) -> None:
 
 
 def _check(options: Any) -> Path:
+    from fastreg.cli._outputs import check_alone, check_folder
     from fastreg.cli._report import check_page
     from fastreg.plots.report.page import is_page
     from fastreg.utils.files import InputError
@@ -77,14 +77,10 @@ def _check(options: Any) -> Path:
         "fixed_labels", "points", "points_output", "points_moving", "points_moving_output", "mask_fixed",
         "mask_moving", "ants_prefix", "bids_prefix", "landmarks_fixed", "landmarks_moving",
     )  # fmt: skip
-    given = [name for name in single if getattr(options, name) not in (None, [])]
-    if given:
-        raise InputError(f"--pairs: the list and --save say what --{given[0].replace('_', '-')} says for one pair")
+    check_alone(options, single, "--pairs: the list and --save say what {} says for one pair")
     if options.moved is None:
         raise InputError("--pairs needs -o, the folder for what comes out")
-    if os.path.lexists(options.moved) and not options.moved.is_dir():
-        kind = "link to nothing" if options.moved.is_symlink() else "file"
-        raise InputError(f"output {options.moved} is a {kind}, not a folder")
+    check_folder(options.moved)
     if options.report is not None:
         check_page(options.report, options.overwrite or is_page(options.report))  # one of an earlier run goes on
     return Path(options.moved)

@@ -36,16 +36,12 @@ def transform_files(source: Path, count: int, series: Series) -> list[Path]:
 def read_each(files: Sequence[Path], volume: Image, **meant: Any) -> Iterator[list[Transform]]:
     """The transforms of files, one file after the other, each from the reference volume to a volume on the same grid.
 
-    A file without an ending is a matrix in text, as FSL's mcflirt -mats writes MAT_0000; `meant` says which.
+    `meant` as in `load_transforms`.
     """
-    from fastreg.io.affines import load_affine
     from fastreg.io.transforms import load_transforms
 
     for path in files:
-        if path.suffix:
-            yield load_transforms(path, fixed=volume, moving=volume, **meant)
-        else:
-            yield [load_affine(path, fixed=volume, moving=volume, matrix=meant.get("matrix"))]
+        yield load_transforms(path, fixed=volume, moving=volume, **meant)
 
 
 def write_moved(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from fastreg.geometry.image import Image
     from fastreg.geometry.transforms import Transform
+
+
+WarpFormat: TypeAlias = Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"]
+MatrixKind: TypeAlias = Literal["ras", "flirt"]
 
 
 @Parameter(name="*")
@@ -23,12 +27,12 @@ class Meant:
     FreeSurfer's matrices need it."""
     moving: Annotated[Path | None, Parameter(alias="-i")] = None
     """The moving image: FSL's, FLIRT's, FreeSurfer's and Learn2Reg's files need it."""
-    to: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz", "flirt"] | None = None
+    to: WarpFormat | Literal["flirt"] | None = None
     """Format of the output where its ending leaves a choice: a warp's in .nii.gz (itk if not given), or flirt for a
     matrix in .mat or .txt."""
-    warp_format: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"] | None = None
+    warp_format: WarpFormat | None = None
     """Format of a warp that is read, where its header does not tell."""
-    matrix: Literal["ras", "flirt"] | None = None
+    matrix: MatrixKind | None = None
     """What a 4x4 matrix of numbers that is read maps: ras, fixed RAS mm to moving RAS mm; or flirt, as FSL's flirt
     -omat writes it."""
 

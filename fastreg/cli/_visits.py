@@ -51,6 +51,7 @@ def run_visits(options: Any) -> None:
 
 
 def _check(options: Any) -> tuple[Path, list[Path]]:
+    from fastreg.cli._outputs import check_alone, check_folder
     from fastreg.utils.files import InputError
 
     if options.moved is None:
@@ -60,14 +61,8 @@ def _check(options: Any) -> tuple[Path, list[Path]]:
         "points_output", "points_moving", "points_moving_output", "ants_prefix", "bids_prefix",
         "landmarks_fixed", "landmarks_moving", "model", "weights", "refine", "levels",
     )  # fmt: skip
-    given = [name for name in single if getattr(options, name) not in (None, [])]
-    if given:
-        raise InputError(
-            f"--within-subject writes what docs/within_subject.md lists; not with --{given[0].replace('_', '-')}"
-        )
-    if options.moved.exists() and not options.moved.is_dir():
-        raise InputError(f"output {options.moved} is a file, not a folder")
-    return options.moved, [*options.fixed, *options.moving]
+    check_alone(options, single, "--within-subject writes what docs/within_subject.md lists; not with {}")
+    return check_folder(options.moved), [*options.fixed, *options.moving]
 
 
 def _names(count: int) -> Iterator[str]:

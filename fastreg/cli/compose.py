@@ -34,12 +34,13 @@ class Compose:
     def run(self) -> None:
         """Reads everything, then writes."""
         from fastreg.cli._transforms import read_transforms
-        from fastreg.io.transforms import check_transform_ending, save_transforms
+        from fastreg.io.images import check_ending
+        from fastreg.io.transforms import TRANSFORM_ENDINGS, save_transforms
         from fastreg.utils.files import InputError, check_free
 
         if self.output is None or not self.transform:
             raise InputError("compose needs --transform (-t), once or more, and --output (-o)")
-        check_transform_ending(self.output)
+        check_ending(self.output, TRANSFORM_ENDINGS)
         check_free(self.output, self.overwrite)
         fixed, moving = self.meant.grids()
         transforms = [

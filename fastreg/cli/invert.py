@@ -39,11 +39,12 @@ class Invert:
         from fastreg.cli.output import out, print_json
         from fastreg.geometry.image import Image
         from fastreg.geometry.transforms import Warp
-        from fastreg.io.transforms import as_warp, check_transform_ending, save_transforms
+        from fastreg.io.images import check_ending
+        from fastreg.io.transforms import TRANSFORM_ENDINGS, as_warp, save_transforms
         from fastreg.registration.inversion import inverted, left_over_mm
         from fastreg.utils.files import check_free
 
-        check_transform_ending(self.output)
+        check_ending(self.output, TRANSFORM_ENDINGS)
         check_free(self.output, self.overwrite)
         fixed, moving = self.meant.grids()
         transforms = read_transforms(self.transform, fixed, moving, **self.meant.read())
@@ -56,7 +57,7 @@ class Invert:
         figures: dict[str, str | float] = {"output": str(self.output), "kind": "affine" if found is None else "warp"}
         said = "exact"
         if found is not None:
-            onto = Image(np.broadcast_to(np.float32(0), found.fixed_shape), found.fixed_affine)
+            onto = Image.blank(found.fixed_shape, found.fixed_affine)
             left = left_over_mm(transforms, inverse, moving or onto)
             median, most, last = (float(np.percentile(left, share)) for share in (50, 99, 100))
             figures |= {"left_mm_median": median, "left_mm_99": most, "left_mm_max": last}

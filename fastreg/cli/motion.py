@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from fastreg.cli._transforms import MatrixKind, WarpFormat
 from fastreg.utils.ranges import Range
 
 if TYPE_CHECKING:
@@ -66,11 +67,9 @@ class Motion:
     """Draw translations, rotations and framewise displacement here (.png, .pdf, .svg; extra: plot)."""
     save_reference: Path | None = field(default=None, kw_only=True)
     """Write the image that the volumes were fitted to here: the mean, of which a way to other images can start."""
-    warp_format: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"] | None = field(
-        default=None, kw_only=True
-    )
+    warp_format: WarpFormat | None = field(default=None, kw_only=True)
     """Format of the warps among --transform, where their headers do not tell."""
-    matrix: Literal["ras", "flirt"] | None = field(default=None, kw_only=True)
+    matrix: MatrixKind | None = field(default=None, kw_only=True)
     """What a --transform that is a plain 4x4 matrix maps: see fastreg warp."""
     overwrite: bool = field(default=False, kw_only=True)
     """Replace outputs that exist."""
@@ -160,12 +159,10 @@ class Motion:
 
     def _files(self, found: Found, series: Series) -> dict[Path, bytes]:
         """All that is text or a matrix."""
-        import numpy as np
-
         from fastreg.geometry.image import Image
         from fastreg.io.motion_files import displacement_file, matrix_files, parameter_files
 
-        volume = Image(np.broadcast_to(np.float32(0), series.shape), series.affine)
+        volume = Image.blank(series.shape, series.affine)
         files: dict[Path, bytes] = {}
         if self.parameters is not None:
             of = found.matrices, found.centre_mm, found.correlation
@@ -181,13 +178,9 @@ class Motion:
     ) -> None:
         from fastreg.cli._series import write_moved
         from fastreg.geometry.resample import background_of
-        from fastreg.geometry.transforms import Affine, Warp
+        from fastreg.geometry.transforms import Affine, fixed_grid
 
-        affine, shape = found.reference.affine, found.reference.shape
-        if grid is not None:
-            affine, shape = grid.affine, grid.shape
-        elif shared and isinstance(shared[0], Warp):
-            affine, shape = shared[0].fixed_affine, shared[0].fixed_shape
+        affine, shape = fixed_grid(shared, grid) or (found.reference.affine, found.reference.shape)
         outside = background_of(series.volume(0)) if self.background is None else self.background
         each = ([Affine(matrix)] for matrix in found.matrices)
         mode = self.interpolation

@@ -241,15 +241,12 @@ class Register:
 
     def _init(self) -> Any:
         from fastreg.registration.landmarks import Landmarks
-        from fastreg.registration.linear.align import STARTS
+        from fastreg.registration.start import check_start
         from fastreg.utils.files import InputError
 
         if self.landmarks_fixed is None and self.landmarks_moving is None:
-            if self.init not in STARTS and not Path(self.init).is_file():
-                raise InputError(
-                    f"--init: expected one of {', '.join(STARTS)} or a file with a transform, got {self.init}"
-                )
-            return self.init if self.init in STARTS else Path(self.init)
+            check_start(self.init, "--init")
+            return self.init
         if self.landmarks_fixed is None or self.landmarks_moving is None:
             raise InputError("--landmarks-fixed and --landmarks-moving go together")
         if self.init != "auto":

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from fastreg.cli._transforms import MatrixKind, WarpFormat
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -75,11 +77,11 @@ class Warp:
     --transform; where there are none, by that of the linear map that fits the warp best."""
     compose: Path | None = None
     """Write the composition of all transforms here: as one warp (.nii.gz, .mha, .nrrd, .npz), or as they are (.h5)."""
-    convert_to: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"] | None = None
+    convert_to: WarpFormat | None = None
     """Format of --compose; if not given, npz for .npz and itk for .nii.gz."""
-    warp_format: Literal["itk", "fsl", "freesurfer", "niftyreg", "learn2reg", "npz"] | None = None
+    warp_format: WarpFormat | None = None
     """Format of the warps that are read, where their headers do not tell."""
-    matrix: Literal["ras", "flirt"] | None = None
+    matrix: MatrixKind | None = None
     """What a transform that is a plain 4x4 matrix of numbers maps: ras, fixed RAS mm to moving RAS mm (NiftyReg); or
     flirt, as FSL's flirt -omat writes it with --moving as -in and --reference as -ref."""
     overwrite: bool = False
@@ -94,10 +96,10 @@ class Warp:
         from fastreg.geometry.resample import VOTES, background_of, sample_filled
         from fastreg.geometry.transforms import compose
         from fastreg.io.images import load_image, save_image
-        from fastreg.io.points import encode_points, save_bytes
+        from fastreg.io.points import encode_points
         from fastreg.io.transforms import save_transforms
         from fastreg.io.warps import WARP_ENDINGS
-        from fastreg.utils.files import InputError, atomic
+        from fastreg.utils.files import InputError, atomic, save_bytes
 
         self._check()
         series = self._open_series()
@@ -146,7 +148,7 @@ class Warp:
     def _check(self) -> None:
         """What can be known before anything is read."""
         from fastreg.io.images import check_ending
-        from fastreg.io.transforms import check_transform_ending
+        from fastreg.io.transforms import TRANSFORM_ENDINGS
         from fastreg.utils.files import InputError, check_exists, check_free
 
         if not (self.output or self.points or self.jacobian or self.compose):
@@ -170,7 +172,7 @@ class Warp:
         if self.per_volume is not None and not self.per_volume.is_dir():
             check_exists(self.per_volume, "--per-volume")
         if self.compose is not None:
-            check_transform_ending(self.compose)
+            check_ending(self.compose, TRANSFORM_ENDINGS)
         for path in (self.output, self.jacobian, self.compose, self.points_output):
             if path is not None:
                 check_free(path, self.overwrite)
@@ -264,11 +266,10 @@ def _grid_after(transforms: list[Transform], moving: Image | None) -> Grid | Non
 
 def _grid(transforms: list[Transform], reference: Image | None) -> tuple[np.ndarray, tuple[int, ...]]:
     """Affine and shape of the fixed grid."""
-    from fastreg.geometry.transforms import Warp as Field
+    from fastreg.geometry.transforms import fixed_grid
     from fastreg.utils.files import InputError
 
-    if reference is not None:
-        return reference.affine, reference.shape
-    if not transforms or not isinstance(transforms[0], Field):
+    grid = fixed_grid(transforms, reference)
+    if grid is None:
         raise InputError("the fixed grid is not known: give --reference, or a warp as the first --transform")
-    return transforms[0].fixed_affine, transforms[0].fixed_shape
+    return grid

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from fastreg.geometry.fields import invert
 from fastreg.ops.determinant import determinant
 from fastreg.ops.warp import warp
 from fastreg.types import Flow
@@ -141,6 +142,15 @@ def sharpened_inverse(flow: Flow, inverse: Flow, *, passes: int = 12, tolerance:
         open_ = rest.square().sum(0) > tolerance**2
         index, rest = index[open_], rest[:, open_]
     return found
+
+
+def exact_inverse(flow: Flow) -> Flow:
+    """The field v with compose(flow, v) = 0: by the fixed point of `fields.invert`, then by `sharpened_inverse`.
+
+    Args:
+        flow: [1, 3, D, H, W] or [1, 2, H, W], voxels.
+    """
+    return sharpened_inverse(flow, invert(flow))
 
 
 def _newton_step(flow: Flow, places: Tensor, rest: Tensor) -> Tensor:

@@ -27,6 +27,11 @@ class Image:
     """[4, 4], voxel -> RAS mm, float64."""
     path: Path | None = None
 
+    @classmethod
+    def blank(cls, shape: Sequence[int], affine: np.ndarray) -> Image:
+        """A grid without an image: zeros that take no memory, not to be written to."""
+        return cls(np.broadcast_to(np.float32(0), tuple(shape)), affine)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Voxels along each axis."""

@@ -88,6 +88,23 @@ def rms_displacement(matrices: np.ndarray, centre: np.ndarray, radius_mm: float 
     return np.array([np.nan, *(rms_distance(first, second, centre, radius_mm) for first, second in pairs)])
 
 
+def logarithm(matrix: np.ndarray) -> np.ndarray:
+    """[4, 4]: the velocity whose `exponential` is a rigid motion [4, 4] that turns by less than half a turn."""
+    rotation = matrix[:3, :3]
+    angle = np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))
+    found = np.zeros((4, 4))
+    skew = (rotation - rotation.T) / 2
+    found[:3, :3] = skew * (angle / np.sin(angle) if angle > 1e-9 else 1.0)
+    # The translation is that of the twist whose exponential has the map's: V v = t.
+    w, eye = found[:3, :3], np.eye(3)
+    if angle > 1e-6:
+        v = eye + (1 - np.cos(angle)) / angle**2 * w + (angle - np.sin(angle)) / angle**3 * w @ w
+    else:
+        v = eye + 0.5 * w
+    found[:3, 3] = np.linalg.solve(v, matrix[:3, 3])
+    return found
+
+
 def exponential(twist: np.ndarray) -> np.ndarray:
     """[4, 4]: e to the power of a velocity [4, 4], an element of the algebra of rigid motions: its last row is 0."""
     rotation, translation = twist[:3, :3], twist[:3, 3]

@@ -112,6 +112,14 @@ class Warp:
 Transform: TypeAlias = "Affine | Warp | BSpline"
 
 
+def fixed_grid(transforms: Sequence[Transform], fixed: Image | None) -> tuple[np.ndarray, tuple[int, ...]] | None:
+    """Affine and shape of the grid that transforms start from: of the fixed image, or of the first warp, or None."""
+    if fixed is not None:
+        return fixed.affine, fixed.shape
+    first = transforms[0] if transforms else None
+    return (first.fixed_affine, first.fixed_shape) if isinstance(first, Warp) else None
+
+
 def encode(flow: np.ndarray, frame_fixed: np.ndarray, frame_moving: np.ndarray) -> np.ndarray:
     """``frame_moving (p + flow) - frame_fixed p``: the displacement [..., 3] in the coordinates of a format."""
     ndim = flow.shape[-1]

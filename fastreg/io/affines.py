@@ -23,7 +23,7 @@ from fastreg.io.itk_files import (
 )
 from fastreg.io.itk_transforms import steps_of, transforms_of
 from fastreg.io.matrices import MATRICES, flirt_matrix, read_matrix, text_of_matrix
-from fastreg.utils.files import InputError, atomic, check_exists
+from fastreg.utils.files import InputError, check_exists, save_bytes
 
 AFFINE_ENDINGS = (".mat", ".tfm", ".txt", ".lta", ".1d")
 """Of linear transforms; .tfm and .txt may hold others too."""
@@ -71,8 +71,7 @@ def save_affine(
         content = afni.text_of([affine], fixed, moving)
     else:
         raise InputError(f"{name}: expected a name that ends in {', '.join(AFFINE_ENDINGS)}")
-    with atomic(path) as partial:
-        partial.write_bytes(content)
+    save_bytes(path, content)
 
 
 def load_affine(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastreg.io.itk_images import simple_itk
+from fastreg.io.itk_images import simple_itk, voxels_of
 from fastreg.io.limits import check_size
 from fastreg.io.memory import placement
 from fastreg.io.volumes import unreadable
@@ -100,11 +100,8 @@ def _slice(library: Any, file: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     reader = _header(library, file)
     check_size(f"{name}, {Path(file).name}", reader.GetSize(), 2 * reader.GetNumberOfComponents())
     image = reader.Execute()
-    data = library.GetArrayFromImage(image)
-    ndim = image.GetDimension()
-    data = data.transpose(*range(ndim)[::-1], *range(ndim, data.ndim))
-    data = data[:, :, None] if ndim == 2 else data
-    return data, placement(image)
+    data = voxels_of(library, image)
+    return data[:, :, None] if image.GetDimension() == 2 else data, placement(image)
 
 
 def _stacked(images: list[tuple[np.ndarray, np.ndarray]], name: str) -> tuple[np.ndarray, np.ndarray, bool]:

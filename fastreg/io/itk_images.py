@@ -62,9 +62,27 @@ def read_itk(path: Path, what: str) -> tuple[np.ndarray, np.ndarray, bool]:
         raise unreadable(name, error) from error
     finally:
         locale.setlocale(locale.LC_ALL, words)  # ITK's reader of VTK leaves "C" behind: no text but ASCII is then read
-    data = library.GetArrayFromImage(image)
-    ndim = image.GetDimension()
-    return data.transpose(*range(ndim)[::-1], *range(ndim, data.ndim)), placement(image), data.ndim > ndim
+    data = voxels_of(library, image)
+    return data, placement(image), data.ndim > image.GetDimension()
+
+
+def voxels_of(library: Any, image: Any) -> np.ndarray:
+    """[X, Y, Z] or as many axes as the image has, and channels last where it has them."""
+    data, ndim = library.GetArrayFromImage(image), image.GetDimension()
+    return np.asarray(data.transpose(*range(ndim)[::-1], *range(ndim, data.ndim)))
+
+
+def holds_vectors(path: Path) -> bool:
+    """Whether an image has as many real numbers a voxel as axes, by its header: bytes are colours."""
+    library = simple_itk(f"warp {path}")
+    try:
+        reader = library.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+    except Exception as error:  # as above
+        raise unreadable(f"warp {path}", error) from error
+    real = reader.GetPixelID() in (library.sitkVectorFloat32, library.sitkVectorFloat64)
+    return real and reader.GetNumberOfComponents() == reader.GetDimension()
 
 
 def _scalar(library: Any, pixel: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastreg.geometry.rigid import turn
 from fastreg.utils.files import InputError
 
 _Parts = tuple[np.ndarray, np.ndarray, np.ndarray | None]
@@ -46,15 +47,7 @@ def itk_matrix(path: Path, kind: str, figures: np.ndarray, fixed: np.ndarray) ->
 
 
 def _euler_3d(p: np.ndarray, *, zyx: bool = False) -> _Parts:
-    turns = []
-    for axis, angle in enumerate(p[:3]):
-        turn = np.eye(3)
-        a, b = [k for k in range(3) if k != axis]
-        sign = -1 if axis == 1 else 1
-        turn[a, a] = turn[b, b] = np.cos(angle)
-        turn[a, b], turn[b, a] = -sign * np.sin(angle), sign * np.sin(angle)
-        turns.append(turn)
-    x, y, z = turns
+    x, y, z = (turn(axis, angle) for axis, angle in enumerate(p[:3]))
     return (z @ y @ x if zyx else z @ x @ y), p[3:6], None
 
 

@@ -24,7 +24,7 @@ from fastreg.io import afni
 from fastreg.io.itk_files import matlab_of
 from fastreg.io.itk_transforms import steps_of
 from fastreg.io.matrices import flirt_matrix, text_of_matrix
-from fastreg.utils.files import InputError, atomic, check_free
+from fastreg.utils.files import InputError, check_free, save_bytes
 
 PARAMETER_ENDINGS = (".par", ".csv", ".tsv", ".aff12.1d")
 """mcflirt's, antsMotionCorr's, BIDS' and AFNI's."""
@@ -188,8 +188,7 @@ def check_matrices(folder: Path, overwrite: bool) -> None:
 def save_files(files: Mapping[Path, bytes], folder: Path | None = None) -> None:
     """Writes every file whole; of `folder`, which `check_matrices` has seen, what is left of a longer series goes."""
     for path, content in files.items():
-        with atomic(path) as partial:
-            partial.write_bytes(content)
+        save_bytes(path, content)
     for path in folder.iterdir() if folder is not None else ():
         if path not in files:
             path.unlink()

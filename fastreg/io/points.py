@@ -27,7 +27,7 @@ from fastreg.io.streamlines import ENDINGS as LINES
 from fastreg.io.streamlines import Streamlines, read_streamlines
 from fastreg.io.surfaces import ENDINGS as SURFACES
 from fastreg.io.surfaces import Surface
-from fastreg.utils.files import InputError, atomic, check_exists, read_json, read_text
+from fastreg.utils.files import InputError, check_exists, read_json, read_text, save_bytes
 
 TABLES = (".csv", ".tsv", ".txt")
 ENDINGS = (".csv", *MARKUPS, *SURFACES, *LINES)
@@ -160,12 +160,6 @@ def save_points(path: str | Path, given: PointSet, space: str = "ras", grid: Gri
         InputError: a kind that these points cannot be written as.
     """
     save_bytes(path, encode_points(path, given, space, grid))
-
-
-def save_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with atomic(path) as partial:
-        partial.write_bytes(content)
 
 
 def _new_table(points: np.ndarray, given: PointSet) -> Table:

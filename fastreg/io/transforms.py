@@ -9,14 +9,15 @@ import numpy as np
 
 from fastreg.geometry.image import Image
 from fastreg.geometry.linear import product_of
-from fastreg.geometry.transforms import Affine, Transform, Warp, compose
+from fastreg.geometry.transforms import Affine, Transform, Warp, compose, fixed_grid
 from fastreg.io.affines import AFFINE_ENDINGS, itk_steps, load_affine, save_affine
 from fastreg.io.elastix import is_elastix, read_elastix
 from fastreg.io.foreign import foreign_transform
+from fastreg.io.images import check_ending
 from fastreg.io.itk_files import HDF5_MAGIC, TEXT_MAGIC, text_of, write_hdf5
 from fastreg.io.itk_transforms import steps_of, transforms_of
 from fastreg.io.warps import WARP_ENDINGS, load_warp, save_warp
-from fastreg.utils.files import InputError, atomic, check_exists
+from fastreg.utils.files import InputError, atomic, check_exists, save_bytes
 
 TRANSFORM_ENDINGS = (*WARP_ENDINGS, ".h5", *AFFINE_ENDINGS)
 """Of what is written here."""
@@ -52,7 +53,8 @@ def load_transforms(
         return transforms_of(path, itk_steps(path))
     if is_elastix(head.decode("utf-8", "ignore")):
         return read_elastix(path)
-    if path.name.lower().endswith(AFFINE_ENDINGS):
+    bare = not path.suffix and b"\0" not in head  # as mcflirt -mats calls its matrices
+    if bare or path.name.lower().endswith(AFFINE_ENDINGS):
         return [load_affine(path, matrix=matrix, fixed=fixed, moving=moving)]
     return [load_warp(path, moving=moving, format=format)]
 
@@ -93,17 +95,17 @@ def save_transforms(
         InputError: another ending, a format that cannot hold these transforms, an image that is missing.
     """
     path, name = Path(path), f"output {path}"
-    check_transform_ending(path)
+    check_ending(path, TRANSFORM_ENDINGS)
     ending = path.suffix.lower()
     grids = [t.ndim for t in transforms if not isinstance(t, Affine)] + [i.ndim for i in (fixed, moving) if i]
     ndim = 2 if grids and set(grids) == {2} else 3
     if ending == ".h5" or (ending == ".tfm" and not any(isinstance(t, Warp) for t in transforms)):
         steps = steps_of(transforms, name, ndim)
+        if ending == ".tfm":
+            save_bytes(path, text_of(steps))
+            return
         with atomic(path) as partial:
-            if ending == ".h5":
-                write_hdf5(partial, steps, name)
-            else:
-                partial.write_bytes(text_of(steps))
+            write_hdf5(partial, steps, name)
     elif ending in AFFINE_ENDINGS:
         if not all(isinstance(t, Affine) for t in transforms):
             raise InputError(f"{name}: a linear format, and these transforms are not: write .nii.gz or .h5")
@@ -115,13 +117,10 @@ def save_transforms(
 
 def as_warp(transforms: Sequence[Transform], fixed: Image | None, moving: Image | None) -> Warp:
     """Transforms as one warp on the fixed image's grid, or the first warp's; InputError where there is neither."""
-    first = transforms[0] if transforms else None
-    if fixed is not None:
-        affine, shape = fixed.affine, fixed.shape
-    elif isinstance(first, Warp):
-        affine, shape = first.fixed_affine, first.fixed_shape
-    else:
+    grid = fixed_grid(transforms, fixed)
+    if grid is None:
         raise InputError("the fixed grid is not known: give the fixed image, or a warp as the first transform")
+    (affine, shape), first = grid, transforms[0] if transforms else None
     into = (affine, shape) if moving is None else (moving.affine, moving.shape)
     if len(transforms) == 1 and isinstance(first, Warp) and _same_grid(first, affine, shape):
         known = moving is None or (
@@ -133,9 +132,3 @@ def as_warp(transforms: Sequence[Transform], fixed: Image | None, moving: Image 
 
 def _same_grid(warp: Warp, affine: np.ndarray, shape: Sequence[int]) -> bool:
     return warp.fixed_shape == tuple(shape) and np.allclose(warp.fixed_affine, affine, atol=1e-6)
-
-
-def check_transform_ending(path: Path, endings: tuple[str, ...] = TRANSFORM_ENDINGS) -> None:
-    """InputError unless the name says a format of transforms that is written here."""
-    if not path.name.lower().endswith(endings):
-        raise InputError(f"output {path}: expected a name that ends in {', '.join(endings)}")

@@ -15,7 +15,7 @@ from fastreg.geometry.image import affine_field, fsl_frame
 from fastreg.geometry.transforms import LPS
 from fastreg.io.arrays import open_numpy
 from fastreg.io.foreign import reader_of
-from fastreg.io.itk_images import read_itk
+from fastreg.io.itk_images import holds_vectors
 from fastreg.io.volumes import affine_mm, close, open_nibabel, read_nibabel
 from fastreg.utils.files import InputError, check_exists
 
@@ -54,7 +54,7 @@ def detect_format(path: str | Path) -> str | None:
         return None
     reader = reader_of(path)
     if reader is not None:
-        return "itk" if reader == "itk" and _holds_vectors(path) else None
+        return "itk" if reader == "itk" and holds_vectors(path) else None
     image = open_nibabel(path, "warp")
     try:
         return _format_of(image, path)
@@ -83,12 +83,6 @@ def _format_of(image: Any, path: Path) -> str | None:
     if re.match(r"disp_\d+_\d+\.nii", path.name):
         return named
     return named if _can_be_voxels(image, path) else None
-
-
-def _holds_vectors(path: Path) -> bool:
-    """Whether an image that ITK reads has as many numbers a voxel as axes, not bytes: those are colours."""
-    data, _, channels = read_itk(path, "warp")
-    return channels and data.dtype.kind == "f" and data.shape[-1] == data.ndim - 1
 
 
 def niftyreg_differences(path: Path, image: Any, data: np.ndarray, affine: np.ndarray) -> np.ndarray:

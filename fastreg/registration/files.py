@@ -13,14 +13,13 @@ import numpy as np
 
 from fastreg.data.pairs import PairFiles
 from fastreg.evaluation.scoring import evaluate
-from fastreg.geometry import fields
-from fastreg.geometry.folds import sharpened_inverse
+from fastreg.geometry.folds import exact_inverse
 from fastreg.geometry.image import in_plane
 from fastreg.geometry.transforms import Warp
 from fastreg.io.affines import AFFINE_ENDINGS, save_affine
 from fastreg.io.images import check_ending, load_labels, save_image
 from fastreg.io.points import check_conversion, load_points, save_points
-from fastreg.io.transforms import check_transform_ending, save_transforms
+from fastreg.io.transforms import save_transforms
 from fastreg.io.warps import WARP_ENDINGS, save_warp
 from fastreg.registration.inversion import residual
 from fastreg.registration.pairwise import register
@@ -60,10 +59,8 @@ class Outputs:
     """The pair's `points_fixed`, where they are in the moving image."""
     points_back: Path | None = None
     """The pair's `points_moving`, where they are in the fixed image."""
-
     ants_prefix: str | None = None
     """What the names of ANTs' files begin with, a folder before it."""
-
     bids: tuple[str, str, str] | None = None
     """What BIDS' names of the transforms begin with, and the labels of the moving and the fixed space."""
 
@@ -82,9 +79,9 @@ class Outputs:
                 check_ending(image)
         for warp in (self.warp, self.inverse_warp):
             if warp is not None:
-                check_transform_ending(warp, (*WARP_ENDINGS, ".h5"))
+                check_ending(warp, (*WARP_ENDINGS, ".h5"))
         if self.affine is not None:
-            check_transform_ending(self.affine, AFFINE_ENDINGS)
+            check_ending(self.affine, AFFINE_ENDINGS)
 
 
 def register_files(
@@ -127,9 +124,7 @@ def register_files(
     for given, output in ((points, outputs.points), (points_back, outputs.points_back)):
         if given is not None and output is not None:
             check_conversion(output, given)
-    wants_inverse = outputs.bids is not None or (
-        outputs.ants_prefix is not None or outputs.inverse_warp is not None or outputs.points_back is not None
-    )
+    wants_inverse = any(given is not None for given in (outputs.bids, outputs.inverse_warp, outputs.points_back))
     images: Mapping[str, Any] = channels or {
         "fixed": pair.fixed, "moving": pair.moving, "fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask,
     }  # fmt: skip
@@ -170,7 +165,7 @@ def save_as_ants(found: RegistrationResult, prefix: str, interpolation: str = "l
     flat = found.fixed.ndim == 2 and in_plane(found.fixed.affine)
     save_affine(linear, found.affine, ndim=2 if flat else 3)
     flow = residual(found.warp, found.affine)
-    back = sharpened_inverse(flow, fields.invert(flow))
+    back = exact_inverse(flow)
     grid = found.fixed.affine
     for path, field in ((warp, flow), (inverse, back)):
         save_warp(path, Warp(np.moveaxis(field[0].numpy(), 0, -1), grid, grid, found.fixed.shape))

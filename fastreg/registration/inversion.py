@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fastreg.geometry import fields
-from fastreg.geometry.folds import sharpened_inverse
+from fastreg.geometry.folds import exact_inverse
 from fastreg.geometry.grid import Grid
 from fastreg.geometry.image import Image, affine_field, to_flow
 from fastreg.geometry.linear import linear_part
@@ -33,8 +32,8 @@ def inverse_warp(warp: Warp, onto: Image) -> Warp:
     world = linear_part(warp)
     flow = residual(warp, world)
     with torch.no_grad():
-        back = sharpened_inverse(flow, fields.invert(flow))
-    fixed = Image(np.broadcast_to(np.float32(0), warp.fixed_shape), warp.fixed_affine)
+        back = exact_inverse(flow)
+    fixed = Image.blank(warp.fixed_shape, warp.fixed_affine)
     return inverse_on_image_grid(back, Grid(warp.fixed_shape, warp.fixed_affine), onto, fixed, world)
 
 
@@ -52,7 +51,7 @@ def inverted(transforms: Sequence[Transform], fixed: Image | None, onto: Image |
             found.append(transform.inverse())
             continue
         if isinstance(transform, Warp):
-            own = Image(np.broadcast_to(np.float32(0), transform.fixed_shape), transform.fixed_affine)
+            own = Image.blank(transform.fixed_shape, transform.fixed_affine)
             found.append(inverse_warp(transform, onto or own))
             continue
         sampled = fixed or onto or _of_control(transform.control.shape[:-1], transform.affine)
@@ -65,7 +64,7 @@ def _of_control(shape: tuple[int, ...], affine: np.ndarray) -> Image:
     """Four voxels from control point to control point."""
     finer = affine.copy()
     finer[:3, : len(shape)] /= 4
-    return Image(np.broadcast_to(np.float32(0), tuple(4 * (length - 1) + 1 for length in shape)), finer)
+    return Image.blank(tuple(4 * (length - 1) + 1 for length in shape), finer)
 
 
 def left_over_mm(transforms: Sequence[Transform], inverse: Sequence[Transform], onto: Image) -> np.ndarray:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 
 from fastreg.geometry import rigid
 from fastreg.geometry.image import Image
-from fastreg.geometry.masks import inside
+from fastreg.geometry.masks import dilated, inside
 from fastreg.geometry.transforms import Affine, apply
 from fastreg.io.images import load_image
 from fastreg.io.series import Series, open_series
@@ -160,9 +159,7 @@ def _fit(targets: Sequence[Target], volume: Image, start: np.ndarray) -> Fit:
 def _targets(reference: Image, mask: Image | None, scales: Sequence[Scale]) -> list[Target]:
     shape = reference.shape
     if mask is None:
-        head = torch.from_numpy(objects(reference.data).astype(np.float32))[None, None]
-        pool = torch.nn.functional.max_pool3d if len(shape) == 3 else torch.nn.functional.max_pool2d
-        where = pool(head, 3, 1, 1)[0, 0].numpy() > 0  # with the head's border: it says most of where it lies
+        where = dilated(objects(reference.data), 1)  # with the head's border: it says most of where it lies
     else:
         where = inside(mask, (*shape, *[1] * (3 - len(shape))), reference.affine).reshape(shape)
     if where.sum() < _FEWEST:

@@ -30,7 +30,7 @@ from fastreg.registration.image_grid import inverse_on_image_grid, on_image_grid
 from fastreg.registration.inputs import (
     differ_by_noise_alone,
 )
-from fastreg.registration.landmarks import Landmarks
+from fastreg.registration.landmarks import left_mm
 from fastreg.registration.linear.align import KINDS, find_alignment
 from fastreg.registration.quality import field_figures
 from fastreg.registration.result import RegistrationResult
@@ -139,12 +139,11 @@ def register(
     ndim = None if model is None else model.net.config.ndim
     channels = read_channels(fixed, moving, fixed_mask, moving_mask, metric, weights, ndim=ndim, channel=channel)
     fixed_image, moving_image, masks = channels[0].fixed, channels[0].moving, channels[0].masks
-    landmarks = init.places(fixed_image, moving_image) if isinstance(init, Landmarks) else None
     labels = None if fixed_labels is None or moving_labels is None else (fixed_labels, moving_labels)
-    guides = Guides.read(labels, landmarks, (labels_weight, landmarks_weight), fixed_image.ndim)
+    given = starting_point(init, fixed_image, moving_image, transform)
+    guides = Guides.read(labels, given.landmarks, (labels_weight, landmarks_weight), fixed_image.ndim)
     clock.lap("read")
 
-    given = starting_point(init, fixed_image, moving_image, transform)
     world, stayed = given.world or Affine(np.eye(4)), False
     if affine is None:
         affine = given.warp is None and (model is None or model.working.align)
@@ -170,8 +169,8 @@ def register(
         clock.lap("affine")
     optimised = False
     log: dict[str, Any] = {"device": str(device), "transform": transform, "affine_kept_start": stayed}
-    if given.landmarks_left_mm is not None:
-        log["landmarks_left_mm"] = round(given.landmarks_left_mm, 4)
+    if given.landmarks is not None and given.world is not None:
+        log["landmarks_left_mm"] = round(left_mm(given.world, *given.landmarks), 4)
     if transform != "deformable":
         grid = Grid(fixed_image.shape, fixed_image.affine)
         zero = torch.zeros(1, fixed_image.ndim, *grid.shape)

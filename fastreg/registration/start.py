@@ -17,10 +17,16 @@ from fastreg.geometry.linear import linear_part, product_of
 from fastreg.geometry.transforms import Affine, Transform, Warp, compose
 from fastreg.io.transforms import load_transforms
 from fastreg.registration.inversion import residual
-from fastreg.registration.landmarks import Landmarks
+from fastreg.registration.landmarks import Landmarks, from_landmarks
 from fastreg.registration.linear.align import STARTS
 from fastreg.types import Flow
 from fastreg.utils.files import InputError
+
+
+def check_start(init: str | Path, what: str = "init") -> None:
+    """InputError unless it is a start by name or a file; `what` is the argument to the user."""
+    if str(init) not in STARTS and not Path(init).is_file():
+        raise InputError(f"{what}: expected one of {', '.join(STARTS)} or a file with a transform, got {init}")
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,8 @@ class Start:
     """The linear map of the world that is given, or the linear part of the warp; None: a start by name."""
     warp: tuple[Transform, ...] | None = None
     """The transforms of a start that is not linear, from fixed to moving."""
-    landmarks_left_mm: float | None = None
-    """Root mean square distance that the linear map leaves between the landmarks that it is of."""
+    landmarks: tuple[np.ndarray, np.ndarray] | None = None
+    """Places [N, 3] in RAS mm, in the fixed and in the moving image, that the linear map is of."""
 
     def check(self, affine: bool | None, network: bool) -> None:
         """InputError where something else is to stand in the place of the warp."""
@@ -59,13 +65,13 @@ def starting_point(init: Init, fixed: Image, moving: Image, transform: str) -> S
         InputError: neither a start by name nor a file that can be read.
     """
     if isinstance(init, Landmarks):
-        world, left = init.start(fixed, moving, "affine" if transform == "deformable" else transform)
-        return Start(world, landmarks_left_mm=left)
+        places = init.places(fixed, moving)
+        kind = "affine" if transform == "deformable" else transform
+        return Start(from_landmarks(*places, kind, fixed.ndim), landmarks=places)
     if isinstance(init, str) and init in STARTS:
         return Start()
     if isinstance(init, str | Path):
-        if not Path(init).exists():
-            raise InputError(f"init: expected one of {', '.join(STARTS)} or a file with a transform, got {init}")
+        check_start(init)
         transforms = tuple(load_transforms(init, fixed=fixed, moving=moving))
     else:
         transforms = (init,) if isinstance(init, Affine | Warp | BSpline) else tuple(init)

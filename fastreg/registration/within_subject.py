@@ -14,17 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from fastreg.data.intensity import normalised
-from fastreg.geometry import fields
-from fastreg.geometry.folds import sharpened_inverse
+from fastreg.geometry.folds import exact_inverse
 from fastreg.geometry.image import Image
 from fastreg.geometry.jacobian import jacobian_map
+from fastreg.geometry.masks import dilated
 from fastreg.geometry.resample import sample
+from fastreg.geometry.rigid import exponential, logarithm
 from fastreg.geometry.transforms import Affine, Warp, compose
 from fastreg.io.images import load_image
-from fastreg.registration.channels import several
 from fastreg.registration.inputs import as_array, check_structure, differ_by_noise_alone
 from fastreg.registration.inversion import residual
 from fastreg.registration.linear.align import find_alignment
@@ -93,7 +92,7 @@ def register_within_subject(
         check_structure(image, f"visit {k}")
         if image.ndim != images[0].ndim:
             raise InputError(f"visit {k}: expected {images[0].ndim}-D like the first, got {image.ndim}-D")
-    given = [None] * len(images) if masks is None else several(masks)
+    given = [None] * len(images) if masks is None else list(masks)
     if len(given) != len(images):
         raise InputError(f"masks: expected one for each of {len(images)} visits, got {len(given)}")
     loaded = [None if m is None else load_image(as_array(m), what=f"mask {k}") for k, m in enumerate(given, 1)]
@@ -134,34 +133,13 @@ def _rigid(images: list[Image], masks: list[Image | None], k: int, options: dict
         )
         found.append(alignment.world.matrix)
     there, back = found
-    return np.asarray(there @ _exp(0.5 * _log(np.linalg.inv(there) @ np.linalg.inv(back))))
+    return np.asarray(there @ exponential(0.5 * logarithm(np.linalg.inv(there) @ np.linalg.inv(back))))
 
 
 def _halfway(from_first: list[np.ndarray]) -> list[Affine]:
     """From the middle to every visit: the mean of the maps from the first, on their own curved space, is taken away."""
-    mean = np.mean([_log(matrix) for matrix in from_first], 0)
-    return [Affine(matrix @ _exp(-mean)) for matrix in from_first]
-
-
-def _log(matrix: np.ndarray) -> np.ndarray:
-    """The logarithm of a rigid map that turns by less than half a turn."""
-    turn = matrix[:3, :3]
-    angle = np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))
-    found = np.zeros((4, 4))
-    skew = (turn - turn.T) / 2
-    found[:3, :3] = skew * (angle / np.sin(angle) if angle > 1e-9 else 1.0)
-    # The translation is that of the twist whose exponential has the map's: V v = t.
-    w, eye = found[:3, :3], np.eye(3)
-    if angle > 1e-6:
-        v = eye + (1 - np.cos(angle)) / angle**2 * w + (angle - np.sin(angle)) / angle**3 * w @ w
-    else:
-        v = eye + 0.5 * w
-    found[:3, 3] = np.linalg.solve(v, matrix[:3, 3])
-    return found
-
-
-def _exp(twist: np.ndarray) -> np.ndarray:
-    return np.asarray(torch.matrix_exp(torch.from_numpy(twist)).numpy())
+    mean = np.mean([logarithm(matrix) for matrix in from_first], 0)
+    return [Affine(matrix @ exponential(-mean)) for matrix in from_first]
 
 
 def _middle_grid(images: list[Image], worlds: list[Affine]) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -211,9 +189,7 @@ def _mean(images: list[Image], warps: list[Warp]) -> Image:
 
 def _about_the_object(mean: Image) -> Image:
     """A mask of what is not background, and a rim: the noise of air is not to bend anything."""
-    inside = torch.from_numpy(objects(mean.data).astype(np.float32))[None, None]
-    pool = F.max_pool3d if mean.ndim == 3 else F.max_pool2d
-    return Image(pool(inside, 2 * _RIM + 1, stride=1, padding=_RIM)[0, 0].numpy(), mean.affine)
+    return Image(dilated(objects(mean.data), _RIM), mean.affine)
 
 
 _RIM = 3
@@ -227,7 +203,7 @@ def _about_their_mean(warps: list[Warp], worlds: list[Affine]) -> list[Warp]:
     if not bool((mean != 0).any()):
         return warps
     with torch.no_grad():
-        back = sharpened_inverse(mean, fields.invert(mean))
+        back = exact_inverse(mean)
     field = np.moveaxis(back[0].numpy(), 0, -1)
     centred = Warp.from_displacement_mm(field @ grid[:3, : field.shape[-1]].T, grid)
     return [compose([centred, warp], grid, warp.fixed_shape, warp.moving_affine, warp.moving_shape) for warp in warps]

@@ -124,6 +124,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def save_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic(path) as partial:
+        partial.write_bytes(content)
+
+
 def _partial(path: Path) -> tuple[Path, int]:
     """A new, empty file beside `path`, and the mode that `path` is to have: that of the file there, or the umask's."""
     try:

@@ -7,8 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from helpers.oblique import FIXED, MOVING, MOVING_SHAPE, SHAPE, fastreg
 
-from fastreg.cli import main
 from fastreg.geometry.image import affine_field
 from fastreg.geometry.transforms import Affine, Warp
 from fastreg.io.affines import save_affine
@@ -22,17 +22,7 @@ from fastreg.io.stl import new_stl
 from fastreg.io.warps import save_warp
 
 FLIP = np.array([-1.0, -1, 1])
-FIXED = np.array([[-1.2, 0.1, 0, 9], [0.1, 1.1, 0.2, -8], [0, -0.2, 1.5, -10], [0, 0, 0, 1.0]])
-FIXED[:3, :3] = np.linalg.qr(FIXED[:3, :3])[0] * [1.2, -1.1, 1.5]  # no shear, which ITK does not open
-MOVING = np.array([[0, 0, 1.1, -9], [1.3, 0, 0, -10], [0, -1.2, 0, 8], [0, 0, 0, 1.0]])
-SHAPE, MOVING_SHAPE = (14, 15, 13), (16, 13, 17)
 FACES = np.array([[0, 1, 2], [2, 3, 4], [4, 5, 0]])
-
-
-def fastreg(*arguments):
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in arguments])
-    return end.value.code
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from helpers.oblique import FIXED, MOVING, MOVING_SHAPE, SHAPE, fastreg
 
-from fastreg.cli import main
 from fastreg.geometry.image import Image, affine_field
 from fastreg.geometry.rigid import rigid_matrix
 from fastreg.geometry.transforms import Affine, Warp, apply
@@ -17,17 +17,7 @@ from fastreg.io.images import save_image
 from fastreg.io.series import open_series
 from fastreg.io.warps import save_warp
 
-FIXED = np.array([[-1.2, 0.1, 0, 9], [0.1, 1.1, 0.2, -8], [0, -0.2, 1.5, -10], [0, 0, 0, 1.0]])
-FIXED[:3, :3] = np.linalg.qr(FIXED[:3, :3])[0] * [1.2, -1.1, 1.5]
-MOVING = np.array([[0, 0, 1.1, -9], [1.3, 0, 0, -10], [0, -1.2, 0, 8], [0, 0, 0, 1.0]])
-SHAPE, MOVING_SHAPE, COUNT = (14, 15, 13), (16, 13, 17), 3
-
-
-def fastreg(*arguments):
-    """Exit code of the command."""
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in arguments])
-    return end.value.code
+COUNT = 3
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from helpers.oblique import FIXED, MOVING, MOVING_SHAPE, SHAPE, fastreg
 
 from fastreg import RegistrationNet
 from fastreg.cli import main
@@ -16,18 +17,6 @@ from fastreg.io.affines import save_affine
 from fastreg.io.images import load_image, load_labels, save_image
 from fastreg.io.warps import load_warp, save_warp
 from fastreg.nn import checkpoint
-
-FIXED = np.array([[-1.2, 0.1, 0, 9], [0.1, 1.1, 0.2, -8], [0, -0.2, 1.5, -10], [0, 0, 0, 1.0]])
-FIXED[:3, :3] = np.linalg.qr(FIXED[:3, :3])[0] * [1.2, -1.1, 1.5]  # no shear, which ITK does not open
-MOVING = np.array([[0, 0, 1.1, -9], [1.3, 0, 0, -10], [0, -1.2, 0, 8], [0, 0, 0, 1.0]])
-SHAPE, MOVING_SHAPE = (14, 15, 13), (16, 13, 17)
-
-
-def fastreg(*arguments):
-    """Exit code of the command."""
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in arguments])
-    return end.value.code
 
 
 @pytest.fixture
