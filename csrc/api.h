@@ -6,12 +6,14 @@
 
 namespace fastreg {
 
-enum class DType : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };  // the last two on a GPU only
+enum class DType : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };  // the last two on a GPU, and of CorrelateArgs
 enum class Mode : int { linear = 0, nearest = 1 };
 // What a voxel outside the image reads. symmetric: reflection about the edges of the outer voxels, not their centres.
 // itk: border up to half a voxel outside, 0 beyond.
 enum class Padding : int { zeros = 0, border = 1, reflection = 2, symmetric = 3, itk = 4 };
 enum class Floor : int { none = 0, max = 1, add = 2 };  // of a variance: v, max(v, floor_eps), max(v, 0) + floor_eps
+
+enum class Measure : int { dot = 0, ssd = 1 };  // of two vectors of channels: mean product, mean squared difference
 
 enum class Scheme : int { central = 0, least = 1 };  // of differences: docs/math.md
 
@@ -166,6 +168,28 @@ struct DeterminantArgs {
   void* stream;
 };
 
+// Scores of a at p against b at p + d, for the (2 radius + 1)^ndim displacements d, the last component running fastest.
+struct CorrelateArgs {
+  int ndim;
+  int64_t batch, channels;
+  int64_t size[3];  // D, H, W
+  DType dtype;      // of a, b, their gradients and the scores; the field is float32 with half precision
+  int radius;       // voxels, along D only in 3-D
+  Measure measure;
+  Padding padding;   // zeros or border
+  double sharpness;  // 0: out is the scores; above: the mean of d weighed by softmax(sharpness * +-score), voxels
+  int threads;
+  const void* a;     // [batch, channels, D, H, W]
+  const void* b;     // like a
+  void* out;         // [batch, (2 radius + 1)^ndim, D, H, W] or [batch, ndim, D, H, W]   (forward)
+  const void* grad;  // like out                                                          (backward)
+  void* grad_a;      // like a, or null when not wanted                                   (backward)
+  void* grad_b;      // like b, or null when not wanted                                   (backward)
+
+  // On a GPU only.
+  void* stream;
+};
+
 // Of the CPU alone. The volume is padded, so that every window lies in it: kWindowPad voxels at the beginning of each axis
 // and at its end, kWindowPadEnd at the end of W.
 constexpr int kLanczosRadius = 5, kVoteReach = 4, kWindowPad = 5, kWindowPadEnd = 11;
@@ -189,6 +213,8 @@ double smoothness(const SmoothnessArgs&);  // mean over batch and axes of the me
 double penalty(const PenaltyArgs&);        // smoothness * roughness + volume * mean squared (known + div velocity)
 void adam_step(const AdamArgs&);
 void determinant(const DeterminantArgs&);
+void correlate_forward(const CorrelateArgs&);
+void correlate_backward(const CorrelateArgs&);
 void lanczos(const WindowArgs&);
 void bspline(const WindowArgs&);  // vol: coefficients
 void vote(const WindowArgs&);
@@ -212,6 +238,8 @@ void penalty(const PenaltyArgs&);
 size_t penalty_scratch(const PenaltyArgs&);
 void adam_step(const AdamArgs&);
 void determinant(const DeterminantArgs&);
+void correlate_forward(const CorrelateArgs&);
+void correlate_backward(const CorrelateArgs&);
 }  // namespace cuda
 
 }  // namespace fastreg

@@ -36,6 +36,11 @@ class Floor:
     max: ClassVar[Floor]
     add: ClassVar[Floor]
 
+class Measure:
+    __members__: ClassVar[dict[str, Measure]]
+    dot: ClassVar[Measure]
+    ssd: ClassVar[Measure]
+
 class Scheme:
     __members__: ClassVar[dict[str, Scheme]]
     central: ClassVar[Scheme]
@@ -331,6 +336,47 @@ class DeterminantArgs:
         stream: Address = ...,
     ) -> None: ...
 
+class CorrelateArgs:
+    needed: ClassVar[tuple[str, ...]]
+    ndim: int
+    batch: int
+    channels: int
+    size: Sizes
+    dtype: DType
+    radius: int
+    measure: Measure
+    padding: Padding
+    sharpness: float
+    threads: int
+    a: Address
+    b: Address
+    out: Address
+    grad: Address
+    grad_a: Address
+    grad_b: Address
+    stream: Address
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        batch: int,
+        channels: int,
+        size: Sizes,
+        dtype: DType,
+        radius: int,
+        measure: Measure,
+        padding: Padding,
+        sharpness: float,
+        threads: int,
+        a: Address,
+        b: Address,
+        out: Address = ...,
+        grad: Address = ...,
+        grad_a: Address = ...,
+        grad_b: Address = ...,
+        stream: Address = ...,
+    ) -> None: ...
+
 class WindowArgs:
     needed: ClassVar[tuple[str, ...]]
     ndim: int
@@ -371,6 +417,10 @@ class cpu:
     def adam_step(args: AdamArgs) -> None: ...
     @staticmethod
     def determinant(args: DeterminantArgs) -> None: ...
+    @staticmethod
+    def correlate_forward(args: CorrelateArgs) -> None: ...
+    @staticmethod
+    def correlate_backward(args: CorrelateArgs) -> None: ...
     @staticmethod
     def lanczos(args: WindowArgs) -> None: ...
     @staticmethod
@@ -413,3 +463,7 @@ class cuda:
     def adam_step(args: AdamArgs) -> None: ...
     @staticmethod
     def determinant(args: DeterminantArgs) -> None: ...
+    @staticmethod
+    def correlate_forward(args: CorrelateArgs) -> None: ...
+    @staticmethod
+    def correlate_backward(args: CorrelateArgs) -> None: ...

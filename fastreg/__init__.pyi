@@ -10,6 +10,7 @@ from fastreg.geometry.fields import smoothness as smoothness
 from fastreg.nn import losses as losses
 from fastreg.nn.export import export_onnx as export_onnx
 from fastreg.nn.registration_net import RegistrationNet as RegistrationNet
+from fastreg.ops.correlate import correlate as correlate
 from fastreg.ops.grid_sample import grid_sample as grid_sample
 from fastreg.ops.integrate import integrate as integrate
 from fastreg.ops.lncc import lncc as lncc

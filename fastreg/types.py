@@ -25,6 +25,8 @@ MODES = ("linear", "nearest")
 WARP_MODES = (*MODES, "bspline")
 """Of `fastreg.warp`."""
 PADDINGS = ("zeros", "border", "reflection", "symmetric", "itk")
+MEASURES = ("dot", "ssd")
+"""Of `fastreg.correlate`."""
 KERNELS = ("box", "triangular", "gaussian")
 
 

@@ -22,6 +22,7 @@ void bind_enums(py::module_ m) {
       .value("symmetric", Padding::symmetric)
       .value("itk", Padding::itk);
   py::enum_<Floor>(m, "Floor").value("none", Floor::none).value("max", Floor::max).value("add", Floor::add);
+  py::enum_<Measure>(m, "Measure").value("dot", Measure::dot).value("ssd", Measure::ssd);
   py::enum_<Scheme>(m, "Scheme").value("central", Scheme::central).value("least", Scheme::least);
 }
 
@@ -161,6 +162,25 @@ void bind_arguments(py::module_ m) {
       .needed<&DeterminantArgs::flow>("flow")
       .needed<&DeterminantArgs::out>("out")
       .optional<&DeterminantArgs::stream>("stream")
+      .done();
+  Fields<CorrelateArgs>(m, "CorrelateArgs")
+      .needed<&CorrelateArgs::ndim>("ndim")
+      .needed<&CorrelateArgs::batch>("batch")
+      .needed<&CorrelateArgs::channels>("channels")
+      .needed<&CorrelateArgs::size>("size")
+      .needed<&CorrelateArgs::dtype>("dtype")
+      .needed<&CorrelateArgs::radius>("radius")
+      .needed<&CorrelateArgs::measure>("measure")
+      .needed<&CorrelateArgs::padding>("padding")
+      .needed<&CorrelateArgs::sharpness>("sharpness")
+      .needed<&CorrelateArgs::threads>("threads")
+      .needed<&CorrelateArgs::a>("a")
+      .needed<&CorrelateArgs::b>("b")
+      .optional<&CorrelateArgs::out>("out")
+      .optional<&CorrelateArgs::grad>("grad")
+      .optional<&CorrelateArgs::grad_a>("grad_a")
+      .optional<&CorrelateArgs::grad_b>("grad_b")
+      .optional<&CorrelateArgs::stream>("stream")
       .done();
   Fields<WindowArgs>(m, "WindowArgs")
       .needed<&WindowArgs::ndim>("ndim")

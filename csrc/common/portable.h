@@ -65,9 +65,10 @@ FR_HD float widen(f16 v) {
   return __half2float(__ushort_as_half(v.bits));
 #else
   const uint32_t sign = uint32_t(v.bits & 0x8000) << 16, rest = v.bits & 0x7fff;
-  if (rest >= 0x7c00) return float_of_bits(sign | 0x7f800000 | (rest & 0x3ff) << 13);
-  const float magnitude = rest < 0x400 ? std::ldexp(float(rest), -24) : float_of_bits((rest << 13) + 0x38000000);
-  return float_of_bits(sign | bits_of_float(magnitude));
+  // All three without a branch, so that loops become vectors. Subnormal: an exact difference of two normal numbers.
+  const uint32_t small = bits_of_float(float_of_bits((rest << 13) + 0x38800000) - float_of_bits(0x38800000));
+  const uint32_t normal = (rest << 13) + 0x38000000, special = 0x7f800000 | (rest & 0x3ff) << 13;
+  return float_of_bits(sign | (rest >= 0x7c00 ? special : rest < 0x400 ? small : normal));
 #endif
 }
 
@@ -87,10 +88,11 @@ FR_HD void narrow(float v, f16& to) {
   to.bits = __half_as_ushort(__float2half_rn(v));
 #else
   const uint32_t bits = bits_of_float(v), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
-  if (rest > 0x7f800000) to.bits = uint16_t(sign | 0x7e00);
-  else if (rest >= 0x477ff000) to.bits = uint16_t(sign | 0x7c00);  // rounds beyond the largest
-  else if (rest < 0x38800000) to.bits = uint16_t(sign | uint32_t(std::lrint(std::ldexp(float_of_bits(rest), 24))));
-  else to.bits = uint16_t(sign | (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13);
+  const uint32_t small = bits_of_float(float_of_bits(rest) + 0.5f) - 0x3f000000;  // in units of 2^-24, rounded to even
+  const uint32_t normal = (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13;
+  const uint32_t finite = rest < 0x38800000 ? small : normal;
+  const uint32_t large = rest > 0x7f800000 ? 0x7e00 : 0x7c00;  // from 0x477ff000 on it rounds beyond the largest
+  to.bits = uint16_t(sign | (rest >= 0x477ff000 ? large : finite));
 #endif
 }
 

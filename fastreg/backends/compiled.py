@@ -33,6 +33,7 @@ else:
     _MODES = _C.Mode.__members__
     _PADDINGS = _C.Padding.__members__
     _SCHEMES = _C.Scheme.__members__
+    _MEASURES = _C.Measure.__members__
 
 module = _C
 
@@ -231,6 +232,36 @@ def determinant_args(flow: Flow, scheme: str, out: torch.Tensor) -> _C.Determina
         flow=flow.data_ptr(),
         out=out.data_ptr(),
     )
+
+
+def correlate_args(
+    a: Volume, b: Volume, radius: int, measure: str, padding: str, sharpness: float | None
+) -> _C.CorrelateArgs:
+    """The part that forward and backward share."""
+    shape = a.shape
+    return _C.CorrelateArgs(
+        ndim=len(shape) - 2,
+        batch=shape[0],
+        channels=shape[1],
+        size=_size(shape[2:]),
+        dtype=_DTYPES[a.dtype],
+        radius=radius,
+        measure=_MEASURES[measure],
+        padding=_PADDINGS[padding],
+        sharpness=sharpness or 0.0,
+        threads=torch.get_num_threads(),
+        a=a.data_ptr(),
+        b=b.data_ptr(),
+    )
+
+
+def correlated_like(a: Volume, radius: int, sharpness: float | None) -> torch.Tensor:
+    """An empty tensor for the scores or, with `sharpness`, for the field, which is not in half precision."""
+    ndim, grid = a.ndim - 2, a.shape[2:]
+    if sharpness is None:
+        return a.new_empty((a.shape[0], (2 * radius + 1) ** ndim, *grid))
+    dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
+    return a.new_empty((a.shape[0], ndim, *grid), dtype=dtype)
 
 
 def window_args(padded: Volume, size: tuple[int, ...], flow: Flow, out: Volume) -> _C.WindowArgs:

@@ -281,3 +281,40 @@ def determinant(flow: Flow, scheme: str) -> torch.Tensor:
     with _launching(flow) as args.stream:
         _C.cuda.determinant(args)
     return out
+
+
+def correlate_forward(
+    a: Volume, b: Volume, radius: int, measure: str, padding: str, sharpness: float | None
+) -> Volume | Flow:
+    """See `reference.correlate_forward`."""
+    a, b = a.contiguous(), b.contiguous()
+    out = compiled.correlated_like(a, radius, sharpness)
+    args = compiled.correlate_args(a, b, radius, measure, padding, sharpness)
+    args.out = address(out)
+    with _launching(a) as args.stream:
+        _C.cuda.correlate_forward(args)
+    return out
+
+
+def correlate_backward(
+    grad: Volume | Flow,
+    a: Volume,
+    b: Volume,
+    radius: int,
+    measure: str,
+    padding: str,
+    sharpness: float | None,
+    need_a: bool,
+    need_b: bool,
+) -> tuple[Volume | None, Volume | None]:
+    """See `reference.correlate_backward`. Deterministic: every voxel is summed by one thread in one order."""
+    a, b, grad = a.contiguous(), b.contiguous(), grad.contiguous()
+    grad_a = torch.empty_like(a) if need_a else None
+    grad_b = torch.empty_like(b) if need_b else None
+    args = compiled.correlate_args(a, b, radius, measure, padding, sharpness)
+    args.grad = address(grad)
+    args.grad_a = address(grad_a)
+    args.grad_b = address(grad_b)
+    with _launching(a) as args.stream:
+        _C.cuda.correlate_backward(args)
+    return grad_a, grad_b

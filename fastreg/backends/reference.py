@@ -10,6 +10,9 @@ import itertools
 
 import torch
 
+from fastreg.backends.reference_correlate import correlate as correlate
+from fastreg.backends.reference_correlate import correlate_backward as correlate_backward
+from fastreg.backends.reference_correlate import correlate_forward as correlate_forward
 from fastreg.backends.reference_fields import adam_step as adam_step
 from fastreg.backends.reference_fields import determinant as determinant
 from fastreg.backends.reference_fields import determinant_of as determinant_of
