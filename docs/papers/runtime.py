@@ -19,7 +19,7 @@ import torch
 import fastreg
 from fastreg.cli.output import out, print_table
 from fastreg.nn.cascade import cascade
-from fastreg.nn.unet import ARCHITECTURES
+from fastreg.nn.registration_net import NETWORKS
 from fastreg.utils.files import InputError, atomic
 
 COLUMNS = ("network", "size", "device", "threads", "seconds", "least", "most", "repeats")
@@ -64,8 +64,8 @@ def main() -> None:
 
 def measure(name: str, device: str, given: argparse.Namespace) -> dict[str, Any]:
     """One row of the table."""
-    if name not in ARCHITECTURES:
-        raise InputError(f"networks: expected some of {', '.join(ARCHITECTURES)}, got {name}")
+    if name not in NETWORKS:
+        raise InputError(f"networks: expected some of {', '.join(NETWORKS)}, got {name}")
     net = fastreg.RegistrationNet(name, len(given.size), diffeomorphic=name == "match").to(device).eval()
     torch.nn.init.normal_(net.flow.weight, std=1e-2)  # displacements as of a trained network, not the identity
     moving, fixed = torch.rand(2, 1, 1, *given.size, device=device)

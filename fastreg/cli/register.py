@@ -94,7 +94,7 @@ class Register:
     """A checkpoint of `fastreg train`, or general: the network that comes with fastreg and takes images of any kind and
     contrast. If not given, images are registered by optimisation."""
     refine: Annotated[int | None, Range(0, unit="iterations")] = None
-    """Iterations of optimisation at full resolution; if not given, none after a model and the pyramid without."""
+    """Iterations of optimisation after a model on its grid, or without one in place of the pyramid."""
     preset: Literal["fast", "default", "best"] = "default"
     """How long the optimisation may take: fast leaves the finest level out, best has twice the iterations
     (docs/register.md has what each gives)."""
@@ -104,7 +104,8 @@ class Register:
     """Threads to compute with; if not given, as many as torch takes. The result is the same for any number."""
     levels: str | None = None
     """The pyramid of the optimisation: the number of levels (3 if not given), or factors and iterations, such as
-    4x60,2x40,1x10. A level ends early when it stops improving."""
+    4x60,2x40,1x10. A level ends early when it stops improving. With --model it goes on from what the network found, on
+    the fixed image's grid; if not given, there is none after a network."""
     transform: Literal["translation", "rigid", "similarity", "affine", "deformable"] = "deformable"
     """What kind of transform to find."""
     affine: bool | None = None
@@ -184,14 +185,14 @@ class Register:
 
             torch.set_num_threads(self.threads)
         if self.levels is not None and self.refine is not None:
-            raise InputError("--levels is the pyramid without --refine: give one of them")
-        if self.levels is not None and self.model is not None:
-            raise InputError("--levels is the pyramid without --model; after a network give --refine, its iterations")
+            raise InputError("--levels is a pyramid, --refine the finest level alone: give one of them")
         if self.levels is not None and self.transform != "deformable":
             raise InputError(f"--levels is the pyramid of a deformation; not with --transform {self.transform}")
-        if self.windows is not None and (self.model is not None or self.transform != "deformable"):
+        network_alone = self.model is not None and self.levels is None
+        if self.windows is not None and (network_alone or self.transform != "deformable"):
             raise InputError(
-                "--windows are those of a deformation by optimisation; not with --model or a linear --transform"
+                "--windows are those of a deformation by optimisation; not with a linear --transform, "
+                "with --model only where --levels is given"
             )
         if self.discrete != "no" and (self.model is not None or self.transform != "deformable"):
             raise InputError(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastreg._version import __version__
 from fastreg.nn.registration_net import RegistrationNet
@@ -24,7 +24,7 @@ from fastreg.utils.files import InputError, atomic, check_exists
 FORMAT = 1
 MODELS = ("general",)
 """Names of the networks that come with fastreg."""
-_WEIGHTS, _OPTIMIZER, _RNG_STATE = "model.", "optimizer.", "chance"
+_WEIGHTS, _OPTIMIZER, _AVERAGE, _RNG_STATE = "model.", "optimizer.", "average.", "chance"
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,14 @@ class TrainedModel(NamedTuple):
         return self.checkpoint.working
 
 
-def save(path: Path, net: RegistrationNet, about: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Writes weights (to resume from: with the optimizer and the random state), whole or not at all.
+def save(
+    path: Path,
+    net: RegistrationNet,
+    about: Checkpoint,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: nn.Module | None = None,
+) -> None:
+    """Writes weights (to resume from: with the optimizer, their running average and the random state), or nothing.
 
     Raises:
         InputError: weights that are not finite; what was in the file stays.
@@ -111,6 +117,8 @@ def save(path: Path, net: RegistrationNet, about: Checkpoint, optimizer: torch.o
     """
     tensors: dict[str, Tensor] = {_WEIGHTS + name: value for name, value in net.state_dict().items()}
     header: dict[str, Any] = {"format": FORMAT, "fastreg": __version__, "torch": torch.__version__, **about.to_json()}
+    if average is not None:
+        tensors |= {_AVERAGE + name: value for name, value in average.state_dict().items()}
     if optimizer is not None:
         state = optimizer.state_dict()
         for index, slots in state["state"].items():
@@ -231,8 +239,13 @@ def _put_weights(path: Path, tensors: Mapping[str, Tensor], net: RegistrationNet
         raise InputError(f"model {path}: its weights do not fit the network {net.config.name}: {detail}") from error
 
 
-def resume(path: Path, net: RegistrationNet, optimizer: torch.optim.Optimizer) -> Checkpoint:
-    """Puts weights, optimizer and random state back as they were; returns what else the file says."""
+def resume(
+    path: Path, net: RegistrationNet, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
+) -> Checkpoint:
+    """Puts weights, optimizer, average and random state back as they were; returns what else the file says.
+
+    A file without an average, of a run that had none, leaves it where the weights are.
+    """
     header, tensors = _read(path)
     _put_weights(path, tensors, net)
     if "optimizer" not in header or _RNG_STATE not in tensors:
@@ -245,6 +258,9 @@ def resume(path: Path, net: RegistrationNet, optimizer: torch.optim.Optimizer) -
                 state.setdefault(int(index), {})[slot] = value
         optimizer.load_state_dict({"state": state, "param_groups": header["optimizer"]})
         torch.set_rng_state(tensors[_RNG_STATE])
+        if average is not None:
+            kept = {name.removeprefix(_AVERAGE): value for name, value in tensors.items() if name.startswith(_AVERAGE)}
+            average.load_state_dict(kept or {"n_averaged": torch.tensor(0)}, strict=bool(kept))
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         detail = " ".join(str(error).split())
         raise InputError(f"model {path}: its optimizer's state does not fit this run: {detail}") from error

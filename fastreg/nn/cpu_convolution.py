@@ -36,13 +36,13 @@ def _left_to_plain_loops(x: Tensor) -> bool:
 
 
 def _convolve_halves(layer: nn.Conv3d, x: Tensor) -> Tensor:
-    """The same convolution, 3 voxels wide along the first axis, of the image's halves as a batch of two."""
+    """The same convolution, of the image's halves along the first axis as a batch of two."""
     assert not isinstance(layer.padding, str)
-    stride, (first, *others) = layer.stride[0], layer.padding
+    width, stride, (first, *others) = layer.kernel_size[0], layer.stride[0], layer.padding
     x = F.pad(x, (0, 0, 0, 0, first, first))
-    planes = (x.shape[2] - 3) // stride + 1
+    planes = (x.shape[2] - width) // stride + 1
     half = -(-planes // 2)
-    reach, start = stride * (half - 1) + 3, stride * (planes - half)
+    reach, start = stride * (half - 1) + width, stride * (planes - half)
     halves = torch.cat([x[:, :, :reach], x[:, :, start : start + reach]])
     y = F.conv3d(halves, layer.weight, layer.bias, layer.stride, (0, *others))
     return torch.cat([y[:1], y[1:, :, 2 * half - planes :]], 2)

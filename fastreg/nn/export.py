@@ -99,7 +99,7 @@ def export_onnx(
 
 def smallest_axis(net: RegistrationNet, passes: Sequence[int] = (1,)) -> int:
     """The fewest voxels along an axis that a graph of any shape takes: two on the coarsest grid of the U-Net."""
-    return max(passes) * net.unet.divisor * (2 if net.unet.architecture.matching else 1) + 1
+    return max(passes) * net.divisor + 1
 
 
 def worst_error(

@@ -2,7 +2,7 @@
 
 `vm1` and `vm2` are the networks of CVPR 2018 layer by layer, with TensorFlow's padding of stride-2 convolutions;
 `vxm` is the later package's VxmDense. Channels and order follow the published code and weight files. `match` is ours:
-a smaller U-Net behind a cost volume, for images of any contrast.
+a smaller U-Net behind a cost volume, for images of any contrast. `pyramid` is no U-Net: see `fastreg.nn.pyramid`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from fastreg.geometry import fields
 from fastreg.geometry.padding import crop, pad_to_multiple
 from fastreg.nn.cost_volume import Matching
 from fastreg.nn.cpu_convolution import convolve
+from fastreg.nn.pyramid import Pyramid
 from fastreg.nn.unet import ARCHITECTURES, RESAMPLINGS, UNet, convolution, widened
 from fastreg.ops.warp import warp
 from fastreg.types import RegistrationOutput, Volume
 from fastreg.utils.checks import check_choice, check_volume, shape
 from fastreg.utils.devices import computes_bfloat16
 from fastreg.utils.typed import call_of
+
+NETWORKS = (*ARCHITECTURES, "pyramid")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class NetConfig:
     channels_last: bool = False
     amp: bool = False
     """The network (not the warp) runs in bfloat16 autocast, in float32 on processors that do not compute in it."""
+    save_memory: bool = False
+    """In training, activations are computed anew in the backward pass."""
     features: tuple[tuple[int, ...], ...] | None = None
     """Encoder, decoder, tail_half and tail of the `Architecture`, in place of those of `name`."""
     half: bool = False
@@ -65,7 +70,8 @@ class RegistrationNet(nn.Module):
     """From two images to the displacement field that brings the moving one onto the fixed one.
 
     Args:
-        name: "vm1" (259,675 parameters in 3-D), "vm2" (300,547), "vxm" (327,331) or "match" (258,731).
+        name: "vm1" (259,675 parameters in 3-D), "vm2" (300,547), "vxm" (327,331), "match" (258,731) or "pyramid"
+            (PARAMS).
         ndim: 3 or 2.
         options: Further fields of `NetConfig`: channels, width, diffeomorphic, steps, downsize, uncertainty,
             half, region, channels_last, amp, and those of loaded networks (`fastreg.compat`): features,
@@ -81,8 +87,8 @@ class RegistrationNet(nn.Module):
 
     def __init__(self, name: str = "vm2", ndim: int = 3, **options: Any) -> None:
         super().__init__()
-        if name not in ARCHITECTURES:
-            raise ValueError(f"name must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
+        if name not in NETWORKS:
+            raise ValueError(f"name must be one of {', '.join(NETWORKS)}, got {name!r}")
         if ndim not in (2, 3):
             raise ValueError(f"ndim must be 2 or 3, got {ndim}")
         unknown = set(options) - set(NetConfig.__dataclass_fields__)
@@ -90,31 +96,67 @@ class RegistrationNet(nn.Module):
             raise ValueError(f"unknown options {', '.join(sorted(unknown))}; RegistrationNet takes those of NetConfig")
         self.config = NetConfig(name, ndim, **{**options, "features": _tuples(options.get("features"))})
         _check_config(self.config)
-        architecture = widened(ARCHITECTURES[name], self.config.width)
-        if self.config.features is not None:
-            encoder, decoder, tail_half, tail = self.config.features
-            architecture = replace(architecture, encoder=encoder, decoder=decoder, tail_half=tail_half, tail=tail)
-        architecture = replace(architecture, half=self.config.half)
-        inputs = 2 * self.config.channels
-        if architecture.matching:
-            inputs = architecture.encoder[0]
-            self.matching = Matching(self.config.channels, ndim, architecture.matching, inputs)
-        self.on_half_grid = architecture.half or architecture.matching > 0
-        self.unet = UNet(architecture, inputs, ndim, self.config.strided_padding)
-        self.flow = convolution(ndim, self.unet.outputs, ndim)
-        nn.init.normal_(self.flow.weight, std=1e-5)  # starts at the identity, as the published code does
-        if self.config.uncertainty:
-            if not self.config.diffeomorphic:
-                raise ValueError("uncertainty needs a diffeomorphic network: it is the velocity's")
-            self.log_variance = convolution(ndim, self.unet.outputs, ndim)
-            nn.init.normal_(self.log_variance.weight, std=1e-10)  # starts certain, as the published code does
-            assert self.log_variance.bias is not None
-            nn.init.constant_(self.log_variance.bias, -10.0)
+        self.on_half_grid = False
+        outputs = self._build_pyramid() if name == "pyramid" else self._build_unet()
         if self.config.region:
-            self.region = convolution(ndim, self.unet.outputs, 1)
+            self.region = convolution(ndim, outputs, 1)
         if self.config.channels_last:
             module: Any = self  # memory_format is missing from the type of Module.to
             module.to(memory_format=torch.channels_last_3d if ndim == 3 else torch.channels_last)
+
+    def _build_unet(self) -> int:
+        """Layers of the U-Net and its heads; how many features they see."""
+        config = self.config
+        architecture = widened(ARCHITECTURES[config.name], config.width)
+        if config.features is not None:
+            encoder, decoder, tail_half, tail = config.features
+            architecture = replace(architecture, encoder=encoder, decoder=decoder, tail_half=tail_half, tail=tail)
+        architecture = replace(architecture, half=config.half)
+        inputs = 2 * config.channels
+        if architecture.matching:
+            inputs = architecture.encoder[0]
+            self.matching = Matching(config.channels, config.ndim, architecture.matching, inputs)
+        self.on_half_grid = architecture.half or architecture.matching > 0
+        self.unet = UNet(architecture, inputs, config.ndim, config.strided_padding, config.save_memory)
+        self.flow = convolution(config.ndim, self.unet.outputs, config.ndim)
+        nn.init.normal_(self.flow.weight, std=1e-5)  # starts at the identity, as the published code does
+        if config.uncertainty:
+            if not config.diffeomorphic:
+                raise ValueError("uncertainty needs a diffeomorphic network: it is the velocity's")
+            self.log_variance = convolution(config.ndim, self.unet.outputs, config.ndim)
+            nn.init.normal_(self.log_variance.weight, std=1e-10)  # starts certain, as the published code does
+            assert self.log_variance.bias is not None
+            nn.init.constant_(self.log_variance.bias, -10.0)
+        return self.unet.outputs
+
+    def _build_pyramid(self) -> int:
+        config = self.config
+        self.pyramid = Pyramid(
+            config.channels,
+            config.ndim,
+            config.width,
+            half=config.half,
+            squarings=config.steps if config.diffeomorphic else None,
+            amp=config.amp,
+            channels_last=config.channels_last,
+            save_memory=config.save_memory,
+        )
+        return self.pyramid.outputs
+
+    @property
+    def divisor(self) -> int:
+        """Images are padded to a multiple of it: two to the number of times that the grid is halved."""
+        if self.config.name == "pyramid":
+            return self.pyramid.divisor
+        return self.unet.divisor * (2 if self.unet.architecture.matching else 1)
+
+    def grow(self, part: float) -> None:
+        """In training: the levels of a pyramid that take part when this part of their joining is over, 0 to 1.
+
+        It starts from the two coarsest. Other networks have no levels.
+        """
+        if self.config.name == "pyramid":
+            self.pyramid.grow(part)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -131,8 +173,10 @@ class RegistrationNet(nn.Module):
     def field(self, moving: Volume, fixed: Volume) -> Tensor:
         """What the last layer says: [batch, ndim, D, H, W], a displacement, or a velocity of the diffeomorphic form.
 
-        On the half grid for networks with `half`, and for "match".
+        On the half grid for networks with `half`, and for "match". Of a pyramid the displacement, all levels together.
         """
+        if self.config.name == "pyramid":
+            return self._by_levels(moving, fixed).flow
         return self._said(moving, fixed)["field"]
 
     def _said(self, moving: Volume, fixed: Volume) -> dict[str, Tensor]:
@@ -164,6 +208,8 @@ class RegistrationNet(nn.Module):
         """
         if inverse and not self.config.diffeomorphic:
             raise ValueError("inverse needs a diffeomorphic network; a displacement field has none in closed form")
+        if self.config.name == "pyramid":
+            return self._by_levels(moving, fixed, inverse)
         alone = not (self.config.uncertainty or self.config.region)
         said = {"field": self.field(moving, fixed)} if alone else self._said(moving, fixed)
         field, unsure, region = said["field"], said.get("log_variance"), said.get("region")
@@ -195,6 +241,26 @@ class RegistrationNet(nn.Module):
 
     __call__ = call_of(forward)
 
+    def _by_levels(self, moving: Volume, fixed: Volume, inverse: bool = False) -> RegistrationOutput:
+        """A pyramid's output; it has no velocity, for the composition of its levels is that of none."""
+        _check_pair(moving, fixed, self.config)
+        size = tuple(fixed.shape[2:])
+        found = self.pyramid(*(pad_to_multiple(image, self.divisor) for image in (moving, fixed)), inverse)
+        flow = crop(found.flow, size).contiguous()
+        back = None if found.back is None else crop(found.back, size).contiguous()
+        region = None
+        if self.config.region:
+            whole = [length * 2**self.pyramid.finest for length in found.state.shape[2:]]
+            said = convolve(self.region, found.state.to(fixed.dtype))
+            region = crop(_interpolated(said, tuple(whole)), size)
+        return RegistrationOutput(
+            moved=warp(moving, flow),
+            flow=flow,
+            inverse_flow=back,
+            moved_back=None if back is None else warp(fixed, back),
+            region=region,
+        )
+
     def _integrated(self, velocity: Tensor) -> Tensor:
         padding = "border" if self.config.resampling == "voxelmorph2018" else "zeros"
         return fields.integrate(velocity, steps=self.config.steps, padding=padding)
@@ -219,7 +285,7 @@ def _interpolated(image: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(image, size, mode=mode, align_corners=True)
 
 
-_UNCOMMON = ("uncertainty", "region", "features", "half", "strided_padding", "resampling")
+_UNCOMMON = ("save_memory", "uncertainty", "region", "features", "half", "strided_padding", "resampling")
 
 
 def _tuples(features: Any) -> tuple[tuple[int, ...], ...] | None:
@@ -231,6 +297,11 @@ def _check_config(config: NetConfig) -> None:
     check_choice("resampling", config.resampling, RESAMPLINGS)
     if config.features is not None and len(config.features) != 4:
         raise ValueError(f"features must name encoder, decoder, tail_half and tail, got {len(config.features)} parts")
+    if config.name == "pyramid":
+        for option, default in (("uncertainty", False), ("features", None), ("resampling", "corners")):
+            if getattr(config, option) != default:
+                raise ValueError(f"{option} is for the U-Nets: a pyramid has a field on every level")
+        return
     if config.half and ARCHITECTURES[config.name].matching:
         raise ValueError(f"half is for the other networks: {config.name} is on the half grid as it is")
     if config.resampling == "voxelmorph2018" and not config.half:

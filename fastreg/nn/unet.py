@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fastreg.nn.cpu_convolution import convolve
 
@@ -57,12 +60,19 @@ class UNet(nn.Module):
     """[batch, inputs, D, H, W] with axes divisible by `divisor` -> features [batch, outputs, D, H, W].
 
     Networks with `half` give features on the half grid. `strided_padding`: how stride-2 convolutions are padded,
-    "tensorflow" (0, 1) or "symmetric" (1, 1).
+    "tensorflow" (0, 1) or "symmetric" (1, 1). `save_memory`: activations are computed anew in the backward pass.
     """
 
-    def __init__(self, architecture: Architecture, inputs: int, ndim: int, strided_padding: str = "tensorflow") -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        inputs: int,
+        ndim: int,
+        strided_padding: str = "tensorflow",
+        save_memory: bool = False,
+    ) -> None:
         super().__init__()
-        self.architecture, self.ndim = architecture, ndim
+        self.architecture, self.ndim, self.save_memory = architecture, ndim, save_memory
         self.divisor = 2 ** len(architecture.encoder)
         self.pads = ((0, 1) if strided_padding == "tensorflow" else (1, 1)) * ndim
         stride = 1 if architecture.pooled else 2
@@ -98,30 +108,47 @@ class UNet(nn.Module):
         skips = [] if self.architecture.pooled else [x]
         for layer in self.encoder:
             if self.architecture.pooled:
-                x = _activate(convolve(layer, x))
+                x = self._layer(layer, x)
                 skips.append(x)
                 x = (F.max_pool3d if self.ndim == 3 else F.max_pool2d)(x, 2)
             else:
                 # TensorFlow's SAME padding of a stride-2 convolution of an even axis is (0, 1), not (1, 1).
-                x = _activate(convolve(layer, F.pad(x, self.pads)))
+                x = self._layer(layer, x, pads=self.pads)
                 skips.append(x)
         if not self.architecture.pooled:
             skips.pop()  # the coarsest features are the decoder's input
+        skip = None
         for k, layer in enumerate(self.decoder):
-            x = _activate(convolve(layer, x))
-            if self._joins(k):
-                x = _join(x, skips.pop())
+            x = self._layer(layer, x, skip)
+            skip = skips.pop() if self._joins(k) else None
         for layer in self.tail_half:
-            x = _activate(convolve(layer, x))
+            x = self._layer(layer, x, skip)
+            skip = None
         if not (self.architecture.pooled or self.architecture.half):
-            x = _join(x, skips.pop())
+            skip = skips.pop()
         for layer in self.tail:
-            x = _activate(convolve(layer, x))
-        return x
+            x = self._layer(layer, x, skip)
+            skip = None
+        return x if skip is None else _join(x, skip)
+
+    def _layer(self, layer: nn.Module, x: Tensor, skip: Tensor | None = None, pads: tuple[int, ...] = ()) -> Tensor:
+        """A convolution and its activation, of `x` alone or upsampled beside the skip."""
+
+        def run(x: Tensor, skip: Tensor | None) -> Tensor:
+            x = x if skip is None else _join(x, skip)
+            return activated(convolve(layer, F.pad(x, pads) if pads else x))
+
+        return recomputed(run, x, skip) if self.save_memory and torch.is_grad_enabled() else run(x, skip)
 
 
-def _activate(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.2)
+def recomputed(function: Callable[..., Any], *inputs: Tensor | None) -> Any:
+    """`function(*inputs)`, of which the graph keeps the inputs alone and computes the rest anew in the backward."""
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def activated(x: Tensor) -> Tensor:
+    """What every layer but the last ends with."""
+    return F.leaky_relu(x, 0.2, inplace=True)  # its gradient needs no more than its result
 
 
 def _join(x: Tensor, skip: Tensor) -> Tensor:

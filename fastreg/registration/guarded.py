@@ -91,7 +91,7 @@ def guarded(
 
     trial = _soft(tried, metrics) if len(metrics) == 1 else _across(tried, metrics)
     if trial is None:
-        found = deform(fixed, moving, stages=(), inverse=inverse, bidir=bidir, **given)
+        found = deform(fixed, moving, flow=flow, stages=(), inverse=inverse, bidir=bidir, **given)
         return found, Choice("none", "no deformation makes the images agree better")
     choice = Choice(trial.metric, f"agreement x {trial.gain:.2f} at the coarsest level", trial.stiffness)
     chosen = {"metric": trial.metric, "stiffness": trial.stiffness, **given}

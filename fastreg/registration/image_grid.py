@@ -32,6 +32,13 @@ def inverse_on_image_grid(flow: Flow, grid: Grid, onto: Image, other: Image, wor
     return _warp_from(start, _millimetres(flow, grid, first, onto.shape), back, onto, other)
 
 
+def between_grids(flow: Flow, grid: Grid, other: Grid) -> Flow:
+    """A flow in voxels of one working grid, in voxels of another on the same image: [1, ndim, *other.shape]."""
+    ndim = len(other.shape)
+    back = flow.new_tensor(np.linalg.pinv(other.affine[:3, :ndim]))
+    return torch.einsum("rc,bc...->br...", back, _millimetres(flow, grid, other.affine, other.shape)).contiguous()
+
+
 def _millimetres(flow: Flow, grid: Grid, affine: np.ndarray, shape: tuple[int, ...]) -> Flow:
     """The working grid's displacement [1, 3, ...] in RAS mm at the voxels of another grid.
 

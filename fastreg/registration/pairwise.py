@@ -26,10 +26,8 @@ from fastreg.registration.contrast import Choice, candidates
 from fastreg.registration.deformable import deform
 from fastreg.registration.discrete import discrete_start, start_if_worth_it
 from fastreg.registration.guarded import guarded
-from fastreg.registration.image_grid import inverse_on_image_grid, on_image_grid, without_folds
-from fastreg.registration.inputs import (
-    differ_by_noise_alone,
-)
+from fastreg.registration.image_grid import between_grids, inverse_on_image_grid, on_image_grid, without_folds
+from fastreg.registration.inputs import differ_by_noise_alone
 from fastreg.registration.landmarks import left_mm
 from fastreg.registration.linear.align import KINDS, find_alignment
 from fastreg.registration.quality import field_figures
@@ -52,7 +50,7 @@ def register(
     affine: bool | None = None,
     init: Init = "auto",
     refine: int | None = None,
-    stages: Sequence[Stage] = STAGES,
+    stages: Sequence[Stage] | None = None,
     metric: str | Sequence[str] = "auto",
     weights: Sequence[float] | None = None,
     fixed_labels: Any = None,
@@ -91,9 +89,11 @@ def register(
             moving, as `fastreg.io.transforms.load_transforms` reads them. Linear ones are where the alignment starts,
             or are used as they are without one; a warp stands in its place, and the optimisation goes on from it. Or
             `fastreg.registration.landmarks.Landmarks`, two files of points.
-        refine: Iterations of optimisation on the full grid after the network; None: 0 with a model, and the whole
-            pyramid without one.
-        stages: The pyramid of the optimisation, `fastreg.registration.deformable.Stage`s from coarse to fine.
+        refine: Iterations of optimisation on the network's grid after it; without a model, on the image's in place of
+            the pyramid.
+        stages: The pyramid of the optimisation, `fastreg.registration.deformable.Stage`s from coarse to fine; with a
+            model it goes on from what the network found, on the image's own grid. None: `STAGES`, and none with a
+            model.
         metric: "auto": what suits the images, see `fastreg.registration.contrast`; or "lncc" (local correlation),
             "mse", between contrasts "mind" (descriptors) or "mi" (mutual information). One for all channels, or a list.
         weights: Of the channels, above 0; equal if None.
@@ -176,15 +176,18 @@ def register(
         zero = torch.zeros(1, fixed_image.ndim, *grid.shape)
         found = RegistrationOutput(zero[:, :1], zero, inverse_flow=zero if inverse else None)
     else:
-        grid = _network_grid(fixed_image, model.working) if model else _isotropic_grid(fixed_image)
-        if refine is not None or model is not None:
+        own = None if model is None else _network_grid(fixed_image, model.working)
+        grid = _isotropic_grid(fixed_image) if own is None or stages else own
+        if refine is not None:
             stages = (Stage(1, refine),) if refine else ()
+        elif stages is None:
+            stages = STAGES if model is None else ()
         check_memory(grid.shape, moving_image.shape, stages, inverse)
         if deadline is not None:
             deadline.reserve(2 * clock.laps["read_seconds"] + _AFTER * math.prod(grid.shape))
         held = {"regularity": regularity, "smoothness": smoothness, "volume": volume}
-        plain = model is None and smoothness is None and volume is None
-        how = _How(plain, tuple(stages), bidir, discrete, {**held, "deadline": deadline}, given, guides)
+        plain = own is not grid and smoothness is None and volume is None
+        how = _How(plain, own, tuple(stages), bidir, discrete, {**held, "deadline": deadline}, given, guides)
         found = _deformable(grid, channels, world, model, how, device, inverse, clock)
         optimised = bool(stages)
         log |= {"metric": metric, "metric_because": how.chosen.reason, "stiffness": how.chosen.stiffness}
@@ -222,6 +225,8 @@ class _How:
 
     plain: bool
     """Nobody has said how stiff the field is: with one pair of images and no metric, both are tried first."""
+    own: Grid | None
+    """The network's grid."""
     stages: tuple[Stage, ...]
     bidir: bool
     discrete: bool | None
@@ -242,9 +247,9 @@ def _deformable(
     clock: _Clock,
 ) -> RegistrationOutput:
     """The flow on the working grid: the network's, and what the optimisation makes of it."""
-    scale = model.working.normalise if model else "percentile"
     first, ndim = channels[0], channels[0].fixed.ndim
-    fixed, moving = (image.to(device) for image in first.working(grid, scale, world))
+    scale, own = ("percentile", grid) if model is None or how.own is None else (model.working.normalise, how.own)
+    fixed, moving = (image.to(device) for image in first.working(own, scale, world))
     clock.lap("prepare")
     found = None
     if model is not None:
@@ -252,6 +257,11 @@ def _deformable(
         with torch.inference_mode():
             found = cascade(net, moving, fixed, model.working.passes, inverse)
         clock.lap("network")
+    if own is not grid:
+        assert found is not None
+        fixed, moving = (image.to(device) for image in first.working(grid, "percentile", world))
+        found = RegistrationOutput(moving, between_grids(found.flow, own, grid))
+        clock.lap("prepare")
     if not how.stages:
         if found is None:
             start = how.given.flow_on(grid, device)

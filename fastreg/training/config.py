@@ -78,9 +78,13 @@ class DataConfig:
 class ModelConfig:
     """The network, and how it is applied."""
 
-    network: Annotated[Literal["vm1", "vm2", "vxm", "match"], Parameter(name=["--model"])] = "vm2"
-    """The network: vm1 and vm2 (CVPR 2018), vxm (VxmDense), or match: a smaller U-Net that sees how well each place
-    matches its surroundings in the other image, whatever the contrast."""
+    network: Annotated[Literal["vm1", "vm2", "vxm", "match", "pyramid"], Parameter(name=["--model"])] = "vm2"
+    """The network: vm1 and vm2 (CVPR 2018), vxm (VxmDense); match: a smaller U-Net that sees how well each place
+    matches its surroundings in the other image, whatever the contrast; or pyramid: features of both images, matched
+    from coarse grids to fine ones, which learns in less time than the others."""
+    grow: Annotated[float, Range(0, 1)] = 0.0
+    """Of a pyramid: the part of the run in which its levels join one by one, the coarsest first; 0: all from the start.
+    Steps of a pyramid without its finest level take a fraction of the time."""
     width: Annotated[float, Range(0, 100, above=True)] = 1.0
     """Multiplies the number of features of every layer."""
     half: bool = False
@@ -101,6 +105,8 @@ class ModelConfig:
     """Run convolutions in bfloat16; in float32 on processors where bfloat16 would be slower."""
     channels_last: bool = False
     """Run convolutions in channels-last memory format."""
+    save_memory: bool = False
+    """Compute the activations anew in the backward pass: less memory for about a third more time."""
     compile: bool = False
     """torch.compile the network."""
     load_model: Path | None = None
@@ -149,10 +155,14 @@ class RunConfig:
     """Stop after this many minutes if the steps are not done by then; the schedule follows what is nearer its end."""
     batch_size: Annotated[int, Range(1)] = 1
     """Pairs per step and process."""
+    accumulate: Annotated[int, Range(1)] = 1
+    """Batches per step, whose gradients are averaged: as a batch so many times larger, in the memory of one."""
     lr: Annotated[float, Range(0)] = 1e-4
     """Adam's learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over the run: constant, or cosine decay to zero."""
+    ema: Annotated[float, Range(0, 1)] = 0.0
+    """Above 0, such as 0.999: the model that is validated and kept has the weights' exponential moving average."""
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1, ...; if not given, a GPU where there is one."""
     workers: Annotated[int, Range(0, 1024)] = 2

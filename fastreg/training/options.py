@@ -22,6 +22,10 @@ def resolved(config: TrainConfig) -> TrainConfig:
         raise InputError("bidir: needs --diffeomorphic, a displacement field has no inverse in closed form")
     if model.half and model.network == "match":
         raise InputError("half: not with --model match, which is on the half grid as it is")
+    if model.network == "pyramid" and model.uncertainty:
+        raise InputError("uncertainty: not with --model pyramid, which has a field on every level")
+    if model.grow and model.network != "pyramid":
+        raise InputError(f"grow: is for --model pyramid, {model.network} has no levels that could join")
     if data.voxels is not None and data.spacing is not None:
         raise InputError("voxels: says in place of --spacing how fine the working grid is; give one of them")
     if not model.passes:

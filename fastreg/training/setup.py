@@ -39,6 +39,7 @@ def network_options(model: ModelConfig, region: bool) -> dict[str, Any]:
         "region": region,
         "channels_last": model.channels_last,
         "amp": model.amp,
+        "save_memory": model.save_memory,
     }
 
 

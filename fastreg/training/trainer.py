@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
 from fastreg.data.cohorts import Subject
@@ -75,6 +77,7 @@ def _fit(config: TrainConfig, log: Log, process: Process) -> Path:
     if config.model.load_model is not None:
         checkpoint.load_weights(config.model.load_model, net)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.run.lr)
+    average = averaged(net, config.run.ema)
     about = Checkpoint(
         network=net.options,
         working=WorkingSpace(
@@ -92,12 +95,27 @@ def _fit(config: TrainConfig, log: Log, process: Process) -> Path:
         there = checkpoint.read_header(config.run.output / LAST)
         if there["network"] != about.network or WorkingSpace.from_json(there["working"]).grid() != about.working.grid():
             raise InputError(f"resume {config.run.output}: the run there has another network or working grid")
-        before = checkpoint.resume(config.run.output / LAST, net, optimizer)
+        before = checkpoint.resume(config.run.output / LAST, net, optimizer, average)
         about = replace(about, step=before.step, figures=before.figures, progress=before.progress)
     pairs = build_pairs(config.data, config.loss, config.run.seed, volumes, training, atlas)
     log.started(about.step, config.run.steps, len(training.subjects), len(validation))
-    run = _Run(config, log, process, net, optimizer, about, volumes, pairs, validation)
+    run = _Run(config, log, process, net, optimizer, average, about, volumes, pairs, validation)
     return run.train()
+
+
+_Batches: TypeAlias = "tuple[dict[str, Tensor], ...]"
+
+
+def averaged(net: RegistrationNet, decay: float) -> AveragedModel | None:
+    """A copy of the network with the moving average of its weights; None without one.
+
+    Over the first steps the average is shorter, or the weights of the start would stay in it for long.
+    """
+
+    def mean(kept: Tensor, new: Tensor, steps: Tensor | int) -> Tensor:
+        return kept.lerp(new, max(1 - decay, 9 / (10 + int(steps))))
+
+    return AveragedModel(net, avg_fn=mean) if decay else None
 
 
 class _Run:
@@ -110,13 +128,14 @@ class _Run:
         process: Process,
         net: RegistrationNet,
         optimizer: torch.optim.Optimizer,
+        average: AveragedModel | None,
         about: Checkpoint,
         volumes: Volumes,
         pairs: Dataset[dict[str, Tensor]],
         validation: list[tuple[Subject, Subject]],
     ) -> None:
         self.config, self.run, self.log, self.process = config, config.run, log, process
-        self.net, self.optimizer, self.about = net, optimizer, about
+        self.net, self.optimizer, self.average, self.about = net, optimizer, average, about
         self.volumes, self.pairs, self.validation = volumes, pairs, validation
         self.objective = Objective(config.loss)
         self.step = about.step
@@ -136,22 +155,25 @@ class _Run:
         if config.model.compile:
             self.net.compile()
         if self.process.world > 1:
-            net = nn.parallel.DistributedDataParallel(self.net)
+            # While a pyramid grows, some of its weights have no gradient yet.
+            net = nn.parallel.DistributedDataParallel(self.net, find_unused_parameters=config.model.grow > 0)
         steps = self.step if self._is_late() else config.run.steps  # of a run whose minutes are over, resumed: none
-        share = Share(self.step, steps, config.run.batch_size, self.process.rank, self.process.world)
+        many = config.run.accumulate
+        share = Share(self.step * many, steps * many, config.run.batch_size, self.process.rank, self.process.world)
         batches = loader(self.pairs, share, config.run.workers, pin=device.type == "cuda")
         with stopping_between_steps() as stop:
-            for batch in self._timed(read_ahead(iter(batches))):
+            for step in self._timed(zip(*[read_ahead(iter(batches))] * many, strict=True)):
                 lr = self._set_lr()
-                batch = {name: volume.to(device, non_blocking=True) for name, volume in batch.items()}
+                self._grow()
                 if config.model.uncertainty:  # every step and process its own noise, the same after a resume
                     torch.manual_seed(self._rng())
-                terms = self.objective(net(batch["moving"], batch["fixed"], inverse=config.loss.bidir), batch)
                 self.optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(terms.total)
+                losses = [self._gradient(net, batch, last=k == many) for k, batch in enumerate(step, 1)]
                 self.optimizer.step()
+                if self.average is not None:
+                    self.average.update_parameters(self.net)
                 self.step += 1
-                self._after_step(torch.stack(terms).detach(), lr)
+                self._after_step(torch.stack(losses).mean(0), lr)
                 if self._is_last(stop):
                     break
             if stop.number is not None and self.step < steps:
@@ -164,6 +186,16 @@ class _Run:
                 self._save()
         return config.run.output / MODEL
 
+    def _gradient(self, net: nn.Module, batch: dict[str, Tensor], last: bool) -> Tensor:
+        """Adds the gradient of a step's batch; its `Terms` as one tensor. Processes meet at the last of a step."""
+        device = self.process.device
+        batch = {name: volume.to(device, non_blocking=True) for name, volume in batch.items()}
+        waits = not last and isinstance(net, nn.parallel.DistributedDataParallel)
+        with cast(Any, net).no_sync() if waits else contextlib.nullcontext():
+            terms = self.objective(net(batch["moving"], batch["fixed"], inverse=self.config.loss.bidir), batch)
+            torch.autograd.backward(terms.total / self.run.accumulate)
+        return torch.stack(terms).detach()
+
     def _validated(self) -> int:
         """The step of the last validation; this one in the processes that do not validate."""
         return self.validations.last if self.process.first else self.step
@@ -172,8 +204,8 @@ class _Run:
         """The seed of this step's noise in this process."""
         return int(np.random.SeedSequence([self.run.seed, self.step, self.process.rank]).generate_state(1)[0])
 
-    def _timed(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """The batches, with the clock running: all of it, and the part spent waiting for data."""
+    def _timed(self, batches: Iterator[_Batches]) -> Iterator[_Batches]:
+        """The batches of each step, with the clock running: all of it, and the part spent waiting for data."""
         while True:
             start = time.perf_counter()
             try:
@@ -199,6 +231,11 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
+
+    def _grow(self) -> None:
+        part = self.config.model.grow
+        if part:
+            self.net.grow(min(1.0, self._progress() / part))
 
     def _is_late(self) -> bool:
         return self.run.minutes is not None and self.seconds >= 60 * self.run.minutes
@@ -240,7 +277,7 @@ class _Run:
         if not self.process.first:
             return
         figures = validate(
-            self.net, self.volumes, self.validation, self.objective.image, self.step, self.config.model.passes
+            self._kept(), self.volumes, self.validation, self.objective.image, self.step, self.config.model.passes
         )
         self.validations.add(figures)
         self.log.validated(figures)
@@ -254,6 +291,14 @@ class _Run:
             self.about.figures = asdict(figures)
             self._write(MODEL, replace(self.about, step=self.step))
 
+    def _kept(self) -> RegistrationNet:
+        """The network to use: its weights as they are, or their average."""
+        if self.average is None:
+            return self.net
+        kept = self.average.module
+        assert isinstance(kept, RegistrationNet)
+        return kept
+
     def _stop_lost(self, what: str) -> None:
         """InputError; the files keep the last state that was finite."""
         last, kept = self.run.output / LAST, "nothing was saved"
@@ -263,11 +308,14 @@ class _Run:
             f"{what}: an image with infinite values, or a learning rate too high (--lr {self.run.lr}); {kept}"
         )
 
-    def _write(self, name: str, about: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def _write(self, name: str, about: Checkpoint) -> None:
         if self.lost.item():
             self._stop_lost(f"loss is not finite at step {int(self.lost)}")
         try:
-            checkpoint.save(self.run.output / name, self.net, about, optimizer)
+            if name == LAST:
+                checkpoint.save(self.run.output / name, self.net, about, self.optimizer, self.average)
+            else:
+                checkpoint.save(self.run.output / name, self._kept(), about)
         except InputError as error:
             self._stop_lost(f"step {self.step}: {error}")
 
@@ -278,7 +326,7 @@ class _Run:
         about = replace(self.about, step=self.step, progress=progress)
         if "best" not in progress:  # without a validation the last weights are the ones to use
             self._write(MODEL, about)
-        self._write(LAST, about, self.optimizer)  # after the model: a run that is cut off between them does both again
+        self._write(LAST, about)  # after the model: a run that is cut off between them does both again
 
     def _to_board(self, row: Step | Validation) -> None:
         if self.board is not None:

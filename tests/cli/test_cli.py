@@ -162,7 +162,7 @@ def test_outputs_are_not_overwritten_by_accident(bad, model, tmp_path, capsys):
         (["-o", "{t}/x.nii.gz", "--warp", "{t}/x.nii.gz"], "two outputs have the same path"),
         (["-o", "{t}/x.nii.gz", "--refine", "-1"], "refine: expected a number of iterations of at least 0, got -1"),
         (["-o", "{t}/x.nii.gz", "--levels", "4x"], "levels: expected 1 to 6, or factors and iterations"),
-        (["-o", "{t}/x.nii.gz", "--levels", "2", "--refine", "3"], "--levels is the pyramid without --refine"),
+        (["-o", "{t}/x.nii.gz", "--levels", "2", "--refine", "3"], "--levels is a pyramid, --refine the finest"),
         (["-o", "{t}/x.mnc"], "x.mnc: expected a name that ends in"),
         (["-o", "{t}/x.nii.gz", "--points", "{t}/p.csv"], "--points and --points-output go together"),
         (["-o", "{t}/x.nii.gz", "--part", "1/2"], "--part needs --pairs"),

@@ -103,7 +103,7 @@ def test_runtime(tmp_path):
     assert [row["network"] for row in rows[:2]] == ["vm1", "match"]
     assert all(0 < float(row["least"]) <= float(row["seconds"]) <= float(row["most"]) for row in rows)
     assert study("runtime.py", "--networks", "vm9", code=1).stderr == (
-        "runtime: networks: expected some of vm1, vm2, vxm, match, got vm9\n"
+        "runtime: networks: expected some of vm1, vm2, vxm, match, pyramid, got vm9\n"
     )
 
 

@@ -231,7 +231,7 @@ def test_names_are_printed_as_they_are(name, capsys, tmp_path, monkeypatch):
         (["train", "--images", "x", "-o", "y", "--lr", "nan"], "lr: expected a number of at least 0, got nan"),
         (["register", "--refine=-1"], "refine: expected a number of iterations of at least 0, got -1"),
         (["register", "--lambda", "inf"], "smoothness: expected a number of at least 0, got inf"),
-        (["register", "-f", "x", "-m", "y", "--levels", "2", "--model", "general"], "--levels is the pyramid without"),
+        (["register", "-f", "x", "-m", "y", "--levels", "2", "--refine", "3"], "--levels is a pyramid"),
         (["register", "-f", "x", "-m", "y", "--levels", "2", "--transform", "rigid"], "not with --transform rigid"),
         (["template", "--images", "x", "-o", "y.nii", "--rounds", "0"], "rounds: expected a number from 1 to 1000"),
         (["template", "--images", "x", "-o", "y.nii", "--spacing", "0"], "spacing: expected a number of mm above 0"),

@@ -23,7 +23,8 @@ SIZES = [(33, 18, 40), (48, 31, 17)]
 def make(name, ndim, **options):
     """A network that moves things."""
     net = RegistrationNet(name, ndim, **options).eval()
-    torch.nn.init.normal_(net.flow.weight, std=0.05)
+    for layer in net.pyramid.flow if name == "pyramid" else [net.flow]:
+        torch.nn.init.normal_(layer.weight, std=0.05)
     return net
 
 

@@ -7,7 +7,13 @@ from fastreg.nn import cpu_convolution
 from fastreg.nn.registration_net import RegistrationNet
 from fastreg.utils import devices
 
-PARAMETERS = {"vm1": 259_675, "vm2": 300_547, "vxm": 327_331, "match": 258_731}  # of match: counted once, ours
+PARAMETERS = {
+    "vm1": 259_675,
+    "vm2": 300_547,
+    "vxm": 327_331,
+    "match": 258_731,
+    "pyramid": 414_335,
+}  # the last two, ours: counted
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -25,9 +31,12 @@ def test_any_shape_gives_a_field_of_that_shape(name, size):
     assert torch.equal(out.moved, fastreg.warp(moving, out.flow))
 
 
-@pytest.mark.parametrize(("stride", "shape"), [(1, (24, 13, 12)), (1, (9, 20, 8)), (2, (25, 13, 13)), (2, (12, 9, 21))])
-def test_halves_are_the_same_convolution(stride, shape):
-    layer = torch.nn.Conv3d(5, 4, 3, stride=stride, padding=1 if stride == 1 else 0)
+@pytest.mark.parametrize(
+    ("width", "stride", "shape"),
+    [(3, 1, (24, 13, 12)), (3, 1, (9, 20, 8)), (3, 2, (25, 13, 13)), (3, 2, (12, 9, 21)), (1, 1, (9, 20, 8))],
+)
+def test_halves_are_the_same_convolution(width, stride, shape):
+    layer = torch.nn.Conv3d(5, 4, width, stride=stride, padding=1 if (width, stride) == (3, 1) else 0)
     x = torch.rand(1, 5, *shape, requires_grad=True)
     assert cpu_convolution._left_to_plain_loops(x)
     found, expected = cpu_convolution._convolve_halves(layer, x), layer(x)
@@ -202,7 +211,7 @@ def test_doubled_features():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RegistrationNet("vm3"), "name must be one of vm1, vm2, vxm, match, got 'vm3'"),
+        (lambda: RegistrationNet("vm3"), "name must be one of vm1, vm2, vxm, match, pyramid, got 'vm3'"),
         (lambda: RegistrationNet("vm1", ndim=4), "ndim must be 2 or 3, got 4"),
         (lambda: RegistrationNet("vm1", widht=2), "unknown options widht"),
         (

@@ -91,8 +91,33 @@ def test_resume_without_a_run_starts_one(config):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_a_batch_of_two(config, tmp_path):
-    fit(config.changed(batch_size=2, output=tmp_path / "one"))
+def test_accumulated_batches_are_one_larger_batch(config, tmp_path):
+    fit(config.changed(batch_size=4, steps=3, output=tmp_path / "one"))
+    fit(config.changed(batch_size=2, accumulate=2, steps=3, output=tmp_path / "two"))
+    for one, two in zip(rows(tmp_path / "one" / "metrics.csv"), rows(tmp_path / "two" / "metrics.csv"), strict=True):
+        assert float(one["loss"]) == pytest.approx(float(two["loss"]), abs=2e-5)
+
+
+@pytest.mark.slow
+def test_the_average_of_the_weights_is_kept_and_resumed(config, tmp_path):
+    averaged = config.changed(ema=0.5, lr=1e-2)
+    whole = weights(fit(averaged))
+    plain = weights(fit(config.changed(lr=1e-2, output=tmp_path / "plain")))
+    assert any(not torch.equal(whole[name], plain[name]) for name in whole)
+    parts = averaged.changed(output=tmp_path / "parts")
+    fit(parts.changed(steps=3))
+    resumed = weights(fit(parts.changed(resume=True)))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    # The run itself goes on from the weights, not from their average.
+    last = weights(averaged.run.output / "last.safetensors")
+    assert all(torch.equal(last[name], value) for name, value in weights(tmp_path / "plain/last.safetensors").items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "change"), [(2, {}), (4, {"model": "pyramid", "grow": 0.5, "accumulate": 2})])
+def test_processes_are_one_with_a_larger_batch(config, tmp_path, processes, change):
+    config = config.changed(**change)
+    fit(config.changed(batch_size=processes, output=tmp_path / "one"))
     script = tmp_path / "two.py"
     script.write_text(
         "import json, sys\nfrom pathlib import Path\n"
@@ -100,7 +125,7 @@ def test_two_processes_are_one_with_a_batch_of_two(config, tmp_path):
         "values = json.loads(sys.argv[1])\nvalues['output'] = Path(values['output'])\nfit(TrainConfig.of(**values))\n"
     )
     values = {**as_json(config), "output": str(tmp_path / "two")}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     done = subprocess.run(
         [*command, str(script), json.dumps(values)],
         capture_output=True,
@@ -123,6 +148,8 @@ def test_two_processes_are_one_with_a_batch_of_two(config, tmp_path):
         {"shape": (16, 16, 16), "schedule": "cosine", "workers": 1},
         {"minutes": 1e-4, "steps": 1000},
         {"tensorboard": True},
+        {"model": "pyramid", "grow": 0.5, "save_memory": True},
+        {"model": "vxm", "save_memory": True, "ema": 0.9},
     ],
     ids=str,
 )
