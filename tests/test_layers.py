@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     ["cli"],
     ["compat"],
-    ["training", "registration", "plots"],
+    ["training"],
+    ["registration", "plots"],
     ["evaluation", "data"],
     ["nn", "io"],
     ["geometry"],

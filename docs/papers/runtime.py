@@ -67,7 +67,8 @@ def measure(name: str, device: str, given: argparse.Namespace) -> dict[str, Any]
     if name not in NETWORKS:
         raise InputError(f"networks: expected some of {', '.join(NETWORKS)}, got {name}")
     net = fastreg.RegistrationNet(name, len(given.size), diffeomorphic=name == "match").to(device).eval()
-    torch.nn.init.normal_(net.flow.weight, std=1e-2)  # displacements as of a trained network, not the identity
+    for layer in net.pyramid.flow if name == "pyramid" else [net.flow]:
+        torch.nn.init.normal_(layer.weight, std=1e-2)  # displacements as of a trained network, not the identity
     moving, fixed = torch.rand(2, 1, 1, *given.size, device=device)
     seconds = []
     for _ in range(given.repeats + 1):

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,11 +20,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fastreg.data.cohorts import Subject
 from fastreg.data.intensity import normalised
+from fastreg.data.store import load_array, save_array, stored_bytes
 from fastreg.geometry.grid import Grid, on_grid
 from fastreg.geometry.image import Image
 from fastreg.io.images import load_image, load_labels
 from fastreg.io.labels import structure_codes
-from fastreg.utils.files import InputError, atomic
+from fastreg.utils.files import InputError
 from fastreg.utils.stop import outlive_signals
 
 
@@ -78,17 +77,16 @@ class Volumes:
     def _read(self, file: Path, labels: bool) -> Tensor:
         path = self._name(file, labels)
         dtype = np.dtype(np.int32 if labels else np.float32)
-        data = _load(path, self.grid.shape, dtype)
+        data = load_array(path, self.grid.shape, dtype)
         if data is None:  # not there, cut short, or damaged: the image itself says it again
             data = self._decode(file, labels)
-            _save(path, data)
+            save_array(path, data)
         return torch.from_numpy(data)[None]
 
     def _ensure(self, file: Path, labels: bool) -> None:
         path = self._name(file, labels)
-        wanted = _length(self.grid.shape)
-        if not (path.is_file() and path.stat().st_size == wanted):
-            _save(path, self._decode(file, labels))
+        if not (path.is_file() and path.stat().st_size == stored_bytes(self.grid.shape)):
+            save_array(path, self._decode(file, labels))
 
     def _name(self, file: Path, labels: bool) -> Path:
         try:
@@ -107,29 +105,6 @@ class Volumes:
             return np.ascontiguousarray(on_grid(image, self.grid, "nearest")).astype(np.int32)
         scaled = Image(normalised(image.data, self.normalise), image.affine, image.path)
         return np.ascontiguousarray(on_grid(scaled, self.grid), dtype=np.float32)
-
-
-def _length(shape: Sequence[int]) -> int:
-    """Bytes of a decoded volume's file: 4 a voxel, and a checksum."""
-    return 4 * math.prod(shape) + 4
-
-
-def _save(path: Path, data: np.ndarray) -> None:
-    """A volume as it lies in memory, then its CRC-32: damage is found at every reading, and costs little."""
-    with atomic(path) as partial, partial.open("wb") as file:
-        file.write(data.data)
-        file.write(zlib.crc32(data.data).to_bytes(4, "little"))
-
-
-def _load(path: Path, shape: Sequence[int], dtype: np.dtype) -> np.ndarray | None:
-    """What `_save` wrote; None if it is not there or not whole."""
-    try:
-        content = bytearray(path.read_bytes())
-    except OSError:
-        return None
-    if len(content) != _length(shape) or zlib.crc32(memoryview(content)[:-4]).to_bytes(4, "little") != content[-4:]:
-        return None
-    return np.frombuffer(content, dtype, math.prod(shape)).reshape(shape)
 
 
 class LabelMaps:
@@ -155,6 +130,7 @@ class Pairs(Dataset[dict[str, Tensor]]):
         flip: Mirror every other pair left to right, by chance.
         structures: If given, items also hold "moving_labels" and "fixed_labels", coded as by `structure_codes`; all
             zeros if one of the two subjects has no label map, so that no structure is missed in vain.
+        fields: If given, items also hold "flow" [ndim, *shape], voxels, that this says of moving and fixed subject.
         masked: Items also hold "moving_mask", "fixed_mask" and "mask_known", [1, 1, ...]: whether the fixed image has
             one.
     """
@@ -169,12 +145,13 @@ class Pairs(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         flip: bool = False,
         structures: Sequence[Sequence[int]] = (),
+        fields: Callable[[Subject, Subject], Tensor] | None = None,
         masked: bool = False,
     ) -> None:
         if not pairs and len(subjects) < (1 if atlas else 2):
             raise InputError(f"training needs {'an image' if atlas else 'two images'}, the cohort has {len(subjects)}")
         self.volumes, self.subjects, self.atlas, self.pairs = volumes, subjects, atlas, pairs
-        self.seed, self.flip, self.structures, self.masked = seed, flip, structures, masked
+        self.seed, self.flip, self.structures, self.fields, self.masked = seed, flip, structures, fields, masked
 
     def names(self, index: int) -> tuple[Subject, Subject]:
         """Moving and fixed of item `index`."""
@@ -196,9 +173,13 @@ class Pairs(Dataset[dict[str, Tensor]]):
         if self.masked:
             item |= {"fixed_mask": self.volumes.mask(fixed), "moving_mask": self.volumes.mask(moving)}
             item["mask_known"] = torch.full((1,) * (1 + len(self.volumes.grid.shape)), fixed.mask is not None)
+        if self.fields is not None:
+            item["flow"] = self.fields(moving, fixed)
         if self.flip and self._rng(2, index).random() < 0.5:
-            axis = 1 + self.volumes.grid.left_right
-            item = {name: volume.flip(axis) for name, volume in item.items()}
+            across = self.volumes.grid.left_right
+            item = {name: volume.flip(1 + across) for name, volume in item.items()}
+            if "flow" in item:
+                item["flow"][across] *= -1
         return item
 
     def _codes(self, subject: Subject, known: bool) -> Tensor:

@@ -5,8 +5,7 @@ known, correlated with the fixed image's, and a small decoder says what is left:
 network is spared what VoxelMorph's has to learn, to hold two images in one stream and bring together what lies apart.
 
 Source: the streams and the levels are those of Dual-PRNet (Hu et al., MICCAI 2019), the local correlation at each level
-that of Dual-PRNet++ (Kang et al., Medical Image Analysis 2022) and of PWC-Net (Sun et al., CVPR 2018) before it; that
-coarse levels are trained before fine ones, LapIRN's (Mok and Chung, MICCAI 2020).
+that of Dual-PRNet++ (Kang et al., Medical Image Analysis 2022) and of PWC-Net (Sun et al., CVPR 2018) before it.
 """
 
 from __future__ import annotations
@@ -74,9 +73,7 @@ class Pyramid(nn.Module):
         super().__init__()
         self.squarings, self.amp, self.channels_last, self.save_memory = squarings, amp, channels_last, save_memory
         self.last = int(half)
-        """The finest level that this network has."""
-        self.finest = self.last
-        """The finest level that is computed: in training, finer ones may join later."""
+        """The finest level."""
         encoder, decoder = ([max(1, round(width * n)) for n in of] for of in (ENCODER, DECODER))
         self.divisor = 2 ** len(encoder)
         self.outputs = decoder[self.last]
@@ -100,11 +97,6 @@ class Pyramid(nn.Module):
             nn.init.normal_(flow.weight, std=1e-5)  # starts at the identity
             self.flow.append(flow)
 
-    def grow(self, part: float) -> None:
-        """The levels that take part: the two coarsest at 0, all from 1 on, each joining after the same time."""
-        coarse = len(self.encoder) - 1
-        self.finest = max(self.last, coarse - int(part * (coarse - self.last)))
-
     def forward(self, moving: Volume, fixed: Volume, inverse: bool = False) -> Found:
         """The flow from the voxels of `fixed` to those of `moving`; with `inverse` the way back too (velocities)."""
         size, batch = tuple(fixed.shape[2:]), len(fixed)
@@ -112,7 +104,7 @@ class Pyramid(nn.Module):
         flow: Flow | None = None
         back: Flow | None = None
         state = features[-1]
-        for level in reversed(range(self.finest, len(features))):
+        for level in reversed(range(self.last, len(features))):
             theirs, ours = (
                 part.to(fixed.dtype).contiguous() for part in (features[level][:batch], features[level][batch:])
             )
@@ -127,7 +119,7 @@ class Pyramid(nn.Module):
                 step = self._integrated(-said)
                 back = step if back is None else fields.compose(step, back)
         assert flow is not None
-        factor = 2**self.finest
+        factor = 2**self.last
         flow = fields.refined(flow, size, factor)
         return Found(flow, None if back is None else fields.refined(back, size, factor), state)
 

@@ -150,14 +150,6 @@ class RegistrationNet(nn.Module):
             return self.pyramid.divisor
         return self.unet.divisor * (2 if self.unet.architecture.matching else 1)
 
-    def grow(self, part: float) -> None:
-        """In training: the levels of a pyramid that take part when this part of their joining is over, 0 to 1.
-
-        It starts from the two coarsest. Other networks have no levels.
-        """
-        if self.config.name == "pyramid":
-            self.pyramid.grow(part)
-
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments that build this network again, as JSON has them."""
@@ -250,7 +242,7 @@ class RegistrationNet(nn.Module):
         back = None if found.back is None else crop(found.back, size).contiguous()
         region = None
         if self.config.region:
-            whole = [length * 2**self.pyramid.finest for length in found.state.shape[2:]]
+            whole = [length * 2**self.pyramid.last for length in found.state.shape[2:]]
             said = convolve(self.region, found.state.to(fixed.dtype))
             region = crop(_interpolated(said, tuple(whole)), size)
         return RegistrationOutput(

@@ -82,9 +82,6 @@ class ModelConfig:
     """The network: vm1 and vm2 (CVPR 2018), vxm (VxmDense); match: a smaller U-Net that sees how well each place
     matches its surroundings in the other image, whatever the contrast; or pyramid: features of both images, matched
     from coarse grids to fine ones, which learns in less time than the others."""
-    grow: Annotated[float, Range(0, 1)] = 0.0
-    """Of a pyramid: the part of the run in which its levels join one by one, the coarsest first; 0: all from the start.
-    Steps of a pyramid without its finest level take a fraction of the time."""
     width: Annotated[float, Range(0, 100, above=True)] = 1.0
     """Multiplies the number of features of every layer."""
     half: bool = False
@@ -132,8 +129,14 @@ class LossConfig:
     """Weight of the soft Dice of label maps (--labels) as an auxiliary loss; if not given 0, or 1 if synthetic."""
     seg_labels: str = "all"
     """The structures in this loss: all, labels such as 3,42, or a JSON file: a list, or {name: [labels]} for groups."""
-    field_weight: Annotated[float, Range(0)] = 0.0
-    """Synthetic: weight of the mean distance, in voxels, from the deformation that made the pair."""
+    field_weight: Annotated[float | None, Range(0)] = None
+    """Synthetic, or with --teacher: weight of the mean distance, in voxels, from the deformation that made the pair or
+    that the teacher found; if not given 0, or with a teacher 0.1."""
+    teacher: Literal["register"] | None = None
+    """Learn from another way to register, too: register is the optimisation. Its fields are made by the processes that
+    load data (--workers), each once, and kept in the cache."""
+    teacher_pairs: Annotated[int, Range(1)] = 400
+    """With --teacher: so many pairs of subjects, at most, are drawn for the training."""
     region_weight: Annotated[float, Range(0)] = 0.0
     """Above 0: the network also learns, with this weight, to predict the fixed image's mask (--masks), and images
     without one are compared inside the predicted region (Shan et al. 2017)."""

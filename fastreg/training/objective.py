@@ -41,8 +41,8 @@ class Objective(nn.Module):
         if config.lambda_ is None:
             raise ValueError("config must be resolved: lambda is not set")
         self.config = config
-        if config.image is None or config.seg_weight is None:
-            raise ValueError("config must be resolved: loss or seg_weight is not set")
+        if config.image is None or config.seg_weight is None or config.field_weight is None:
+            raise ValueError("config must be resolved: loss, seg_weight or field_weight is not set")
         if config.image == "lncc":
             self.image: nn.Module = LNCC(config.window)
         else:
@@ -85,8 +85,10 @@ class Objective(nn.Module):
             total = image + config.lambda_ * regularity
         distance = image.new_zeros(())
         if "flow" in batch:
-            distance = mean_endpoint_error(found.flow, batch["flow"], batch["fixed_labels"] > 0)
-        assert config.seg_weight is not None
+            # Of the background of a label map nothing says where it went.
+            where = batch["fixed_labels"] > 0 if "fixed_labels" in batch else torch.ones_like(fixed[:, :1])
+            distance = mean_endpoint_error(found.flow, batch["flow"], where)
+        assert config.seg_weight is not None and config.field_weight is not None
         total = total + config.seg_weight * overlap + config.field_weight * distance + config.region_weight * outline
         return Terms(total, image, regularity, overlap, distance, outline)
 

@@ -24,8 +24,6 @@ def resolved(config: TrainConfig) -> TrainConfig:
         raise InputError("half: not with --model match, which is on the half grid as it is")
     if model.network == "pyramid" and model.uncertainty:
         raise InputError("uncertainty: not with --model pyramid, which has a field on every level")
-    if model.grow and model.network != "pyramid":
-        raise InputError(f"grow: is for --model pyramid, {model.network} has no levels that could join")
     if data.voxels is not None and data.spacing is not None:
         raise InputError("voxels: says in place of --spacing how fine the working grid is; give one of them")
     if not model.passes:
@@ -58,17 +56,22 @@ def _with_loss(config: TrainConfig) -> TrainConfig:
         raise InputError(f"loss {loss.image}: --images synthetic has no image term, its contrasts differ by chance")
     image = loss.image or ("none" if synthetic else "lncc")
     seg_weight = loss.seg_weight if loss.seg_weight is not None else float(synthetic)
-    if image == "none" and not seg_weight and not loss.field_weight:
+    field_weight = loss.field_weight if loss.field_weight is not None else 0.1 if loss.teacher else 0.0
+    if loss.teacher and synthetic:
+        raise InputError("teacher: not with --images synthetic, whose deformations are known")
+    if loss.teacher and not field_weight:
+        raise InputError("teacher: needs a --field-weight above 0, otherwise nothing is learned from it")
+    if image == "none" and not seg_weight and not field_weight:
         raise InputError("loss none: needs --seg-weight, otherwise there is nothing to learn from")
     if model.uncertainty and not (model.diffeomorphic and image == "mse"):
         raise InputError("uncertainty: needs --diffeomorphic and --loss mse, the noise model of its likelihood")
     if loss.region_weight and data.masks is None:
         raise InputError("region_weight: needs --masks, from which the network learns the region")
-    if loss.field_weight and not synthetic:
-        raise InputError("field_weight: needs --images synthetic, whose deformations are known")
+    if field_weight and not synthetic and not loss.teacher:
+        raise InputError("field_weight: needs --images synthetic, whose deformations are known, or --teacher")
     published = {"lncc": 1.5 if model.network == "vm2" else 1.0, "mse": 0.01, "none": 1.0}
     lambda_ = published[image] if loss.lambda_ is None else loss.lambda_
-    return config.changed(loss=image, seg_weight=seg_weight, lambda_=lambda_)
+    return config.changed(loss=image, seg_weight=seg_weight, lambda_=lambda_, field_weight=field_weight)
 
 
 def as_json(config: TrainConfig) -> dict[str, Any]:

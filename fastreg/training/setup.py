@@ -19,6 +19,7 @@ from fastreg.io.images import load_image
 from fastreg.io.labels import read_structures
 from fastreg.training.config import SYNTHETIC, DataConfig, LossConfig, ModelConfig, TrainConfig
 from fastreg.training.options import resolved
+from fastreg.training.teacher import Teacher
 from fastreg.utils.files import InputError, check_exists
 
 
@@ -112,17 +113,30 @@ def build_pairs(
         )
         maps = LabelMaps(volumes, training.subjects, _present(volumes, subjects)) if training.subjects else None
         shape = volumes.grid.shape if maps or data.shape is None else data.shape
-        return SyntheticPairs(shape, recipe, seed, maps, flows=loss.field_weight > 0)
+        return SyntheticPairs(shape, recipe, seed, maps, flows=bool(loss.field_weight))
+    pairs, teacher = training.pairs, None
+    if loss.teacher is not None:
+        teacher = Teacher(volumes, volumes.folder / "teacher")
+        if not pairs and atlas is None:
+            pairs = _drawn(training.subjects, loss.teacher_pairs, seed)
     return Pairs(
         volumes,
         training.subjects,
         atlas=atlas,
-        pairs=training.pairs,
+        pairs=pairs,
+        fields=teacher,
         seed=seed,
         flip=data.flip,
         structures=_structures(loss, volumes, subjects),
         masked=any(subject.mask is not None for subject in training.subjects),
     )
+
+
+def _drawn(subjects: tuple[Subject, ...], most: int, seed: int) -> tuple[tuple[Subject, Subject], ...]:
+    """Pairs (moving, fixed) of different subjects by chance: `most` of them, or all."""
+    others = len(subjects) - 1
+    chosen = np.random.default_rng([seed, 3]).permutation(len(subjects) * others)[:most]
+    return tuple((subjects[k // others], subjects[(k // others + 1 + k % others) % len(subjects)]) for k in chosen)
 
 
 def _present(volumes: Volumes, subjects: list[Subject]) -> tuple[tuple[int, ...], ...]:

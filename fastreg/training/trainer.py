@@ -155,8 +155,7 @@ class _Run:
         if config.model.compile:
             self.net.compile()
         if self.process.world > 1:
-            # While a pyramid grows, some of its weights have no gradient yet.
-            net = nn.parallel.DistributedDataParallel(self.net, find_unused_parameters=config.model.grow > 0)
+            net = nn.parallel.DistributedDataParallel(self.net)
         steps = self.step if self._is_late() else config.run.steps  # of a run whose minutes are over, resumed: none
         many = config.run.accumulate
         share = Share(self.step * many, steps * many, config.run.batch_size, self.process.rank, self.process.world)
@@ -164,7 +163,6 @@ class _Run:
         with stopping_between_steps() as stop:
             for step in self._timed(zip(*[read_ahead(iter(batches))] * many, strict=True)):
                 lr = self._set_lr()
-                self._grow()
                 if config.model.uncertainty:  # every step and process its own noise, the same after a resume
                     torch.manual_seed(self._rng())
                 self.optimizer.zero_grad(set_to_none=True)
@@ -231,11 +229,6 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
-
-    def _grow(self) -> None:
-        part = self.config.model.grow
-        if part:
-            self.net.grow(min(1.0, self._progress() / part))
 
     def _is_late(self) -> bool:
         return self.run.minutes is not None and self.seconds >= 60 * self.run.minutes

@@ -114,7 +114,7 @@ def test_the_average_of_the_weights_is_kept_and_resumed(config, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "change"), [(2, {}), (4, {"model": "pyramid", "grow": 0.5, "accumulate": 2})])
+@pytest.mark.parametrize(("processes", "change"), [(2, {}), (4, {"model": "pyramid", "accumulate": 2})])
 def test_processes_are_one_with_a_larger_batch(config, tmp_path, processes, change):
     config = config.changed(**change)
     fit(config.changed(batch_size=processes, output=tmp_path / "one"))
@@ -148,7 +148,7 @@ def test_processes_are_one_with_a_larger_batch(config, tmp_path, processes, chan
         {"shape": (16, 16, 16), "schedule": "cosine", "workers": 1},
         {"minutes": 1e-4, "steps": 1000},
         {"tensorboard": True},
-        {"model": "pyramid", "grow": 0.5, "save_memory": True},
+        {"model": "pyramid", "save_memory": True},
         {"model": "vxm", "save_memory": True, "ema": 0.9},
     ],
     ids=str,
