@@ -13,6 +13,7 @@ enum class Mode : int { linear = 0, nearest = 1 };
 enum class Padding : int { zeros = 0, border = 1, reflection = 2, symmetric = 3, itk = 4 };
 enum class Floor : int { none = 0, max = 1, add = 2 };  // of a variance: v, max(v, floor_eps), max(v, 0) + floor_eps
 
+enum class MindKind : int { mind = 0, ssc = 1 };          // which patches are compared
 enum class Scheme : int { central = 0, least = 1 };  // of differences: docs/math.md
 
 // Three axes always; a 2-D problem has ndim = 2, size[0] = grid[0] = 1 and a flow of two channels (H, W).
@@ -166,6 +167,24 @@ struct DeterminantArgs {
   void* stream;
 };
 
+struct MindArgs {
+  int ndim;
+  int64_t batch, channels;
+  int64_t size[3];
+  DType dtype;
+  MindKind kind;
+  int threads;
+  const void* image;     // [batch, channels, D, H, W]
+  void* floor;           // [batch, channels]: the least that v counts as         (forward: written, backward: read)
+  void* out;             // [batch, pairs * channels, D, H, W], pair by pair       (forward)
+  const void* grad_out;  // like out                                               (backward)
+  void* grad_image;      // like image                                             (backward)
+
+  // On a GPU only.
+  void* scratch;  // mind_scratch() bytes
+  void* stream;
+};
+
 // Of the CPU alone. The volume is padded, so that every window lies in it: kWindowPad voxels at the beginning of each axis
 // and at its end, kWindowPadEnd at the end of W.
 constexpr int kLanczosRadius = 5, kVoteReach = 4, kWindowPad = 5, kWindowPadEnd = 11;
@@ -189,6 +208,8 @@ double smoothness(const SmoothnessArgs&);  // mean over batch and axes of the me
 double penalty(const PenaltyArgs&);        // smoothness * roughness + volume * mean squared (known + div velocity)
 void adam_step(const AdamArgs&);
 void determinant(const DeterminantArgs&);
+void mind_forward(const MindArgs&);
+void mind_backward(const MindArgs&);
 void lanczos(const WindowArgs&);
 void bspline(const WindowArgs&);  // vol: coefficients
 void vote(const WindowArgs&);

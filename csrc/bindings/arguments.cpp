@@ -22,6 +22,7 @@ void bind_enums(py::module_ m) {
       .value("symmetric", Padding::symmetric)
       .value("itk", Padding::itk);
   py::enum_<Floor>(m, "Floor").value("none", Floor::none).value("max", Floor::max).value("add", Floor::add);
+  py::enum_<MindKind>(m, "MindKind").value("mind", MindKind::mind).value("ssc", MindKind::ssc);
   py::enum_<Scheme>(m, "Scheme").value("central", Scheme::central).value("least", Scheme::least);
 }
 
@@ -161,6 +162,22 @@ void bind_arguments(py::module_ m) {
       .needed<&DeterminantArgs::flow>("flow")
       .needed<&DeterminantArgs::out>("out")
       .optional<&DeterminantArgs::stream>("stream")
+      .done();
+  Fields<MindArgs>(m, "MindArgs")
+      .needed<&MindArgs::ndim>("ndim")
+      .needed<&MindArgs::batch>("batch")
+      .needed<&MindArgs::channels>("channels")
+      .needed<&MindArgs::size>("size")
+      .needed<&MindArgs::dtype>("dtype")
+      .needed<&MindArgs::kind>("kind")
+      .needed<&MindArgs::threads>("threads")
+      .needed<&MindArgs::image>("image")
+      .needed<&MindArgs::floor>("floor")
+      .optional<&MindArgs::out>("out")
+      .optional<&MindArgs::grad_out>("grad_out")
+      .optional<&MindArgs::grad_image>("grad_image")
+      .optional<&MindArgs::scratch>("scratch")
+      .optional<&MindArgs::stream>("stream")
       .done();
   Fields<WindowArgs>(m, "WindowArgs")
       .needed<&WindowArgs::ndim>("ndim")

@@ -33,6 +33,7 @@ else:
     _MODES = _C.Mode.__members__
     _PADDINGS = _C.Padding.__members__
     _SCHEMES = _C.Scheme.__members__
+    _MIND_KINDS = _C.MindKind.__members__
 
 module = _C
 
@@ -230,6 +231,22 @@ def determinant_args(flow: Flow, scheme: str, out: torch.Tensor) -> _C.Determina
         threads=torch.get_num_threads(),
         flow=flow.data_ptr(),
         out=out.data_ptr(),
+    )
+
+
+def mind_args(image: Volume, floor: torch.Tensor, kind: str) -> _C.MindArgs:
+    """The part that forward and backward share."""
+    shape = image.shape
+    return _C.MindArgs(
+        ndim=len(shape) - 2,
+        batch=shape[0],
+        channels=shape[1],
+        size=_size(shape[2:]),
+        dtype=_DTYPES[image.dtype],
+        kind=_MIND_KINDS[kind],
+        threads=torch.get_num_threads(),
+        image=image.data_ptr(),
+        floor=floor.data_ptr(),
     )
 
 
