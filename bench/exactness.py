@@ -168,6 +168,8 @@ def _differentiable(op: str, data: Data, options: Options) -> bool:
 
     An integration's later squarings move as the field of the earlier ones says, which beyond a border of zeros is left.
     """
+    if op == "mind":  # where the floor of v holds, the gradient takes it for a constant
+        return not data.hard
     return op != "integrate" or not data.whole or options.padding == "border"
 
 

@@ -273,6 +273,10 @@ def adam_step(
         _C.cuda.adam_step(args)
 
 
+# In plain PyTorch on the GPU: the descriptors have no kernel there.
+mind, mind_backward = reference.mind, reference.mind_backward
+
+
 def determinant(flow: Flow, scheme: str) -> torch.Tensor:
     """See `reference.determinant`."""
     flow = flow.to(_single(flow.dtype)).contiguous()

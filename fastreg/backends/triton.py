@@ -247,6 +247,10 @@ def adam_step(
             adam.adam_step(velocity, grad, mean, square, count, step, beta1, beta2, eps, passes)
 
 
+# In plain PyTorch on the GPU: the descriptors have no kernel there.
+mind, mind_backward = reference.mind, reference.mind_backward
+
+
 def determinant(flow: Flow, scheme: str) -> torch.Tensor:
     """See `reference.determinant`."""
     from fastreg.kernels import determinant
