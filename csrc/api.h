@@ -233,6 +233,9 @@ void penalty(const PenaltyArgs&);
 size_t penalty_scratch(const PenaltyArgs&);
 void adam_step(const AdamArgs&);
 void determinant(const DeterminantArgs&);
+void mind_forward(const MindArgs&);
+void mind_backward(const MindArgs&);
+size_t mind_scratch(const MindArgs&);  // of the backward where grad_out is given
 }  // namespace cuda
 
 }  // namespace fastreg

@@ -42,6 +42,13 @@ FR_HD void add_squares(const T (&value)[kPlaces], T* square) {
   }
 }
 
+// The sum over the pairs.
+template <class Pairs, int k = 0, class T>
+FR_HD T sum_of(const T* distance) {
+  if constexpr (k + 1 < Pairs::count) return distance[k] + sum_of<Pairs, k + 1>(distance);
+  return distance[k];
+}
+
 constexpr double kMindFloor = 1e-3;  // of the mean of v
 template <class T>
 constexpr T kTiny = sizeof(T) == 8 ? T(2.2250738585072014e-308) : T(1.17549435e-38);
@@ -69,10 +76,10 @@ FR_HD float exp_minus(float x) {
 FR_HD double exp_minus(double x) { return std::exp(-x); }
 
 // out[k * stride] = exp(-d_k / v)
-template <class Pairs, int k = 0, class T>
-FR_HD void put_values(const T* distance, T inverse, T* out, int64_t stride) {
+template <class Pairs, int k = 0, class T, class Out>
+FR_HD void put_values(const T* distance, T inverse, Out* out, int64_t stride) {
   if constexpr (k < Pairs::count) {
-    out[k * stride] = exp_minus(distance[k] * inverse);
+    narrow(exp_minus(distance[k] * inverse), out[k * stride]);
     put_values<Pairs, k + 1>(distance, inverse, out, stride);
   }
 }

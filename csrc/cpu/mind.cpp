@@ -16,7 +16,7 @@ FR_HD T all_squares(const PlaceRows<T, 1>& rows, int64_t x, int64_t up, int64_t 
   T value[kPlaces], square[Pairs::count] = {};
   values_at(rows, 0, x, up, down, value);
   add_squares<Pairs, Pairs::step>(value, square);
-  return mean_of<Pairs>(square);
+  return sum_of<Pairs>(square);
 }
 
 // The sum of a row's squared differences. In float64 throughout: float32 lanes would lose what is small in a long row.
@@ -61,12 +61,12 @@ struct Forward {
   static void find_floors(const MindArgs& args) {
     const Shape size = shape_of(args.size);
     const int64_t planes = args.batch * args.channels * size.d;
-    const auto sum_of = for_isa<row_sum<Pairs, T>>();
+    const auto row_sum_of = for_isa<row_sum<Pairs, T>>();
     std::vector<double> sums(planes);
 #pragma omp parallel for num_threads(args.threads) schedule(static)
     for (int64_t p = 0; p < planes; ++p) {
       const T* const image = static_cast<const T*>(args.image) + p / size.d * size.count();
-      for (int64_t y = 0; y < size.h; ++y) sums[p] += sum_of(place_rows<1>(image, size, p % size.d, y));
+      for (int64_t y = 0; y < size.h; ++y) sums[p] += row_sum_of(place_rows<1>(image, size, p % size.d, y));
     }
     for (int64_t i = 0; i < args.batch * args.channels; ++i) {
       double total = 0;

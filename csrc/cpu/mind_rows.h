@@ -112,17 +112,11 @@ FR_HD void sum_rows(const PatchRows<T>& rows, int64_t x, T scale, T* distance) {
   }
 }
 
-template <class Pairs, int k = 0, class T>
-FR_HD T mean_of(const T* distance) {
-  if constexpr (k + 1 < Pairs::count) return distance[k] + mean_of<Pairs, k + 1>(distance);
-  return distance[k];
-}
-
 // Fills `distance` with d_k and returns v.
 template <class Pairs, class T>
 FR_HD T distances_at(const PatchRows<T>& rows, int64_t x, T* distance) {
   sum_rows<Pairs>(rows, x, T(1.0 / Pairs::patch), distance);
-  return mean_of<Pairs>(distance) * (T(1) / T(Pairs::count));
+  return sum_of<Pairs>(distance) * (T(1) / T(Pairs::count));
 }
 
 // Rows of sums for y - 1, y, y + 1 as y goes up, each made once: row y lies in slot y mod 3.
