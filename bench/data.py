@@ -127,5 +127,5 @@ def options_of(op: str, small: bool = False) -> list[Options]:
     if op == "lncc":
         return [Options(window=window) for window in (WINDOWS[:1] if small else WINDOWS)]
     if op == "mind":
-        return [Options(kind=kind) for kind in ("mind", "ssc")]
+        return [Options(kind=kind) for kind in (("mind",) if small else ("mind", "ssc"))]
     return [Options()]

@@ -17,7 +17,7 @@ from .mind_kernels import (
 
 
 def mind(image: torch.Tensor, out: torch.Tensor, pairs: list[tuple[int, int]]) -> torch.Tensor:
-    """Fills `out`; returns the floors, [batch, channels]. Both dense, not empty. `pairs`: places of `grid_3d`'s axes."""
+    """Fills `out`; returns the floors, [batch, channels]. Both dense, not empty. `pairs`: places along D, H, W."""
     (grid, size, options), voxels = _launch(image, pairs), image[0, 0].numel()
     partial = image.new_empty(grid, dtype=torch.float64)
     shared = {key: options[key] for key in options if key != "PLANES"}

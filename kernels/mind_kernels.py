@@ -75,7 +75,7 @@ def mind_forward_mean_kernel(
     BLOCK_X: tl.constexpr,
 ):
     """Adds up the squared differences of a tile: their mean is that of v."""
-    which, place, index, valid = tile(D, H, W, WIDE, BLOCK_Y, BLOCK_X)
+    which, place, _, valid = tile(D, H, W, WIDE, BLOCK_Y, BLOCK_X)
     total = tl.zeros_like(valid.to(WORK))
     for k in tl.static_range(COUNT):
         total += square(image + which * volume, place, (D, H, W), PAIRS[2 * k], PAIRS[2 * k + 1], valid, WORK, WIDE)

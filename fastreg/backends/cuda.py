@@ -299,7 +299,7 @@ def mind(image: Volume, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def mind_backward(grad: torch.Tensor, image: Volume, floor: torch.Tensor, kind: str) -> Volume:
-    """See `reference.mind_backward`. Deterministic; its workspace is two numbers for each pair and voxel of one image."""
+    """See `reference.mind_backward`. Deterministic; workspace: two numbers for each pair and voxel of one image."""
     image, grad, floor = image.contiguous(), grad.to(image.dtype).contiguous(), floor.contiguous()
     grad_image = torch.empty_like(image)
     args = compiled.mind_args(image, floor, kind)

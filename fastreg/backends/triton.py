@@ -272,7 +272,7 @@ def mind(image: Volume, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def mind_backward(grad: torch.Tensor, image: Volume, floor: torch.Tensor, kind: str) -> Volume:
-    """See `reference.mind_backward`. Deterministic; its workspace is two numbers for each pair and voxel."""
+    """See `reference.mind_backward`. Deterministic; workspace: two numbers for each pair and voxel."""
     from fastreg.kernels import mind
 
     image, out = image.contiguous(), torch.empty(image.shape, dtype=image.dtype, device=image.device)
