@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.implementations import INPUTS, Options
+from bench.peers.mind import pairs_of
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DISPLACEMENT = 2.0
@@ -85,6 +86,8 @@ def inputs(case: Case, device: str = "cpu") -> tuple[Tensor, ...]:
     of_fields = torch.float64 if case.dtype == "float64" else torch.float32
     if case.op == "lncc":
         return tuple(x.to(device, dtype) for x in images(case))
+    if case.op == "mind":
+        return (images(case)[0].to(device, dtype),)
     flow = smooth(case.size, 3, DISPLACEMENT, 3, case.batch).to(device, of_fields)
     return (images(case)[0].to(device, dtype), flow) if case.op == "warp" else (flow.to(dtype),)
 
@@ -106,6 +109,9 @@ def floor_bytes(case: Case) -> int:
             per_point += c * image if 0 in case.wanted else 0
     elif case.op == "lncc":  # the gradients come out of the sweep that makes the value
         per_point = c * image * (2 + len(case.wanted))
+    elif case.op == "mind":  # image -> out; grad, image -> gradient
+        pairs = len(pairs_of(case.options.kind))
+        per_point = c * image * (1 + pairs + (2 + pairs if case.wanted else 0))
     elif case.op == "smoothness":
         per_point = 3 * image * (1 + len(case.wanted))
     else:  # each squaring reads and writes the field; its adjoint reads field and gradient and writes a gradient
@@ -117,6 +123,9 @@ def result_bytes(case: Case) -> int:
     """Of the value and the gradients: what every implementation must allocate."""
     image, of_field = DTYPES[case.dtype].itemsize, 8 if case.dtype == "float64" else 4
     points, c = case.batch * math.prod(case.size), case.channels
-    out = {"warp": c * image, "lncc": 0, "smoothness": 0, "integrate": 3 * image}[case.op]
-    sizes = {"warp": (c * image, 3 * of_field), "lncc": (c * image,) * 2}.get(case.op, (3 * image,))
+    described = c * image * len(pairs_of(case.options.kind))
+    out = {"warp": c * image, "lncc": 0, "mind": described, "smoothness": 0, "integrate": 3 * image}[case.op]
+    sizes = {"warp": (c * image, 3 * of_field), "lncc": (c * image,) * 2, "mind": (c * image,)}.get(
+        case.op, (3 * image,)
+    )
     return points * (out + sum(sizes[k] for k in case.wanted))

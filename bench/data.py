@@ -84,7 +84,21 @@ SMOOTHNESS_DATA = (
     Data("smooth, 1000 added", lambda s: (_smooth(s, 1.0) + 1000,)),
     Data("constant", lambda s: (0 * _noise(s, 3, 2) + 3,)),
 )
-DATA = {"warp": WARP_DATA, "lncc": LNCC_DATA, "integrate": INTEGRATE_DATA, "smoothness": SMOOTHNESS_DATA}
+MIND_DATA = (
+    Data("noise", lambda s: (_noise(s, 1, 1),), hard=False),
+    Data("channels and batch", lambda s: (_noise(_half(s), 2, 1, 2),), hard=False, one_image=False),
+    Data("CT", lambda s: (_ct(s, 20, 1),)),
+    Data("CT, faint noise in air", lambda s: (_ct(s, 0.01, 1),)),
+    Data("half flat", lambda s: (100 + _body(s) * _noise(s, 1, 1),)),
+    Data("constant", lambda s: (0 * _noise(s, 1, 1) + 3,)),
+)
+DATA = {
+    "warp": WARP_DATA,
+    "lncc": LNCC_DATA,
+    "integrate": INTEGRATE_DATA,
+    "smoothness": SMOOTHNESS_DATA,
+    "mind": MIND_DATA,
+}
 
 
 def _pair(a: Tensor, noise: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -112,4 +126,6 @@ def options_of(op: str, small: bool = False) -> list[Options]:
         return [Options(padding=padding, steps=STEPS) for padding in PADDINGS]
     if op == "lncc":
         return [Options(window=window) for window in (WINDOWS[:1] if small else WINDOWS)]
+    if op == "mind":
+        return [Options(kind=kind) for kind in (("mind",) if small else ("mind", "ssc"))]
     return [Options()]

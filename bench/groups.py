@@ -17,13 +17,14 @@ ORIGINAL = {
     "lncc": "neurite NCC",
     "integrate": "VoxelMorph IntegrateVelocityField",
     "smoothness": "neurite SpatialGradient",
+    "mind": "torch, convolutions",
 }
-"""VoxelMorph's own."""
+"""VoxelMorph's own; of the descriptors, as they were published for PyTorch."""
 WHOLE = [("warp", ()), ("warp", (1,)), ("warp", (0, 1)), ("lncc", ()), ("lncc", (0,)), ("lncc", (0, 1))]
-WHOLE += [("integrate", ()), ("integrate", (0,)), ("smoothness", (0,))]
-TRAINING = [("warp", (1,)), ("lncc", (0,)), ("integrate", (0,)), ("smoothness", (0,))]
+WHOLE += [("integrate", ()), ("integrate", (0,)), ("smoothness", (0,)), ("mind", ()), ("mind", (0,))]
+TRAINING = [("warp", (1,)), ("lncc", (0,)), ("integrate", (0,)), ("smoothness", (0,)), ("mind", (0,))]
 """Op -> what a training step asks of it."""
-COST = {"warp": 1.0, "lncc": 3.0, "integrate": 5.0, "smoothness": 0.5}
+COST = {"warp": 1.0, "lncc": 3.0, "integrate": 5.0, "smoothness": 0.5, "mind": 2.0}
 """How slow peers are at an op, roughly: how the seconds are shared."""
 
 

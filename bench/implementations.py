@@ -20,6 +20,7 @@ from fastreg.backends import cpu
 
 Function = Callable[..., Any]
 INPUTS = {"warp": ("vol", "flow"), "lncc": ("a", "b"), "integrate": ("velocity",), "smoothness": ("flow",)}
+INPUTS["mind"] = ("image",)
 """Op -> its inputs, in the order in which every implementation takes them."""
 
 
@@ -34,6 +35,7 @@ class Options:
     padding: str = "zeros"
     window: int = 9
     steps: int = 7
+    kind: str = "mind"
 
     def named(self, op: str) -> str:
         """In words, for a row."""
@@ -42,6 +44,7 @@ class Options:
             "lncc": f"window {self.window}",
             "integrate": f"{self.steps} steps, {self.padding}",
             "smoothness": "",
+            "mind": self.kind,
         }[op]
 
 
@@ -84,6 +87,7 @@ def ours(op: str, backend: str | None = None, isa: str | None = None) -> Impleme
             "lncc": lambda a, b: fastreg.lncc(a, b, window=options.window, backend=backend),
             "integrate": lambda v: fastreg.integrate(v, steps=options.steps, padding=options.padding, backend=backend),
             "smoothness": lambda flow: fastreg.smoothness(flow, backend=backend),
+            "mind": lambda image: fastreg.mind(image, options.kind, backend),
         }
         return functions[op]
 

@@ -35,6 +35,7 @@ PAGES = (
     "docs/ops/lncc.md",
     "docs/ops/integrate.md",
     "docs/ops/smoothness.md",
+    "docs/ops/mind.md",
 )
 MARK = re.compile(r"(<!-- bench: ([a-z ]+?) ?-->\n).*?(<!-- bench end -->)", re.DOTALL)
 SECTIONS: dict[str, Callable[[Record, str], str]] = {

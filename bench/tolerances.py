@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases import DTYPES
 from bench.implementations import INPUTS, Options
+from bench.peers.mind import pairs_of
 from bench.truth import STEP, Truth, upstream, windows
 
 REASONS = {
@@ -20,6 +22,7 @@ REASONS = {
     "derivatives": "float32 sums of n: 16 + 2 sqrt(n) roundings of the terms that the gradient is the difference of, "
     "times a window's squares over the least variance (beyond 1e4 the sums are float64)",
     "differences": "16 roundings of the largest term; the sum is float64",
+    "patches": "48 roundings (two sums over a patch, an exponential) of the terms that the gradient is the sum of",
     "step": "finite differences in float64, step 2^-24: rounding and curvature",
 }
 """Why a tolerance is what it is. Half precision rounds once more (LNCC: twice); float16 has subnormals."""
@@ -60,6 +63,10 @@ def _arithmetic(
         return 16 * u * options.steps, "squarings"
     if op == "smoothness":
         return 16 * u, "differences"
+    if op == "mind":
+        if work == "value":
+            return 16 * u, "differences"
+        return 48 * u * _pushes(t, options) / largest, "patches"
     if "kappa" not in t.about:
         t.about["kappa"] = max(_condition(x, options.window) for x in t.inputs)
     kappa = t.about["kappa"]
@@ -70,6 +77,27 @@ def _arithmetic(
     terms = _terms(t.inputs[number], t.inputs[1 - number], options.window)
     roundings = 16 + 2 * math.sqrt(options.window**3)
     return exact + roundings * u * min(kappa, 1e4) * terms / largest, "derivatives"
+
+
+def _pushes(t: Truth, options: Options) -> float:
+    """At most this much is added up in one voxel of the gradient, with every term taken for positive."""
+    (image,) = t.inputs
+    pairs = pairs_of(options.kind)
+    around = F.pad(image, [1] * 6, mode="replicate")
+    size = image.shape[2:]
+    steps = [(0, 0, 0)] + [tuple(sign * (axis == k) for k in range(3)) for axis in range(3) for sign in (1, -1)]
+    places = [around[(..., *(slice(1 + s, 1 + s + n) for s, n in zip(step, size, strict=True)))] for step in steps]
+    differences = torch.stack([(places[i] - places[j]).abs() for i, j in pairs], 1)
+
+    def averaged(x: Tensor) -> Tensor:
+        return F.avg_pool3d(F.pad(x.flatten(1, 2), [1] * 6, mode="replicate"), 3, stride=1).view_as(x)
+
+    distances = averaged(differences.square())
+    v = distances.mean(1, keepdim=True)
+    scale = torch.maximum(v, 1e-3 * v.mean((3, 4, 5), keepdim=True)).clamp_min(1e-300)
+    slope = (upstream(t.value) * t.value).abs().view_as(distances)
+    slope = (slope + (slope * distances / scale).mean(1, keepdim=True)) / scale
+    return 4 * (averaged(slope) * differences).sum(1).max().item()
 
 
 def _scattered(grad: Tensor, vol: Tensor, flow: Tensor, options: Options) -> float:

@@ -15,6 +15,7 @@ enum class Floor : int { none = 0, max = 1, add = 2 };  // of a variance: v, max
 
 enum class Measure : int { dot = 0, ssd = 1 };  // of two vectors of channels: mean product, mean squared difference
 
+enum class MindKind : int { mind = 0, ssc = 1 };          // which patches are compared
 enum class Scheme : int { central = 0, least = 1 };  // of differences: docs/math.md
 
 // Three axes always; a 2-D problem has ndim = 2, size[0] = grid[0] = 1 and a flow of two channels (H, W).
@@ -190,6 +191,24 @@ struct CorrelateArgs {
   void* stream;
 };
 
+struct MindArgs {
+  int ndim;
+  int64_t batch, channels;
+  int64_t size[3];
+  DType dtype;
+  MindKind kind;
+  int threads;
+  const void* image;     // [batch, channels, D, H, W]
+  void* floor;           // [batch, channels]: the least that v counts as         (forward: written, backward: read)
+  void* out;             // [batch, pairs * channels, D, H, W], pair by pair       (forward)
+  const void* grad_out;  // like out                                               (backward)
+  void* grad_image;      // like image                                             (backward)
+
+  // On a GPU only.
+  void* scratch;  // mind_scratch() bytes
+  void* stream;
+};
+
 // Of the CPU alone. The volume is padded, so that every window lies in it: kWindowPad voxels at the beginning of each axis
 // and at its end, kWindowPadEnd at the end of W.
 constexpr int kLanczosRadius = 5, kVoteReach = 4, kWindowPad = 5, kWindowPadEnd = 11;
@@ -213,6 +232,8 @@ double smoothness(const SmoothnessArgs&);  // mean over batch and axes of the me
 double penalty(const PenaltyArgs&);        // smoothness * roughness + volume * mean squared (known + div velocity)
 void adam_step(const AdamArgs&);
 void determinant(const DeterminantArgs&);
+void mind_forward(const MindArgs&);
+void mind_backward(const MindArgs&);
 void correlate_forward(const CorrelateArgs&);
 void correlate_backward(const CorrelateArgs&);
 void lanczos(const WindowArgs&);
@@ -236,6 +257,9 @@ void smoothness(const SmoothnessArgs&);
 size_t smoothness_scratch(const SmoothnessArgs&);
 void penalty(const PenaltyArgs&);
 size_t penalty_scratch(const PenaltyArgs&);
+void mind_forward(const MindArgs&);
+void mind_backward(const MindArgs&);
+size_t mind_scratch(const MindArgs&);  // of the backward where grad_out is given
 void adam_step(const AdamArgs&);
 void determinant(const DeterminantArgs&);
 void correlate_forward(const CorrelateArgs&);

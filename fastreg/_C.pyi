@@ -46,6 +46,11 @@ class Scheme:
     central: ClassVar[Scheme]
     least: ClassVar[Scheme]
 
+class MindKind:
+    __members__: ClassVar[dict[str, MindKind]]
+    mind: ClassVar[MindKind]
+    ssc: ClassVar[MindKind]
+
 class WarpArgs:
     needed: ClassVar[tuple[str, ...]]
     ndim: int
@@ -377,6 +382,41 @@ class CorrelateArgs:
         stream: Address = ...,
     ) -> None: ...
 
+class MindArgs:
+    needed: ClassVar[tuple[str, ...]]
+    ndim: int
+    batch: int
+    channels: int
+    size: Sizes
+    dtype: DType
+    kind: MindKind
+    threads: int
+    image: Address
+    floor: Address
+    out: Address
+    grad_out: Address
+    grad_image: Address
+    scratch: Address
+    stream: Address
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        batch: int,
+        channels: int,
+        size: Sizes,
+        dtype: DType,
+        kind: MindKind,
+        threads: int,
+        image: Address,
+        floor: Address,
+        out: Address = ...,
+        grad_out: Address = ...,
+        grad_image: Address = ...,
+        scratch: Address = ...,
+        stream: Address = ...,
+    ) -> None: ...
+
 class WindowArgs:
     needed: ClassVar[tuple[str, ...]]
     ndim: int
@@ -422,6 +462,10 @@ class cpu:
     @staticmethod
     def correlate_backward(args: CorrelateArgs) -> None: ...
     @staticmethod
+    def mind_forward(args: MindArgs) -> None: ...
+    @staticmethod
+    def mind_backward(args: MindArgs) -> None: ...
+    @staticmethod
     def lanczos(args: WindowArgs) -> None: ...
     @staticmethod
     def bspline(args: WindowArgs) -> None: ...
@@ -463,6 +507,12 @@ class cuda:
     def adam_step(args: AdamArgs) -> None: ...
     @staticmethod
     def determinant(args: DeterminantArgs) -> None: ...
+    @staticmethod
+    def mind_forward(args: MindArgs) -> None: ...
+    @staticmethod
+    def mind_backward(args: MindArgs) -> None: ...
+    @staticmethod
+    def mind_scratch(args: MindArgs) -> int: ...
     @staticmethod
     def correlate_forward(args: CorrelateArgs) -> None: ...
     @staticmethod

@@ -14,6 +14,7 @@ from fastreg.ops.correlate import correlate as correlate
 from fastreg.ops.grid_sample import grid_sample as grid_sample
 from fastreg.ops.integrate import integrate as integrate
 from fastreg.ops.lncc import lncc as lncc
+from fastreg.ops.mind import mind as mind
 from fastreg.ops.onnx_translation import onnx_translations as onnx_translations
 from fastreg.ops.warp import warp as warp
 from fastreg.registration.motion import motion as motion

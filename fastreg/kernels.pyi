@@ -4,6 +4,7 @@ from kernels import adam as adam
 from kernels import determinant as determinant
 from kernels import integrate as integrate
 from kernels import lncc as lncc
+from kernels import mind as mind
 from kernels import penalty as penalty
 from kernels import smoothness as smoothness
 from kernels import warp as warp

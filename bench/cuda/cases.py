@@ -67,6 +67,8 @@ def fields(group: str) -> Iterator[Case]:
     for wanted in ((), (0,)):
         yield Case(group, "integrate", wanted, half, batch, peers=(VOXELMORPH,))
     yield Case(group, "smoothness", (0,), tuple(size), batch, peers=(VOXELMORPH,))
+    for wanted in ((), (0,)):
+        yield Case(group, "mind", wanted, tuple(size), batch, peers=("torch, in steps", "torch, convolutions"))
 
 
 def inputs(case: Case, device: str) -> tuple[Tensor, ...]:
@@ -82,6 +84,8 @@ def inputs(case: Case, device: str) -> tuple[Tensor, ...]:
     if case.op == "lncc":
         a = torch.rand(shape, device=device).to(dtype)
         return a, ((a + torch.rand(shape, device=device)) / 2).to(dtype)
+    if case.op == "mind":
+        return (torch.rand(shape, device=device).to(dtype),)
     if case.op == "integrate":
         return (smooth(1),)
     return (torch.randn(case.batch, 3, *case.size, device=device),)

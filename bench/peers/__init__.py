@@ -5,10 +5,11 @@ from __future__ import annotations
 from bench.implementations import Implementation, ours
 from bench.peers.fields import INTEGRATIONS, PENALTIES
 from bench.peers.lncc import LNCCS
+from bench.peers.mind import MINDS
 from bench.peers.on_gpu import ON_GPU
 from bench.peers.warp import WARPS
 
-PEERS = {"warp": WARPS, "lncc": LNCCS, "integrate": INTEGRATIONS, "smoothness": PENALTIES}
+PEERS = {"warp": WARPS, "lncc": LNCCS, "integrate": INTEGRATIONS, "smoothness": PENALTIES, "mind": MINDS}
 """Op -> who else does it."""
 
 

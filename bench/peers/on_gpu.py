@@ -73,5 +73,6 @@ ON_GPU = {
     ),
     "integrate": (Implementation(VOXELMORPH, _integrate, _with_grid),),
     "smoothness": (Implementation(VOXELMORPH, lambda options: differences),),
+    "mind": (),
 }
 """Op -> who else does it there."""

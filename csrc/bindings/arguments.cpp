@@ -22,6 +22,7 @@ void bind_enums(py::module_ m) {
       .value("symmetric", Padding::symmetric)
       .value("itk", Padding::itk);
   py::enum_<Floor>(m, "Floor").value("none", Floor::none).value("max", Floor::max).value("add", Floor::add);
+  py::enum_<MindKind>(m, "MindKind").value("mind", MindKind::mind).value("ssc", MindKind::ssc);
   py::enum_<Measure>(m, "Measure").value("dot", Measure::dot).value("ssd", Measure::ssd);
   py::enum_<Scheme>(m, "Scheme").value("central", Scheme::central).value("least", Scheme::least);
 }
@@ -181,6 +182,22 @@ void bind_arguments(py::module_ m) {
       .optional<&CorrelateArgs::grad_a>("grad_a")
       .optional<&CorrelateArgs::grad_b>("grad_b")
       .optional<&CorrelateArgs::stream>("stream")
+      .done();
+  Fields<MindArgs>(m, "MindArgs")
+      .needed<&MindArgs::ndim>("ndim")
+      .needed<&MindArgs::batch>("batch")
+      .needed<&MindArgs::channels>("channels")
+      .needed<&MindArgs::size>("size")
+      .needed<&MindArgs::dtype>("dtype")
+      .needed<&MindArgs::kind>("kind")
+      .needed<&MindArgs::threads>("threads")
+      .needed<&MindArgs::image>("image")
+      .needed<&MindArgs::floor>("floor")
+      .optional<&MindArgs::out>("out")
+      .optional<&MindArgs::grad_out>("grad_out")
+      .optional<&MindArgs::grad_image>("grad_image")
+      .optional<&MindArgs::scratch>("scratch")
+      .optional<&MindArgs::stream>("stream")
       .done();
   Fields<WindowArgs>(m, "WindowArgs")
       .needed<&WindowArgs::ndim>("ndim")

@@ -18,6 +18,8 @@ void bind_cpu(py::module_ m) {
   m.def("penalty", &cpu::penalty, py::arg("args"), release());
   m.def("adam_step", &cpu::adam_step, py::arg("args"), release());
   m.def("determinant", &cpu::determinant, py::arg("args"), release());
+  m.def("mind_forward", &cpu::mind_forward, py::arg("args"), release());
+  m.def("mind_backward", &cpu::mind_backward, py::arg("args"), release());
   m.def("correlate_forward", &cpu::correlate_forward, py::arg("args"), release());
   m.def("correlate_backward", &cpu::correlate_backward, py::arg("args"), release());
   m.def("lanczos", &cpu::lanczos, py::arg("args"), release());

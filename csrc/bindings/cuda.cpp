@@ -21,6 +21,9 @@ void bind_cuda(py::module_ m) {
   m.def("penalty_scratch", &cuda::penalty_scratch, py::arg("args"));
   m.def("adam_step", &cuda::adam_step, py::arg("args"));
   m.def("determinant", &cuda::determinant, py::arg("args"));
+  m.def("mind_forward", &cuda::mind_forward, py::arg("args"));
+  m.def("mind_backward", &cuda::mind_backward, py::arg("args"));
+  m.def("mind_scratch", &cuda::mind_scratch, py::arg("args"));
   m.def("correlate_forward", &cuda::correlate_forward, py::arg("args"));
   m.def("correlate_backward", &cuda::correlate_backward, py::arg("args"));
 }

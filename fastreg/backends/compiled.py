@@ -33,6 +33,7 @@ else:
     _MODES = _C.Mode.__members__
     _PADDINGS = _C.Padding.__members__
     _SCHEMES = _C.Scheme.__members__
+    _MIND_KINDS = _C.MindKind.__members__
     _MEASURES = _C.Measure.__members__
 
 module = _C
@@ -262,6 +263,22 @@ def correlated_like(a: Volume, radius: int, sharpness: float | None) -> torch.Te
         return a.new_empty((a.shape[0], (2 * radius + 1) ** ndim, *grid))
     dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
     return a.new_empty((a.shape[0], ndim, *grid), dtype=dtype)
+
+
+def mind_args(image: Volume, floor: torch.Tensor, kind: str) -> _C.MindArgs:
+    """The part that forward and backward share."""
+    shape = image.shape
+    return _C.MindArgs(
+        ndim=len(shape) - 2,
+        batch=shape[0],
+        channels=shape[1],
+        size=_size(shape[2:]),
+        dtype=_DTYPES[image.dtype],
+        kind=_MIND_KINDS[kind],
+        threads=torch.get_num_threads(),
+        image=image.data_ptr(),
+        floor=floor.data_ptr(),
+    )
 
 
 def window_args(padded: Volume, size: tuple[int, ...], flow: Flow, out: Volume) -> _C.WindowArgs:

@@ -215,6 +215,30 @@ def correlate_backward(
     return grad_a, grad_b
 
 
+def mind(image: Volume, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `reference.mind`."""
+    dtype = image.dtype
+    (image,) = _work(image)
+    pairs = len(reference.mind_pairs(kind, image.ndim - 2))
+    out = image.new_empty((image.shape[0], pairs * image.shape[1], *image.shape[2:]))
+    floor = image.new_empty(tuple(image.shape[:2]))
+    args = compiled.mind_args(image, floor, kind)
+    args.out = address(out)
+    _C.cpu.mind_forward(args)
+    return cast(out, dtype), floor
+
+
+def mind_backward(grad: torch.Tensor, image: Volume, floor: torch.Tensor, kind: str) -> Volume:
+    """See `reference.mind_backward`. Deterministic: every voxel is summed by one thread in one order."""
+    dtype = image.dtype
+    grad, image, floor = _work(grad, image, floor)
+    grad_image = torch.empty_like(image)
+    args = compiled.mind_args(image, floor, kind)
+    args.grad_out, args.grad_image = address(grad), address(grad_image)
+    _C.cpu.mind_backward(args)
+    return cast(grad_image, dtype)
+
+
 def _pad(ndim: int) -> list[int]:
     """As csrc/api.h wants it around a volume that windows are read from, for `torch.nn.functional.pad`."""
     return [5, 11, *[5] * (2 * ndim - 2)]

@@ -283,6 +283,35 @@ def determinant(flow: Flow, scheme: str) -> torch.Tensor:
     return out
 
 
+def mind(image: Volume, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `reference.mind`."""
+    image = image.contiguous()
+    pairs = len(reference.mind_pairs(kind, image.ndim - 2))
+    out = image.new_empty((image.shape[0], pairs * image.shape[1], *image.shape[2:]))
+    floor = image.new_empty(tuple(image.shape[:2]), dtype=_single(image.dtype))
+    args = compiled.mind_args(image, floor, kind)
+    args.out = address(out)
+    scratch = _scratch(image, _C.cuda.mind_scratch(args))
+    args.scratch = address(scratch)
+    with _launching(image) as args.stream:
+        _C.cuda.mind_forward(args)
+    return out, floor
+
+
+def mind_backward(grad: torch.Tensor, image: Volume, floor: torch.Tensor, kind: str) -> Volume:
+    """See `reference.mind_backward`. Deterministic; workspace: two numbers for each pair and voxel of one image."""
+    image, grad, floor = image.contiguous(), grad.to(image.dtype).contiguous(), floor.contiguous()
+    grad_image = torch.empty_like(image)
+    args = compiled.mind_args(image, floor, kind)
+    args.grad_out, args.grad_image = address(grad), address(grad_image)
+    if grad_image.numel():
+        scratch = _scratch(image, _C.cuda.mind_scratch(args))
+        args.scratch = address(scratch)
+        with _launching(image) as args.stream:
+            _C.cuda.mind_backward(args)
+    return grad_image
+
+
 def correlate_forward(
     a: Volume, b: Volume, radius: int, measure: str, padding: str, sharpness: float | None
 ) -> Volume | Flow:

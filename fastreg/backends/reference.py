@@ -22,6 +22,9 @@ from fastreg.backends.reference_fields import smoothness as smoothness
 from fastreg.backends.reference_fields import volume as volume
 from fastreg.backends.reference_lncc import lncc as lncc
 from fastreg.backends.reference_lncc import lncc_map as lncc_map
+from fastreg.backends.reference_mind import mind as mind
+from fastreg.backends.reference_mind import mind_backward as mind_backward
+from fastreg.backends.reference_mind import mind_pairs as mind_pairs
 from fastreg.types import Flow, Volume
 
 # Displacements beyond this are outside every image; the clamp keeps them, and infinities, integers.

@@ -257,3 +257,32 @@ def determinant(flow: Flow, scheme: str) -> torch.Tensor:
         with _on_device(flow):
             determinant.determinant(flow, out, scheme)
     return out
+
+
+def mind(image: Volume, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `reference.mind`."""
+    from fastreg.kernels import mind
+
+    image, pairs = image.contiguous(), _mind_pairs(kind, image.ndim - 2)
+    out = image.new_empty((image.shape[0], len(pairs) * image.shape[1], *image.shape[2:]))
+    if out.numel() == 0:
+        return out, image.new_empty(tuple(image.shape[:2]), dtype=_work_dtype(image))
+    with _on_device(image):
+        return out, mind.mind(image, out, pairs)
+
+
+def mind_backward(grad: torch.Tensor, image: Volume, floor: torch.Tensor, kind: str) -> Volume:
+    """See `reference.mind_backward`. Deterministic; workspace: two numbers for each pair and voxel."""
+    from fastreg.kernels import mind
+
+    image, out = image.contiguous(), torch.empty(image.shape, dtype=image.dtype, device=image.device)
+    if out.numel():
+        with _on_device(image):
+            mind.mind_backward(grad.contiguous(), image, floor.contiguous(), out, _mind_pairs(kind, image.ndim - 2))
+    return out
+
+
+def _mind_pairs(kind: str, ndim: int) -> list[tuple[int, int]]:
+    """Places along D, H, W: without D they begin behind its two."""
+    behind = 2 * (3 - ndim)
+    return [(a and a + behind, b and b + behind) for a, b in reference.mind_pairs(kind, ndim)]

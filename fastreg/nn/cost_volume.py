@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastreg.geometry.fields import pooled
-from fastreg.nn.descriptors import descriptors
+from fastreg.ops.mind import mind
 from fastreg.types import Volume
 
 
@@ -83,7 +83,7 @@ class Matching(nn.Module):
         """The features. Nothing before the convolution learns: no gradient goes to the images."""
         with torch.no_grad():
             work = torch.promote_types(fixed.dtype, torch.float32)
-            theirs, ours = (pooled(descriptors(image.to(work)), 2) for image in (moving, fixed))
+            theirs, ours = (pooled(mind(image.to(work)), 2) for image in (moving, fixed))
             cost = costs(theirs, ours, self.radius)
             cost.sub_(cost.mean(1, keepdim=True)).mul_(10)  # to about 1; what all displacements cost says nothing
             seen = torch.cat([cost, ours], 1).to(self.squeeze.weight.dtype)

@@ -19,8 +19,8 @@ from torch import Tensor
 from fastreg.geometry import fields
 from fastreg.geometry.fill import filled, pooled_known
 from fastreg.nn.cost_volume import costs
-from fastreg.nn.descriptors import descriptors
 from fastreg.ops.lncc import lncc
+from fastreg.ops.mind import mind
 from fastreg.ops.warp import warp
 from fastreg.registration.deformable import deform
 from fastreg.registration.stages import Stage
@@ -183,7 +183,7 @@ def _described(image: Volume, mask: Mask | None, factor: int) -> tuple[Tensor, M
     fine = factor // 2 if factor % 2 == 0 else factor
     work = image.to(torch.promote_types(image.dtype, torch.float32))
     image, weight = pooled_known(filled(work, mask), None if mask is None else mask.to(work.dtype), fine)
-    return pooled_known(descriptors(image), weight, factor // fine)
+    return pooled_known(mind(image), weight, factor // fine)
 
 
 def _neutral(described: Tensor, weight: Mask | None) -> Tensor:

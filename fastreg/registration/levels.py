@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fastreg.geometry import fields
 from fastreg.geometry.fill import pooled_known
-from fastreg.nn.descriptors import descriptors
 from fastreg.ops.determinant import determinant
+from fastreg.ops.mind import mind
 from fastreg.ops.warp import warp
 from fastreg.registration.noise import differ_by_noise
 from fastreg.registration.remap import curves
@@ -78,8 +78,8 @@ class Level:
                 mask = seen_there if mask is None else mask * seen_there
             done = differ_by_noise(fixed, moving, mask)
             if seen_as == "descriptors":
-                fixed, moving = descriptors(fixed), descriptors(moving)
-                still = still if backward is None else descriptors(still)
+                fixed, moving = mind(fixed), mind(moving)
+                still = still if backward is None else mind(still)
             elif seen_as == "one contrast":
                 ours, theirs = curves(fixed, moving, mask)
                 fixed = fixed if ours is None else ours(fixed)

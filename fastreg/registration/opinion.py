@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastreg.geometry import fields
-from fastreg.nn.descriptors import descriptors
+from fastreg.ops.mind import mind
 from fastreg.ops.warp import warp
 from fastreg.registration.linear.objective import METRICS
 from fastreg.registration.samples import normalised_information
@@ -34,7 +34,7 @@ class Opinion:
         self.factor = max(1, math.ceil((math.prod(fixed.shape[2:]) / VOXELS) ** (1 / (fixed.ndim - 2)) - 0.25))
         self.moving, self.mask, self.moving_mask = moving, mask, moving_mask
         self.fixed = fields.pooled(fixed, self.factor)
-        self.described, self.object = descriptors(self.fixed), _object(self.fixed)
+        self.described, self.object = mind(self.fixed), _object(self.fixed)
         self.ours = _binned(self.fixed)
 
     @torch.no_grad()
@@ -47,7 +47,7 @@ class Opinion:
         weight = weight * (self.object | _object(moved)).to(weight.dtype)  # a noisy background agrees with nothing
         if not bool((weight > 0).any()):
             return 0.0
-        alike = float(METRICS["mind"](self.described, weight)(descriptors(moved)))
+        alike = float(METRICS["mind"](self.described, weight)(mind(moved)))
         return max(0.0, alike) * _information(self.ours, _binned(moved), weight)
 
     def _weight(self, flow: Flow | None) -> Mask:

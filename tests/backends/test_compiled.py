@@ -37,6 +37,7 @@ def made(name):
         "Padding": _C.Padding.zeros,
         "Floor": _C.Floor.max,
         "Scheme": _C.Scheme.least,
+        "MindKind": _C.MindKind.ssc,
         "Sizes": (1, 2, 3),
         "bool": True,
         "float": 0.5,

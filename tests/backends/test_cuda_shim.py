@@ -253,6 +253,28 @@ def test_determinant(kernels, size, dtype, scheme):
     close(ours, reference.determinant(flow.double(), scheme), TOLERANCE[ours.dtype])
 
 
+@pytest.mark.parametrize("kind", ["mind", "ssc"])
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("size", [(9, 10, 37), (2, 1, 2), (12, 70), (1, 3)], ids=str)
+def test_mind(kernels, size, dtype, kind):
+    image = torch.randn(2, 2, *size)
+    image[..., : size[-1] // 2] *= 1e-2
+    image = image.to(dtype)
+    out, floor = kernels.mind(image, kind)
+    truth, least = reference.mind(image.double(), kind)
+    assert out.dtype == dtype and floor.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    close(out, truth, TOLERANCE[dtype])
+    close(floor, least, TOLERANCE[floor.dtype], at_least=1e-30)
+    grad = torch.randn_like(out)
+    slope = reference.mind_backward(grad.double(), image.double(), floor.double(), kind)
+    close(kernels.mind_backward(grad, image, floor, kind), slope, 4 * TOLERANCE[dtype], at_least=0.1)
+    flat = torch.full_like(image, 3)
+    out, floor = kernels.mind(flat, kind)
+    assert (out == 1).all() and kernels.mind_backward(1e4 * grad, flat, floor, kind).count_nonzero() == 0
+    assert kernels.mind(image[:0], kind)[0].shape == out[:0].shape
+    assert kernels.mind_backward(grad[:0], image[:0], floor[:0], kind).shape == image[:0].shape
+
+
 def lncc_pair(size, dtype=torch.float32, batch=1, channels=1):
     a = torch.rand(batch, channels, *size)
     return a.to(dtype), (0.5 * a + 0.5 * torch.rand_like(a)).to(dtype)

@@ -99,6 +99,7 @@ LNCC = {
 }
 LNCC |= {"MASKED": False}
 CORRELATE = LNCC | {"WEIGHTED": True, "NEED_MAP": True, "NEED_GRAD": True}
+MIND = {"PAIRS": (0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6), "COUNT": 6}
 KERNELS = [
     ("warp_kernels", "warp_forward_kernel", WARP),
     ("warp_kernels", "warp_forward_kernel", WARP | {"MODE": "nearest", "PADDING": "reflection", "CHANNELS_LAST": True}),
@@ -130,6 +131,11 @@ KERNELS = [
     ("penalty_kernels", "penalty_gradient_kernel", {"NDIM": 3, "SMOOTHNESS": True, "VOLUME": True, "NEED_GRAD": True}),
     ("adam_kernels", "adam_update_kernel", {}),
     ("adam_kernels", "adam_filter_kernel", {"AXIS": 0, "PASSES": 4, "ADD": True}),
+    ("mind_kernels", "mind_forward_mean_kernel", MIND),
+    ("mind_kernels", "mind_forward_kernel", MIND | {"PLANES": 3}),
+    ("mind_kernels", "mind_backward_slopes_kernel", MIND | {"PLANES": 3}),
+    ("mind_kernels", "mind_backward_weights_kernel", {"PLANES": 3}),
+    ("mind_kernels", "mind_backward_kernel", MIND | {"PLANES": 3}),
     ("determinant_kernels", "determinant_kernel", {"NDIM": 3, "LEAST": False}),
     ("determinant_kernels", "determinant_kernel", {"NDIM": 3, "LEAST": True}),
 ]
@@ -148,7 +154,8 @@ def compiled_for(target, module, name, options):
     counted = options.get("FIXED", False)
     integers = {"channels", "weight_channels", "D", "H", "W", "GD", "GH", "GW", "voxels", "points", "magnitude"}
     integers |= {"planes", "first_plane", "from_plane", "to_plane", "wanted", "slab", "volume", "total", "first_image"}
-    wide = {
+    constants_of_dtype = {"tiny": "fp32"}
+    wide = constants_of_dtype | {
         "partial": "*fp64",
         "unit": "*fp64",
         "weights": "*fp64",

@@ -190,6 +190,28 @@ void steps(DType dtype, int ndim) {
     determinant.scheme = scheme;
     cuda::determinant(determinant);
   }
+
+  MindArgs mind{};
+  sized(mind, ndim, ndim == 3 ? 3 : 1, 9, 37);
+  mind.channels = 1;
+  mind.dtype = dtype;
+  Array floor(mind.batch * sizeof(double));
+  mind.image = velocity.address();
+  mind.floor = floor.address();
+  for (const MindKind kind : {MindKind::mind, MindKind::ssc}) {
+    mind.kind = kind;
+    Array out = filled(dtype, mind.batch * 12 * voxels, 1);
+    mind.out = out.address();
+    mind.grad_out = nullptr;
+    Array partial(cuda::mind_scratch(mind));
+    mind.scratch = partial.address();
+    cuda::mind_forward(mind);
+    mind.grad_out = out.address();
+    mind.grad_image = grad.address();
+    Array slopes(cuda::mind_scratch(mind));
+    mind.scratch = slopes.address();
+    cuda::mind_backward(mind);
+  }
 }
 
 }  // namespace

@@ -327,6 +327,38 @@ def test_determinant_matches_the_reference(size, dtype, scheme):
     assert_close(got, expected, rounding(got.dtype))
 
 
+@pytest.mark.parametrize(
+    ("kind", "size", "dtype"),
+    [
+        ("mind", (2, 3, 4), torch.float32),
+        ("ssc", (1, 3, 4), torch.float64),
+        ("mind", (4, 5), torch.float64),
+        ("ssc", (3, 40), torch.float32),
+    ],
+)
+def test_mind_matches_the_reference(kind, size, dtype):
+    image = random(*(1, 1) if len(size) == 3 else (2, 2), *size, dtype=dtype)
+    image[..., : size[-1] // 2] *= 1e-2
+    out, floor = triton.mind(image, kind)
+    expected, least = reference.mind(image.double(), kind)
+    assert out.dtype == dtype and floor.shape == image.shape[:2]
+    assert_close(out, expected, 4 * rounding(dtype))
+    torch.testing.assert_close(floor.double(), least, rtol=1e-5, atol=0)
+    grad = torch.randn_like(out)
+    slope = reference.mind_backward(grad.double(), image.double(), floor.double(), kind)
+    assert_close(triton.mind_backward(grad, image, floor, kind), slope, 16 * rounding(dtype))
+
+
+def test_mind_in_half_precision_and_of_constant_images():
+    image = random(1, 1, 4, 5, dtype=torch.float16)
+    out, floor = triton.mind(image, "mind")
+    assert out.dtype == torch.float16 and floor.dtype == torch.float32
+    assert_close(out, reference.mind(image.double(), "mind")[0], rounding(torch.float16))
+    flat = torch.full_like(image, 3)
+    out, floor = triton.mind(flat, "mind")
+    assert (out == 1).all() and triton.mind_backward(out, flat, floor, "mind").count_nonzero() == 0
+
+
 def test_empty_batch():
     vol, flow = random(0, 1, 3, 4), random(0, 2, 3, 4)
     assert triton.warp_forward(vol, flow, "linear", "zeros", False).shape == vol.shape
@@ -337,6 +369,7 @@ def test_empty_batch():
     assert triton.penalty(flow, None, 1.0, 1.0, flow) == 0
     triton.adam_step(flow, flow, flow, flow, 1, 0.1, 0.9, 0.999, 1e-8, 1)
     assert triton.determinant(flow, "least").shape == (0, 3, 4)
+    assert triton.mind(vol, "ssc")[0].shape == (0, 4, 3, 4)
 
 
 def test_public_ops_by_name_with_gradients():

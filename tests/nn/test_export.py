@@ -9,7 +9,7 @@ from helpers.command import run
 
 import fastreg
 from fastreg.cli.export import Export
-from fastreg.nn import checkpoint, cost_volume, descriptors
+from fastreg.nn import checkpoint, cost_volume
 from fastreg.nn.checkpoint import Checkpoint, WorkingSpace
 from fastreg.nn.export import smallest_axis, worst_error
 from fastreg.nn.registration_net import RegistrationNet
@@ -72,10 +72,10 @@ def test_an_exported_program_learns_as_the_network_does():
 @pytest.mark.parametrize("size", [(9, 8), (7, 6, 8)])
 def test_what_a_graph_does_in_few_steps_is_the_same(size, monkeypatch):
     moving, fixed = torch.rand(2, 2, 3, *size)
-    cost, seen = cost_volume.costs(moving, fixed, 2), descriptors.descriptors(moving)
+    cost, seen = cost_volume.costs(moving, fixed, 2), [fastreg.mind(moving, kind) for kind in ("mind", "ssc")]
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     torch.testing.assert_close(cost_volume.costs(moving, fixed, 2), cost)
-    torch.testing.assert_close(descriptors.descriptors(moving), seen)
+    torch.testing.assert_close([fastreg.mind(moving, kind) for kind in ("mind", "ssc")], seen)
 
 
 def train_step(net, optimizer, moving, fixed):

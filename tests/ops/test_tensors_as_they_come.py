@@ -47,6 +47,7 @@ def test_every_op_keeps_the_subclass(ndim):
         "smoothness": lambda a, b, u: fastreg.smoothness(u),
         "bending": lambda a, b, u: fastreg.smoothness(u, penalty="bending"),
         "determinant": lambda a, b, u: fastreg.jacobian_determinant(u),
+        "mind": lambda a, b, u: fastreg.mind(a),
         "LNCC": lambda a, b, u: losses.LNCC(5)(a, b),
         "MSE": lambda a, b, u: losses.MSE()(a, b),
         "MI": lambda a, b, u: losses.MI()(a, b),

@@ -6,8 +6,8 @@ from helpers.textured import head
 
 import fastreg
 from fastreg.geometry import fields
-from fastreg.nn.descriptors import descriptors
 from fastreg.nn.losses import MSE
+from fastreg.ops.mind import mind
 from fastreg.registration.levels import Level, exponential
 
 SIZES = [(24, 26, 22), (48, 40)]
@@ -67,7 +67,7 @@ def test_the_known_volume_is_the_logarithm_of_the_determinant(size):
 def test_what_is_seen(size):
     fixed, moving = images(size)
     found = level(fixed, moving, seen_as="descriptors")
-    torch.testing.assert_close(found.fixed, descriptors(fields.pooled(fixed, 2)))
+    torch.testing.assert_close(found.fixed, mind(fields.pooled(fixed, 2)))
     assert found.moving.shape[1] == 2 * len(size)
     other = 3 - 2 * torch.roll(moving, -2, 2)
     one = level(fixed, other, seen_as="one contrast")

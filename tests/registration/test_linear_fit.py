@@ -9,7 +9,7 @@ from helpers.textured import head
 from scipy import ndimage
 
 from fastreg.geometry.image import Image
-from fastreg.nn.descriptors import descriptors
+from fastreg.ops.mind import mind
 from fastreg.registration.linear.fit import STRAIN, fit, strain
 from fastreg.registration.linear.objective import METRICS, Objective, aligned_channels, generators
 from fastreg.registration.linear.scans import Body, Scan, pyramid
@@ -108,7 +108,7 @@ def test_channels_are_those_of_the_image_stored_otherwise(ndim):
     """Every orientation: the descriptors of a flipped, transposed image, brought back, are those of the image."""
     shape = (9, 8, 7)[:ndim]
     image = torch.rand(1, 1, *shape, dtype=torch.float64)
-    expected = descriptors(image)
+    expected = mind(image)
     for axes in itertools.permutations(range(ndim)):
         for flips in itertools.product((False, True), repeat=ndim):
             flipped = [2 + axis for axis in range(ndim) if flips[axis]]
@@ -119,7 +119,7 @@ def test_channels_are_those_of_the_image_stored_otherwise(ndim):
                 affine[axis, own] = -1 if flips[own] else 1
             order = aligned_channels(np.eye(4), affine, np.eye(4), ndim)
             assert sorted(order) == list(range(2 * ndim))
-            home = descriptors(stored).flip(flipped).permute(0, 1, *[2 + k for k in np.argsort(axes)])
+            home = mind(stored).flip(flipped).permute(0, 1, *[2 + k for k in np.argsort(axes)])
             torch.testing.assert_close(home[:, order], expected)
     near = rotation(ndim, 20)
     assert aligned_channels(np.diag([2.0, 1, 3, 1]), np.diag([1.0, 4, 1, 1]), near, ndim) == list(range(2 * ndim))

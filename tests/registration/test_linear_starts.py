@@ -8,7 +8,7 @@ import torch
 from helpers.textured import head
 
 from fastreg.geometry.image import Image
-from fastreg.nn.descriptors import descriptors
+from fastreg.ops.mind import mind
 from fastreg.registration.linear import starts
 from fastreg.registration.linear.scans import Body, Scan, pyramid
 from fastreg.registration.linear.starts import correlated, everywhere, shifts, turns
@@ -33,7 +33,7 @@ def brute_force(fixed, moving):
     seen = []
     for scan in (fixed, moving):
         counts = (scan.weight[0, 0] > 0.5).numpy()
-        channels = descriptors(scan.values.double())[0, ::2].numpy()
+        channels = mind(scan.values.double())[0, ::2].numpy()
         seen.append((channels - channels[:, counts].mean(1).reshape(-1, *[1] * counts.ndim), counts))
     (ours, here), (theirs, there) = seen
     found = {}

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastreg.nn.descriptors import descriptors
 from fastreg.nn.losses import MI
 from fastreg.ops.lncc import lncc
+from fastreg.ops.mind import mind
 from fastreg.ops.warp import warp
 from fastreg.registration.linear.scans import Scan
 from fastreg.types import Flow, Mask, Scalar, Volume
@@ -88,7 +88,7 @@ class Objective:
 
     def __init__(self, fixed: Scan, moving: Scan, metric: str, seed: int) -> None:
         if metric == "mind":
-            fixed, moving = (replace(scan, values=descriptors(scan.values)) for scan in (fixed, moving))
+            fixed, moving = (replace(scan, values=mind(scan.values)) for scan in (fixed, moving))
         self.fixed, self.moving, self.metric = fixed, moving, METRICS[metric]
         self.looked_along, self.seen = list(range(moving.values.shape[1])), moving.values
         if metric == "lncc":

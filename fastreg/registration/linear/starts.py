@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastreg.nn.descriptors import descriptors
+from fastreg.ops.mind import mind
 from fastreg.registration.linear.objective import generators
 from fastreg.registration.linear.scans import Body, Scan, centre_of, mass_of
 
@@ -151,7 +151,7 @@ class _Channels:
     @classmethod
     def of(cls, scan: Scan) -> _Channels:
         weight = (scan.weight > 0.5).to(scan.values.dtype)
-        seen = descriptors(scan.values)[:, ::2]  # a neighbour behind tells what the one in front of another told
+        seen = mind(scan.values)[:, ::2]  # a neighbour behind tells what the one in front of another told
         axes = tuple(range(2, seen.ndim))
         seen = (seen - (weight * seen).sum(axes, keepdim=True) / weight.sum().clamp_min(1)) * weight
         return cls(torch.cat([seen, weight, seen.sum(1, keepdim=True), seen.square().sum(1, keepdim=True)], 1))
