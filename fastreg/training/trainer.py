@@ -31,6 +31,7 @@ from fastreg.training.options import as_json, resolved
 from fastreg.training.record import LAST, MODEL, Log, Step, Table, Validation, check_folder, claim, open_board
 from fastreg.training.setup import build_pairs, find_cohorts, network_options, pick_grid, validation_subjects
 from fastreg.training.validation import validate
+from fastreg.utils.allocation import keep_freed_memory
 from fastreg.utils.distributed import Process, join
 from fastreg.utils.files import InputError
 from fastreg.utils.locks import locked
@@ -48,6 +49,8 @@ def fit(config: TrainConfig, log: Log | None = None) -> Path:
     log = log or Log()
     config = resolved(config)
     process = join(config.run.device, config.run.threads)
+    if process.device.type == "cpu":
+        keep_freed_memory()
     try:
         with locked(check_folder(config.run.output)) if process.first else contextlib.nullcontext():
             return _fit(config, log if process.first else Log(), process)

