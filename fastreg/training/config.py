@@ -125,6 +125,9 @@ class LossConfig:
     the fixed image."""
     bidir: bool = False
     """Also compare the fixed image, warped back, with the moving one (needs --diffeomorphic)."""
+    consistency: Annotated[float, Range(0)] = 0.0
+    """Above 0: register every pair both ways, and weigh with this how far from its start a voxel is, mean square in
+    voxels, after there and back. Makes the two fields each other's inverse, for about twice the time of a step."""
     seg_weight: Annotated[float | None, Parameter(alias=["--gamma"]), Range(0)] = None
     """Weight of the soft Dice of label maps (--labels) as an auxiliary loss; if not given 0, or 1 if synthetic."""
     seg_labels: str = "all"

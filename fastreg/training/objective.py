@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastreg.geometry.fields import compose
 from fastreg.nn.label_dice import LabelDice
 from fastreg.nn.losses import LNCC, LOSSES, NoImage, Smoothness, cross_entropy, kl_divergence, mean_endpoint_error
 from fastreg.training.config import LossConfig
@@ -27,6 +28,8 @@ class Terms(NamedTuple):
     """Mean distance in voxels from the deformation that made a synthetic pair; 0 where it is not asked for."""
     region: Scalar
     """Cross-entropy of the region of interest; 0 where the network says none."""
+    inconsistency: Scalar
+    """Mean squared distance in voxels from the start, there and back; 0 where both ways are not asked for."""
 
 
 class Objective(nn.Module):
@@ -90,7 +93,33 @@ class Objective(nn.Module):
             distance = mean_endpoint_error(found.flow, batch["flow"], where)
         assert config.seg_weight is not None and config.field_weight is not None
         total = total + config.seg_weight * overlap + config.field_weight * distance + config.region_weight * outline
-        return Terms(total, image, regularity, overlap, distance, outline)
+        return Terms(total, image, regularity, overlap, distance, outline, image.new_zeros(()))
+
+    def both_ways(self, found: RegistrationOutput, batch: dict[str, Tensor]) -> Terms:
+        """The mean of the terms of both directions, and how far they are from being each other's inverse.
+
+        Args:
+            found: Of the batch's pairs, and after them of the same pairs with the roles exchanged.
+            batch: As in `forward`.
+
+        Source: the penalty is that of Christensen and Johnson 2001, "Consistent image registration".
+        """
+        count = len(batch["fixed"])
+        roles = {"moving": "fixed", "fixed": "moving"}
+        other = {}
+        for name, value in batch.items():
+            role, _, rest = name.partition("_")
+            if role in roles:
+                other[roles[role] + (f"_{rest}" if rest else "")] = value
+        there, back = (
+            RegistrationOutput._make(None if said is None else said[part] for said in found)
+            for part in (slice(count), slice(count, None))
+        )
+        whole = Terms(*((one + two) / 2 for one, two in zip(self(there, batch), self(back, other), strict=True)))
+        apart = [compose(there.flow, back.flow), compose(back.flow, there.flow)]
+        inconsistency = torch.stack([field.square().sum(1).mean() for field in apart]).mean()
+        total = whole.total + self.config.consistency * inconsistency
+        return whole._replace(total=total, inconsistency=inconsistency)
 
     def _edges(self, fixed: Tensor, field: Flow) -> Tensor | None:
         """The image whose edges may bend the field, on the field's grid."""

@@ -18,6 +18,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
         raise InputError(
             "region_weight: not with --bidir or --atlas: the network says the region of the fixed image alone"
         )
+    _check_consistency(config)
     if loss.bidir and not model.diffeomorphic:
         raise InputError("bidir: needs --diffeomorphic, a displacement field has no inverse in closed form")
     if model.half and model.network == "match":
@@ -33,6 +34,14 @@ def resolved(config: TrainConfig) -> TrainConfig:
     if data.val_labels is not None and data.val is None:
         raise InputError("val_labels: needs --val, the images that the label maps belong to")
     return _with_loss(config)
+
+
+def _check_consistency(config: TrainConfig) -> None:
+    """Both ways are of networks and losses that say the same of either."""
+    loss, others = config.loss, ("bidir", "uncertainty", "region_weight", "field_weight", "teacher", "atlas")
+    for name in others if loss.consistency else ():
+        if dict(config.options())[name]:
+            raise InputError(f"consistency: registers both ways by itself, not with --{name.replace('_', '-')}")
 
 
 def _check_synthetic(data: DataConfig) -> None:

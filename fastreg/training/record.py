@@ -31,6 +31,8 @@ class Step:
     """Mean distance from the known deformation, in voxels; 0 without --field-weight."""
     region: float
     """Cross-entropy of the region of interest, in nats; 0 without --region-weight."""
+    inconsistency: float
+    """Mean squared distance from the start, there and back, in voxels; 0 without --consistency."""
     lr: float
     seconds: float
     """Since the run began, pauses left out."""

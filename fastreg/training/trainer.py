@@ -69,8 +69,7 @@ def _fit(config: TrainConfig, log: Log, process: Process) -> Path:
     grid = pick_grid(config.data, training, validation, atlas)
     volumes = Volumes(grid, config.data.normalise, config.run.cache or config.run.output / "cache")
     subjects = [*training.subjects, *validation_subjects(validation), *([atlas] if atlas else [])]
-    if process.first:
-        volumes.prepare(subjects, max(1, config.run.workers), log.preparing)
+    volumes.prepare(subjects[process.rank :: process.world], max(1, config.run.workers), log.preparing)
     if process.world > 1:
         dist.barrier()
 
@@ -193,7 +192,12 @@ class _Run:
         batch = {name: volume.to(device, non_blocking=True) for name, volume in batch.items()}
         waits = not last and isinstance(net, nn.parallel.DistributedDataParallel)
         with cast(Any, net).no_sync() if waits else contextlib.nullcontext():
-            terms = self.objective(net(batch["moving"], batch["fixed"], inverse=self.config.loss.bidir), batch)
+            moving, fixed = batch["moving"], batch["fixed"]
+            if self.config.loss.consistency:
+                found = net(torch.cat([moving, fixed]), torch.cat([fixed, moving]))
+                terms = self.objective.both_ways(found, batch)
+            else:
+                terms = self.objective(net(moving, fixed, inverse=self.config.loss.bidir), batch)
             torch.autograd.backward(terms.total / self.run.accumulate)
         return torch.stack(terms).detach()
 
@@ -254,13 +258,13 @@ class _Run:
             if self.process.world > 1:
                 dist.all_reduce(losses)
                 losses /= self.process.world
-            total, image, rough, overlap, distance, region = losses.tolist()
+            total, *terms = losses.tolist()
             if not math.isfinite(total):
                 self._stop_lost(f"loss is {total} at step {self.step}")
             if self.process.first:
-                row = Step(
-                    self.step, total, image, rough, overlap, distance, region, lr, self.seconds, self.data_seconds
-                )
+                image, rough, overlap, distance, region, apart = terms
+                clock = self.seconds, self.data_seconds
+                row = Step(self.step, total, image, rough, overlap, distance, region, apart, lr, *clock)
                 self.metrics.add(row)
                 self.log.step(row)
                 self._to_board(row)

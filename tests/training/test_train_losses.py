@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import fastreg
 from fastreg.geometry import fields
 from fastreg.io.images import load_image, save_image
 from fastreg.nn import checkpoint
@@ -15,6 +16,7 @@ from fastreg.nn.losses import kl_divergence
 from fastreg.nn.registration_net import RegistrationNet
 from fastreg.training.config import TrainConfig
 from fastreg.training.objective import Objective
+from fastreg.training.options import resolved
 from fastreg.training.trainer import fit
 from fastreg.types import RegistrationOutput
 from fastreg.utils.files import InputError
@@ -327,3 +329,48 @@ def test_region_needs_masks(config):
         fit(config.changed(region_weight=1.0))
     with pytest.raises(InputError, match="region_weight: not with --bidir or --atlas"):
         fit(config.changed(region_weight=1.0, masks="x*", atlas="a.nii.gz"))
+
+
+def test_both_ways_are_the_mean_of_either_and_how_far_they_are_apart(config):
+    """Written out: each direction by itself, and each field followed by the other."""
+    torch.manual_seed(0)
+    objective = Objective(resolved(config.changed(consistency=0.5, penalty="l2")).loss)
+    net = RegistrationNet("vm1", 2)
+    torch.nn.init.normal_(net.flow.weight, std=0.1)
+    moving, fixed = torch.rand(2, 2, 1, 24, 20)
+    batch = {
+        "moving": moving,
+        "fixed": fixed,
+        "fixed_mask": (fixed > 0.2).float(),
+        "moving_mask": (moving > 0.4).float(),
+    }
+    swapped = {"moving": fixed, "fixed": moving, "fixed_mask": batch["moving_mask"], "moving_mask": batch["fixed_mask"]}
+    there, back = net(moving, fixed), net(fixed, moving)
+    found = objective.both_ways(net(torch.cat([moving, fixed]), torch.cat([fixed, moving])), batch)
+    one, other = objective(there, batch), objective(back, swapped)
+    torch.testing.assert_close(found.image, (one.image + other.image) / 2)
+    torch.testing.assert_close(found.regularity, (one.regularity + other.regularity) / 2)
+    left = [
+        (inner + fastreg.warp(outer, inner, padding="border")).square().sum(1).mean()
+        for outer, inner in ((there.flow, back.flow), (back.flow, there.flow))
+    ]
+    torch.testing.assert_close(found.inconsistency, (left[0] + left[1]) / 2)
+    torch.testing.assert_close(found.total, (one.total + other.total) / 2 + 0.5 * found.inconsistency)
+
+
+@pytest.mark.slow
+def test_consistency_brings_both_ways_together(config, tmp_path):
+    options = {"model": "pyramid", "steps": 60, "lr": 3e-3, "val_every": 0, "penalty": "l2"}
+    fit(config.changed(**options, consistency=1e-9, output=tmp_path / "free"))
+    fit(config.changed(**options, consistency=1.0, output=tmp_path / "held"))
+    free, held = (
+        sum(float(row["inconsistency"]) for row in rows(tmp_path / run / "metrics.csv")[-10:]) / 10
+        for run in ("free", "held")
+    )
+    assert held < 0.5 * free
+
+
+@pytest.mark.parametrize("other", [{"bidir": True, "diffeomorphic": True}, {"teacher": "register"}])
+def test_consistency_goes_both_ways_by_itself(config, other):
+    with pytest.raises(InputError, match="consistency: registers both ways by itself, not with --"):
+        resolved(config.changed(consistency=1.0, **other))
