@@ -176,6 +176,19 @@ def test_refining_and_not_refining():
     np.testing.assert_allclose(alone.warp.displacement_mm(), 0, atol=1e-5)
 
 
+def test_a_pyramid_goes_on_from_the_network_on_the_images_own_grid():
+    """Whatever the grid and the orientation that the network works on."""
+    fixed, moving = picture((24, 28, 26)), picture((24, 28, 26))
+    stopped = register(fixed, moving, model=model("LPS", 2.0), stages=(Stage(1, 0),))
+    alone = register(fixed, moving, model=model("LPS", 2.0))
+    assert alone.log["working_shape"] == [12, 14, 13] and stopped.log["working_shape"] == [24, 28, 26]
+    np.testing.assert_allclose(stopped.warp.displacement_mm(), alone.warp.displacement_mm(), atol=1e-4)
+    further = register(fixed, moving, model=model("LPS", 2.0), stages=(Stage(2, 20), Stage(1, 10)), affine=False)
+    assert "level_2_seconds" in further.log
+    length = np.linalg.norm(further.warp.displacement_mm(), axis=-1).mean()
+    assert length < 0.5 * np.linalg.norm(alone.warp.displacement_mm(), axis=-1).mean()  # the images are the same
+
+
 # ---------------------------------------------------------------- SimpleITK applies what we save and gets what we moved
 
 
