@@ -354,6 +354,7 @@ class CorrelateArgs:
     grad: Address
     grad_a: Address
     grad_b: Address
+    scratch: Address
     stream: Address
     def __init__(
         self,
@@ -374,6 +375,7 @@ class CorrelateArgs:
         grad: Address = ...,
         grad_a: Address = ...,
         grad_b: Address = ...,
+        scratch: Address = ...,
         stream: Address = ...,
     ) -> None: ...
 
@@ -467,3 +469,5 @@ class cuda:
     def correlate_forward(args: CorrelateArgs) -> None: ...
     @staticmethod
     def correlate_backward(args: CorrelateArgs) -> None: ...
+    @staticmethod
+    def correlate_scratch(args: CorrelateArgs) -> int: ...
