@@ -16,6 +16,7 @@ COMMANDS = {
     "sass": "bench.cuda.sass",
     "masks": "bench.masks",
     "interpolation": "bench.interpolation",
+    "correlate": "bench.correlate",
     "motion": "bench.motion",
     "dropin": "bench.dropin",
     "dropin-tests": "bench.dropin_tests",

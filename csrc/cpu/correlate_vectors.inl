@@ -116,7 +116,7 @@ void widen_row(const T* from, W* to, int64_t count) {
 }
 // With `streamed` whole lines go past the caches, which would read them first.
 template <class T, class W>
-void narrow_row(const W* from, T* to, int64_t count, bool streamed = false) {
+void narrow_row(const W* from, T* to, int64_t count, [[maybe_unused]] bool streamed = false) {
 #if FR_BYTES == 64
   if constexpr (std::is_same_v<T, W>) {
     if (streamed && is_aligned(to) && count * int64_t(sizeof(W)) % 64 == 0) {

@@ -82,9 +82,7 @@ def _correlate(
 
 
 @_correlate.register_fake
-def _(
-    a: Tensor, b: Tensor, radius: int, measure: str, padding: str, sharpness: float | None, backend: str
-) -> Tensor:
+def _(a: Tensor, b: Tensor, radius: int, measure: str, padding: str, sharpness: float | None, backend: str) -> Tensor:
     return correlated_like(a, radius, sharpness)
 
 

@@ -36,7 +36,9 @@ def by_voxels(a, b, radius, measure, padding):
         for p in np.ndindex(*grid):
             q = np.add(p, d)
             inside = np.clip(q, 0, np.subtract(grid, 1))
-            there = b[(slice(None), *inside)] if padding == "border" or (q == inside).all() else 0 * b[:, *(0,) * len(d)]
+            there = (
+                b[(slice(None), *inside)] if padding == "border" or (q == inside).all() else 0 * b[:, *(0,) * len(d)]
+            )
             here = a[(slice(None), *p)]
             out[(k, *p)] = (here * there if measure == "dot" else (here - there) ** 2).mean()
     return out, np.array(displacements)
@@ -179,7 +181,9 @@ def test_strides_batches_and_meta():
 def test_transforms():
     a, b = pair((3, 4, 5), torch.float64)
     for sharpness in (None, 2.0):
-        run = lambda a, b, sharpness=sharpness: fastreg.correlate(a, b, measure="ssd", padding="border", sharpness=sharpness)  # noqa: E731, E501
+        run = lambda a, b, sharpness=sharpness: fastreg.correlate(
+            a, b, measure="ssd", padding="border", sharpness=sharpness
+        )  # noqa: E731, E501
         close(vmap(lambda a, b: run(a[None], b[None])[0])(a, b), run(a, b), 1e-12)
         leaf = a.clone().requires_grad_()
         run(leaf, b).square().sum().backward()
@@ -194,7 +198,9 @@ def test_opcheck_and_compile(sharpness):
     torch.library.opcheck(torch.ops.fastreg.correlate, (a, b, 1, "dot", "zeros", sharpness, "native"))
     torch._dynamo.reset()
     compiled = torch.compile(fastreg.correlate, fullgraph=True, dynamic=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(a, b, 1, "dot", "zeros", sharpness), fastreg.correlate(a, b, sharpness=sharpness))
+    torch.testing.assert_close(
+        compiled(a, b, 1, "dot", "zeros", sharpness), fastreg.correlate(a, b, sharpness=sharpness)
+    )
     out = fastreg.correlate(a, b, sharpness=sharpness)
     (slope,) = torch.autograd.grad(out.square().sum(), a, create_graph=True)
     with pytest.raises(NotImplementedError, match=r"fastreg\.correlate has no second derivative"):
