@@ -174,7 +174,7 @@ def correlate_backward_kernel(
     b += image * channels * volume
     slopes += image * count * volume
     grad += image * channels * volume + index
-    for c in range(channels):
+    for _ in range(channels):
         total = tl.zeros((BLOCK_Y, BLOCK_X), WORK)
         here = tl.zeros((BLOCK_Y, BLOCK_X), WORK)
         if SSD:
