@@ -2,8 +2,8 @@
 
 python -m bench activations                       # 160x192x224, bfloat16
 
-The step runs on fake tensors, which have shapes and no values: what is alive is counted after every operation, as on a GPU
-whose allocator wastes nothing. Workspaces of convolutions are not in it.
+The step runs on fake tensors, which have shapes and no values: what is alive is counted after every operation, as on a
+GPU whose allocator wastes nothing. Workspaces of convolutions are not in it.
 """
 
 from __future__ import annotations

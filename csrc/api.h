@@ -188,6 +188,7 @@ struct CorrelateArgs {
   void* grad_b;      // like b, or null when not wanted                                   (backward)
 
   // On a GPU only.
+  void* scratch;  // correlate_scratch() bytes: with a sharpness the gradient to the scores (backward)
   void* stream;
 };
 
@@ -264,6 +265,7 @@ void adam_step(const AdamArgs&);
 void determinant(const DeterminantArgs&);
 void correlate_forward(const CorrelateArgs&);
 void correlate_backward(const CorrelateArgs&);
+size_t correlate_scratch(const CorrelateArgs&);
 }  // namespace cuda
 
 }  // namespace fastreg

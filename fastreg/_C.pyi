@@ -359,6 +359,7 @@ class CorrelateArgs:
     grad: Address
     grad_a: Address
     grad_b: Address
+    scratch: Address
     stream: Address
     def __init__(
         self,
@@ -379,6 +380,7 @@ class CorrelateArgs:
         grad: Address = ...,
         grad_a: Address = ...,
         grad_b: Address = ...,
+        scratch: Address = ...,
         stream: Address = ...,
     ) -> None: ...
 
@@ -517,3 +519,5 @@ class cuda:
     def correlate_forward(args: CorrelateArgs) -> None: ...
     @staticmethod
     def correlate_backward(args: CorrelateArgs) -> None: ...
+    @staticmethod
+    def correlate_scratch(args: CorrelateArgs) -> int: ...

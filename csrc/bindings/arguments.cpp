@@ -181,6 +181,7 @@ void bind_arguments(py::module_ m) {
       .optional<&CorrelateArgs::grad>("grad")
       .optional<&CorrelateArgs::grad_a>("grad_a")
       .optional<&CorrelateArgs::grad_b>("grad_b")
+      .optional<&CorrelateArgs::scratch>("scratch")
       .optional<&CorrelateArgs::stream>("stream")
       .done();
   Fields<MindArgs>(m, "MindArgs")

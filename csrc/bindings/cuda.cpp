@@ -26,6 +26,7 @@ void bind_cuda(py::module_ m) {
   m.def("mind_scratch", &cuda::mind_scratch, py::arg("args"));
   m.def("correlate_forward", &cuda::correlate_forward, py::arg("args"));
   m.def("correlate_backward", &cuda::correlate_backward, py::arg("args"));
+  m.def("correlate_scratch", &cuda::correlate_scratch, py::arg("args"));
 }
 
 }  // namespace fastreg

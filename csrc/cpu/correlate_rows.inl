@@ -16,48 +16,66 @@ struct Near {
   int64_t channels, step;
   int64_t count;         // of rows
   int64_t reach;         // displacements along x
-  int64_t n;             // voxels
   const W* centre;       // [channels, step]
   const W* const* rows;  // [count]: [channels, step], at the first displacement of voxel 0
+  // Rows of memory that are wanted soon: asked for between the vectors, they come while the sums are made.
+  const char* const* ahead;
+  int64_t wanted;
+  int64_t voxel_bytes;
 };
 
-// Calls of(rows, span, row, first) for blocks of rows and displacements whose sums fit the registers.
-template <class Of>
-void in_blocks(int64_t rows, int64_t reach, const Of& of) {
-  const auto spans = [&](auto take, int64_t row) {
-    int64_t first = 0;
-    for (; first + 3 <= reach; first += 3) of(take, std::integral_constant<int, 3>(), row, first);
-    for (; first < reach; ++first) of(take, std::integral_constant<int, 1>(), row, first);
-  };
-  int64_t row = 0;
-#if FR_BYTES == 64 || FR_NEON  // 32 registers
-  for (; row + 9 <= rows; row += 9) spans(std::integral_constant<int, 9>(), row);
-#endif
-  for (; row + 3 <= rows; row += 3) spans(std::integral_constant<int, 3>(), row);
-  for (; row < rows; ++row) spans(std::integral_constant<int, 1>(), row);
+template <class W>
+FR_HD void ask_ahead(const Near<W>& near, int64_t x) {
+  for (int64_t j = 0; j < near.wanted; ++j) __builtin_prefetch(near.ahead[j] + x * near.voxel_bytes, 0, 2);
 }
 
-template <bool ssd, int rows, int span, class W>
-void score_block(const Near<W>& near, int64_t row, int64_t first, W scale, W* to, int64_t to_step) {
+// Calls of(aligned, rows, span, row, first) for blocks of rows and displacements. Three rows at a time: with all of them
+// and all channels at once, what the next vectors need again would not stay in the first cache.
+template <class W, class Of>
+void in_blocks(const Near<W>& near, const Of& of) {
+  using Three = std::integral_constant<int, 3>;
+  using One = std::integral_constant<int, 1>;
+  const auto spans = [&](auto take, int64_t row) {
+    int64_t first = 0;
+    for (; first + 3 <= near.reach; first += 3) {
+#if FR_BYTES == 64
+      if (is_aligned(near.rows[row] + first + 1)) {
+        of(std::true_type(), take, Three(), row, first);
+        continue;
+      }
+#endif
+      of(std::false_type(), take, Three(), row, first);
+    }
+    for (; first < near.reach; ++first) of(std::false_type(), take, One(), row, first);
+  };
+  int64_t row = 0;
+  for (; row + 3 <= near.count; row += 3) spans(Three(), row);
+  for (; row < near.count; ++row) spans(One(), row);
+}
+
+template <bool ssd, bool aligned, int rows, int span, class W>
+void score_block(const Near<W>& near, int64_t n, int64_t row, int64_t first, W scale, W* to, int64_t line) {
   const W* there[rows];
   FR_UNROLL_ALL
   for (int r = 0; r < rows; ++r) there[r] = near.rows[row + r] + first;
   const W* const centre = near.centre;
-  const int64_t step = near.step, end = near.channels * step;
-  for (int64_t x = 0; x < near.n; x += lanes_of<W>) {
+  const int64_t step = near.step, all = near.channels * step;
+  for (int64_t x = 0; x < n; x += lanes_of<W>) {
+    if (row == 0 && first == 0) ask_ahead(near, x);
     Vec<W> sum[rows][span] = {};
-    for (int64_t at = x; at < x + end; at += step) {
-      const Vec<W> here = load(centre + at);
+    for (int64_t at = x; at < x + all; at += step) {
+      Vec<W> here = load(centre + at);
+      keep(here);
       FR_UNROLL_ALL
       for (int r = 0; r < rows; ++r) {
+        const Displaced<aligned, W> b(there[r] + at);
         FR_UNROLL_ALL
         for (int s = 0; s < span; ++s) {
-          const Vec<W> b = load(there[r] + at + s);
           if constexpr (ssd) {
-            const Vec<W> difference = here - b;
+            const Vec<W> difference = here - b.at(s);
             sum[r][s] += difference * difference;
           } else {
-            sum[r][s] += here * b;
+            sum[r][s] += here * b.at(s);
           }
         }
       }
@@ -65,61 +83,71 @@ void score_block(const Near<W>& near, int64_t row, int64_t first, W scale, W* to
     FR_UNROLL_ALL
     for (int r = 0; r < rows; ++r) {
       FR_UNROLL_ALL
-      for (int s = 0; s < span; ++s)
-        store(to + ((row + r) * near.reach + first + s) * to_step + x, scale * sum[r][s]);
+      for (int s = 0; s < span; ++s) store(to + ((row + r) * near.reach + first + s) * line + x, scale * sum[r][s]);
     }
   }
 }
 
-// to[k] = scale * sum over channels of centre * near, or of squared differences.
+// Voxels 0 <= x < n: to[k] = scale * sum over channels of centre * near, or of squared differences.
 template <bool ssd, class W>
-void score_rows(const Near<W>& near, W scale, W* to, int64_t to_step) {
-  in_blocks(near.count, near.reach, [&](auto rows, auto span, int64_t row, int64_t first) {
-    score_block<ssd, decltype(rows)::value, decltype(span)::value>(near, row, first, scale, to, to_step);
+void score_rows(const Near<W>& near, int64_t n, W scale, W* to, int64_t line) {
+  in_blocks(near, [&](auto aligned, auto rows, auto span, int64_t row, int64_t first) {
+    score_block<ssd, decltype(aligned)::value, decltype(rows)::value, decltype(span)::value>(near, n, row, first, scale,
+                                                                                            to, line);
   });
 }
 
-template <bool ssd, int rows, int span, class W>
-void gather_block(const Near<W>& near, int64_t row, int64_t first, const W* grad, int64_t grad_step, W scale, W* to,
-                  bool add) {
+// Gradients to the scores: of row r and displacement s at rows[r] + s * step.
+template <class W>
+struct Slopes {
+  const W* const* rows;
+  int64_t step;
+};
+
+template <bool ssd, bool aligned, int rows, int span, class W>
+void gather_block(const Near<W>& near, int64_t begin, int64_t end, int64_t row, int64_t first, const Slopes<W>& slopes,
+                  W scale, W* to, bool add) {
   const W* there[rows];
   FR_UNROLL_ALL
   for (int r = 0; r < rows; ++r) there[r] = near.rows[row + r] + first;
   const W* const centre = near.centre;
-  const int64_t step = near.step, end = near.channels * step;
-  for (int64_t x = 0; x < near.n; x += lanes_of<W>) {
+  const int64_t step = near.step, all = near.channels * step;
+  for (int64_t x = begin; x < end; x += lanes_of<W>) {
+    if (row == 0 && first == 0) ask_ahead(near, x);
     Vec<W> g[rows][span];
     FR_UNROLL_ALL
     for (int r = 0; r < rows; ++r) {
       FR_UNROLL_ALL
-      for (int s = 0; s < span; ++s) g[r][s] = load(grad + ((row + r) * near.reach + first + s) * grad_step + x);
+      for (int s = 0; s < span; ++s) {
+        g[r][s] = scale * load(slopes.rows[row + r] + (first + s) * slopes.step + x);
+        keep(g[r][s]);
+      }
     }
-    for (int64_t at = x; at < x + end; at += step) {
-      Vec<W> sum[span] = {};
-      const Vec<W> here = ssd ? load(centre + at) : Vec<W>{};
+    for (int64_t at = x; at < x + all; at += step) {
+      Vec<W> sum[span] = {}, here{};  // sums of their own do not wait for each other
+      if constexpr (ssd) here = load(centre + at);
       FR_UNROLL_ALL
       for (int r = 0; r < rows; ++r) {
+        const Displaced<aligned, W> b(there[r] + at);
         FR_UNROLL_ALL
-        for (int s = 0; s < span; ++s) {
-          const Vec<W> b = load(there[r] + at + s);
-          sum[s] += g[r][s] * (ssd ? b - here : b);
-        }
+        for (int s = 0; s < span; ++s) sum[s] += g[r][s] * (ssd ? b.at(s) - here : b.at(s));
       }
-      Vec<W> total = sum[0];
+      Vec<W> total = add ? load(to + at) : Vec<W>{};
       FR_UNROLL_ALL
-      for (int s = 1; s < span; ++s) total += sum[s];
-      total *= scale;
-      store(to + at, add ? load(to + at) + total : total);
+      for (int s = 0; s < span; ++s) total += sum[s];
+      store(to + at, total);
     }
   }
 }
 
-// to[c] = scale * sum over displacements of grad * near, or of grad * (near - centre); with `add` added to it.
+// Voxels begin <= x < end: to[c] = scale * sum over displacements of slope * near, or of slope * (near - centre); with
+// `add` added to it.
 template <bool ssd, class W>
-void gather_rows(const Near<W>& near, const W* grad, int64_t grad_step, W scale, W* to, bool add) {
-  in_blocks(near.count, near.reach, [&](auto rows, auto span, int64_t row, int64_t first) {
-    gather_block<ssd, decltype(rows)::value, decltype(span)::value>(near, row, first, grad, grad_step, scale, to,
-                                                                   add || row > 0 || first > 0);
+void gather_rows(const Near<W>& near, int64_t begin, int64_t end, const Slopes<W>& slopes, W scale, W* to, bool add) {
+  if (begin >= end) return;
+  in_blocks(near, [&](auto aligned, auto rows, auto span, int64_t row, int64_t first) {
+    gather_block<ssd, decltype(aligned)::value, decltype(rows)::value, decltype(span)::value>(
+        near, begin, end, row, first, slopes, scale, to, add || row > 0 || first > 0);
   });
 }
 

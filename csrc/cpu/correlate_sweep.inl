@@ -74,6 +74,9 @@ class CorrelateTileSweep {
     scores_ = pieces.take<W>(count_ * line_);
     mean_ = pieces.take<W>(3 * line_);
     near_ = pieces.take<const W*>(near_rows_);
+    slope_rows_ = pieces.take<const W*>(near_rows_);
+    raw_ = pieces.take<const void*>(near_rows_);
+    ahead_ = pieces.take<const char*>(2 * args.channels + count_);
     for (W*& d : d_) d = pieces.take<W>(count_);
     bytes = size_t(pieces.next - memory);
   }
@@ -129,14 +132,29 @@ class CorrelateTileSweep {
           W* const to = ring.at(ring.next, y) + c * step_;
           widen_row(from, to + left_, size_.w);
           const bool goes_on = wide && border_;
-          fill(to, left_, goes_on ? to[left_] : W(0));
-          fill(to + left_ + size_.w, step_ - left_ - size_.w, goes_on ? to[left_ + size_.w - 1] : W(0));
+          const int64_t beyond = 2 * args_.radius;  // more is read, but not used
+          fill(to + left_ - beyond, beyond, goes_on ? to[left_] : W(0));
+          fill(to + left_ + size_.w, args_.radius + beyond_, goes_on ? to[left_ + size_.w - 1] : W(0));
         }
       }
   }
 
-  Near<W> near_of(const W* centre, int64_t count, int64_t n) const {
-    return {args_.channels, step_, count, reach_, n, centre, near_};
+  Near<W> near_of(int64_t count, const W* centre) const {
+    return {args_.channels, step_, count, reach_, centre, near_, ahead_, wanted_, sizeof(T)};
+  }
+
+  // What comes next: a row of the next planes of both images, and the next row of gradients to scores.
+  void look_ahead(int64_t z, int64_t y, bool slopes) {
+    wanted_ = 0;
+    const auto ask = [&](const void* image, int64_t channels, int64_t at_z, int64_t at_y) {
+      if (at_z < size_.d && at_y < size_.h)
+        for (int64_t c = 0; c < channels; ++c)
+          ahead_[wanted_++] =
+              reinterpret_cast<const char*>(row_of(static_cast<const T*>(image), channels, c, at_z, at_y));
+    };
+    ask(args_.b, args_.channels, z + rz_ + 1, y);
+    ask(args_.a, args_.channels, z + 1, y);
+    if (slopes) ask(args_.grad, count_, z, y + 1);
   }
 
   // Rows of b around a row of a.
@@ -150,15 +168,15 @@ class CorrelateTileSweep {
           there_y = max_of(0, min_of(there_y, size_.h - 1));
         }
         const bool inside = there_z >= 0 && there_z < size_.d && there_y >= 0 && there_y < size_.h;
-        near_[count++] = inside ? b_.at(there_z, there_y) + left_ - args_.radius : zeros_;
+        near_[count++] = inside ? b_.at(there_z, there_y) + left_ - args_.radius : zeros_ + left_ - args_.radius;
       }
-    return near_of(a_.at(z, y) + left_, count, size_.w);
+    return near_of(count, a_.at(z, y) + left_);
   }
 
   void scores(int64_t z, int64_t y) {
     const W scale = W(1) / W(args_.channels);
-    if (ssd_) score_rows<true>(around(z, y), scale, scores_, line_);
-    else score_rows<false>(around(z, y), scale, scores_, line_);
+    if (ssd_) score_rows<true>(around(z, y), size_.w, scale, scores_, line_);
+    else score_rows<false>(around(z, y), size_.w, scale, scores_, line_);
   }
 
   Field<W> field() const {
@@ -172,6 +190,7 @@ class CorrelateTileSweep {
   }
 
   void forward_row(int64_t z, int64_t y) {
+    look_ahead(z, y, false);
     scores(z, y);
     if (field_) {
       mean_rows(field(), scores_, line_, size_.w, mean_);
@@ -179,35 +198,76 @@ class CorrelateTileSweep {
         narrow_row(mean_ + axis * line_, row_of(static_cast<W*>(args_.out), args_.ndim, axis, z, y), size_.w);
     } else {
       for (int64_t k = 0; k < count_; ++k)
-        narrow_row(scores_ + k * line_, row_of(static_cast<T*>(args_.out), count_, k, z, y), size_.w);
+        narrow_row(scores_ + k * line_, row_of(static_cast<T*>(args_.out), count_, k, z, y), size_.w, true);
     }
   }
 
   // The gradient to the scores of a row, from that to the field.
   void slope_row(int64_t z, int64_t y) {
+    look_ahead(z, y, false);
     scores(z, y);
+    wanted_ = 0;
     for (int axis = 0; axis < args_.ndim; ++axis)
       widen_row(row_of(static_cast<const W*>(args_.grad), args_.ndim, axis, z, y), mean_ + axis * line_, size_.w);
     mean_backward_rows(field(), scores_, line_, size_.w, mean_);
     std::memcpy(slopes_.at(z, y), scores_, size_t(count_ * line_) * sizeof(W));
   }
 
-  void gather(const Near<W>& near, const W* grad, bool add) {
+  void gather(const Near<W>& near, int64_t begin, int64_t end, const Slopes<W>& slopes, bool add) {
     const W scale = W(ssd_ ? -2 : 1) / W(args_.channels);
-    if (ssd_) gather_rows<true>(near, grad, line_, scale, sum_, add);
-    else gather_rows<false>(near, grad, line_, scale, sum_, add);
+    if (ssd_) gather_rows<true>(near, begin, end, slopes, scale, sum_, add);
+    else gather_rows<false>(near, begin, end, slopes, scale, sum_, add);
+  }
+
+  // The same for voxels 0 <= x < n. The slopes of displacement s in row r are at raw_[r] + s * plane, of type E, and those
+  // for voxel x are `shift` = (turn ? s : 0) - before further on, 0 beyond the row. They are read where they lie if all of
+  // a vector are inside.
+  template <class E>
+  void gather_from(const Near<W>& near, int64_t n, int64_t plane, bool turn, int64_t before, bool add) {
+    constexpr int64_t lanes = lanes_of<W>;
+    int64_t begin = n, end = n;
+    if constexpr (std::is_same_v<E, W>) {
+      begin = (before + lanes - 1) / lanes * lanes;
+      end = max_of(begin, (size_.w + before - (turn ? reach_ - 1 : 0)) / lanes * lanes);
+      for (int64_t r = 0; r < near.count; ++r) slope_rows_[r] = static_cast<const W*>(raw_[r]) - before;
+      gather(near, begin, end, {slope_rows_, plane + turn}, add);
+    }
+    if (begin == 0 && end >= n) return;
+    for (int64_t r = 0; r < near.count; ++r) {
+      W* const to = scores_ + r * reach_ * line_;
+      slope_rows_[r] = to;
+      for (int64_t s = 0; s < reach_; ++s) {
+        const E* const from = static_cast<const E*>(raw_[r]) + s * plane;
+        const int64_t shift = (turn ? s : 0) - before;
+        shift_row(from, shift, to + s * line_, 0, min_of(begin, line_));
+        shift_row(from, shift, to + s * line_, end, line_);
+      }
+    }
+    gather(near, 0, min_of(begin, n), {slope_rows_, line_}, add);
+    gather(near, end, n, {slope_rows_, line_}, add);
   }
 
   void write(void* image, const W* from, int64_t z, int64_t y) {
     for (int64_t c = 0; c < args_.channels; ++c)
-      narrow_row(from + c * step_, row_of(static_cast<T*>(image), args_.channels, c, z, y), size_.w);
+      narrow_row(from + c * step_, row_of(static_cast<T*>(image), args_.channels, c, z, y), size_.w, true);
+  }
+
+  // raw_[r]: of the row (z, y), the slopes of displacement k.
+  void aim_slopes(int64_t r, int64_t k, int64_t z, int64_t y) {
+    if (field_) raw_[r] = slopes_.at(z, y) + k * line_;
+    else raw_[r] = row_of(static_cast<const T*>(args_.grad), count_, k, z, y);
+  }
+  void gather_either(const Near<W>& near, int64_t n, bool turn, int64_t before, bool add) {
+    const int64_t sign = turn ? -1 : 1;
+    if (field_) gather_from<W>(near, n, sign * line_, turn, before, add);
+    else gather_from<T>(near, n, sign * size_.count(), turn, before, add);
   }
 
   void grad_a_row(int64_t z, int64_t y) {
-    if (!field_)
-      for (int64_t k = 0; k < count_; ++k)
-        widen_row(row_of(static_cast<const T*>(args_.grad), count_, k, z, y), scores_ + k * line_, size_.w);
-    gather(around(z, y), field_ ? slopes_.at(z, y) : scores_, false);
+    if (!field_) look_ahead(z, y, true);
+    for (int64_t r = 0; r < near_rows_; ++r) aim_slopes(r, r * reach_, z, y);
+    gather_either(around(z, y), size_.w, false, 0, false);
+    wanted_ = 0;
     write(args_.grad_a, sum_, z, y);
   }
 
@@ -215,13 +275,13 @@ class CorrelateTileSweep {
   // voxels beyond them would have.
   void grad_b_row(int64_t z, int64_t y) {
     const int64_t over_z = beyond_ ? rz_ : 0, over_y = beyond_;
-    bool first = true;
+    bool add = false;
     for (int64_t q = z - (z == 0 ? over_z : 0); q <= z + (z == size_.d - 1 ? over_z : 0); ++q)
       for (int64_t p = y - (y == 0 ? over_y : 0); p <= y + (y == size_.h - 1 ? over_y : 0); ++p) {
         const int64_t rows = opposite(q, p);
-        gather(near_of((ssd_ ? b_.at(z, y) : zeros_) + (ssd_ ? left_ - beyond_ : 0), rows, size_.w + 2 * beyond_),
-               scores_, !first);
-        first = false;
+        const W* const centre = ssd_ ? b_.at(z, y) + left_ - beyond_ : zeros_;
+        gather_either(near_of(rows, centre), size_.w + 2 * beyond_, true, args_.radius + beyond_, add);
+        add = true;
       }
     for (int64_t c = 0; c < args_.channels && beyond_; ++c) {
       W* const row = sum_ + c * step_;
@@ -233,33 +293,29 @@ class CorrelateTileSweep {
     write(args_.grad_b, sum_ + beyond_, z, y);
   }
 
-  // The rows of a at q - d for all d, a row q of b, and the gradients to their scores with it, shifted to the voxels
-  // of b, 0 where there is no voxel of a. Returns the number of rows inside of the grid.
+  // The rows of a at q - d for all d, a row q of b, the displacement along x beginning with the last, and the slopes of
+  // their scores. Returns the number of rows inside of the grid.
   int64_t opposite(int64_t q, int64_t p) {
     int64_t count = 0;
     for (int64_t dz = rz_; dz >= -rz_; --dz)
       for (int64_t dy = args_.radius; dy >= -args_.radius; --dy) {
         const int64_t z = q - dz, y = p - dy;
         if (z < 0 || z >= size_.d || y < 0 || y >= size_.h) continue;
-        const int64_t first = ((dz + rz_) * (args_.ndim == 3 ? reach_ : 0) + dy + args_.radius) * reach_;
-        for (int64_t s = 0; s < reach_; ++s) {
-          const int64_t k = first + reach_ - 1 - s, shift = s - args_.radius - beyond_;  // voxel x is a's x + shift
-          W* const to = scores_ + (count * reach_ + s) * line_;
-          if (field_) shift_row(slopes_.at(z, y) + k * line_, shift, to);
-          else shift_row(row_of(static_cast<const T*>(args_.grad), count_, k, z, y), shift, to);
-        }
+        const int64_t row = (dz + rz_) * (args_.ndim == 3 ? reach_ : 0) + dy + args_.radius;
+        aim_slopes(count, row * reach_ + reach_ - 1, z, y);
         near_[count++] = a_.at(z, y) + left_ - args_.radius - beyond_;
       }
     return count;
   }
 
+  // Elements lo <= x < hi of a row: from[x + shift], 0 beyond it.
   template <class E>
-  void shift_row(const E* from, int64_t shift, W* to) const {
-    const int64_t n = size_.w + 2 * beyond_;
-    const int64_t begin = min_of(n, max_of(0, -shift)), end = max_of(begin, min_of(n, size_.w - shift));
-    fill(to, begin, W(0));
+  void shift_row(const E* from, int64_t shift, W* to, int64_t lo, int64_t hi) const {
+    if (lo >= hi) return;
+    const int64_t begin = max_of(lo, min_of(hi, -shift)), end = max_of(begin, min_of(hi, size_.w - shift));
+    fill(to + lo, begin - lo, W(0));
     widen_row(from + begin + shift, to + begin, end - begin);
-    fill(to + end, line_ - end, W(0));
+    fill(to + end, hi - end, W(0));
   }
 
   const CorrelateArgs& args_;
@@ -273,7 +329,10 @@ class CorrelateTileSweep {
   Ring<W> a_, b_, slopes_;
   W *zeros_, *sum_;      // [channels, step]
   W *scores_, *mean_;    // [displacements, line], [ndim, line]
-  const W** near_;
+  const W **near_, **slope_rows_;
+  const void** raw_;
+  const char** ahead_;
+  int64_t wanted_ = 0;
   W* d_[3];
   CorrelateTile t_{};
 };

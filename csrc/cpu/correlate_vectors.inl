@@ -45,6 +45,48 @@ FR_HD void store(W* p, Vec<W> v) {
   *reinterpret_cast<typename LanesOf<W>::Unaligned*>(p) = v;
 }
 
+// Kept in a register: the compiler, short of them, would read it from memory for every use.
+template <class V>
+FR_HD void keep(V& v) {
+#if FR_BYTES == 64
+  asm("" : "+v"(v));
+#else
+  (void)v;
+#endif
+}
+
+// Vectors at p, p + 1 and so on. With `aligned` there are three, p + 1 is aligned, and so are the vectors on either side of
+// it, which are read too: most loads that are not would cross a line of the cache, and take twice as long.
+template <bool aligned, class W>
+struct Displaced {
+  const W* p;
+  FR_HD explicit Displaced(const W* from) : p(from) {}
+  FR_HD Vec<W> at(int s) const { return load(p + s); }
+};
+#if FR_BYTES == 64
+template <int by>
+FR_HD LanesOf<float>::V shifted(LanesOf<float>::V low, LanesOf<float>::V high) {
+  return (LanesOf<float>::V)_mm512_alignr_epi32((__m512i)high, (__m512i)low, by & 15);
+}
+template <int by>
+FR_HD LanesOf<double>::V shifted(LanesOf<double>::V low, LanesOf<double>::V high) {
+  return (LanesOf<double>::V)_mm512_alignr_epi64((__m512i)high, (__m512i)low, by & 7);
+}
+template <class W>
+struct Displaced<true, W> {
+  const W* p;
+  Vec<W> middle;
+  FR_HD explicit Displaced(const W* from) : p(from + 1), middle(load(from + 1)) { keep(middle); }
+  FR_HD Vec<W> at(int s) const {
+    if (s == 0) return shifted<-1>(load(p - lanes_of<W>), middle);
+    return s == 1 ? middle : shifted<1>(middle, load(p + lanes_of<W>));
+  }
+};
+#endif
+#if FR_BYTES == 64
+inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
+#endif
+
 // e^x for x <= 0, to one unit in the last place; below e^most it is that. NaN stays.
 template <class W>
 FR_HD Vec<W> exp_of(Vec<W> x) {
@@ -72,8 +114,17 @@ void widen_row(const T* from, W* to, int64_t count) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i]);
 }
+// With `streamed` whole lines go past the caches, which would read them first.
 template <class T, class W>
-void narrow_row(const W* from, T* to, int64_t count) {
+void narrow_row(const W* from, T* to, int64_t count, [[maybe_unused]] bool streamed = false) {
+#if FR_BYTES == 64
+  if constexpr (std::is_same_v<T, W>) {
+    if (streamed && is_aligned(to) && count * int64_t(sizeof(W)) % 64 == 0) {
+      for (int64_t i = 0; i < count; i += lanes_of<W>) _mm512_stream_si512((__m512i*)(to + i), (__m512i)load(from + i));
+      return;
+    }
+  }
+#endif
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) narrow(from[i], to[i]);
 }

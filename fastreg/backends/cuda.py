@@ -336,7 +336,10 @@ def correlate_backward(
     need_a: bool,
     need_b: bool,
 ) -> tuple[Volume | None, Volume | None]:
-    """See `reference.correlate_backward`. Deterministic: every voxel is summed by one thread in one order."""
+    """See `reference.correlate_backward`. Deterministic: every voxel is summed by one thread in one order.
+
+    With a sharpness the gradient to the scores is written for the time of the backward.
+    """
     a, b, grad = a.contiguous(), b.contiguous(), grad.contiguous()
     grad_a = torch.empty_like(a) if need_a else None
     grad_b = torch.empty_like(b) if need_b else None
@@ -345,5 +348,7 @@ def correlate_backward(
     args.grad_a = address(grad_a)
     args.grad_b = address(grad_b)
     with _launching(a) as args.stream:
+        scratch = _scratch(a, _C.cuda.correlate_scratch(args))
+        args.scratch = address(scratch)
         _C.cuda.correlate_backward(args)
     return grad_a, grad_b

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fastreg.backends import reference
-from fastreg.backends.compiled import warped_shape
+from fastreg.backends.compiled import correlated_like, warped_shape
 from fastreg.types import Flow, LnccForm, Mask, Scalar, Volume
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -257,6 +257,52 @@ def determinant(flow: Flow, scheme: str) -> torch.Tensor:
         with _on_device(flow):
             determinant.determinant(flow, out, scheme)
     return out
+
+
+def correlate_forward(
+    a: Volume, b: Volume, radius: int, measure: str, padding: str, sharpness: float | None
+) -> Volume | Flow:
+    """See `reference.correlate_forward`."""
+    from fastreg.kernels import correlate
+
+    a, b = a.contiguous(), b.contiguous()
+    out = correlated_like(a, radius, sharpness)
+    if out.numel():
+        with _on_device(a):
+            correlate.correlate_forward(a, b, out, radius, measure, padding, sharpness)
+    return out
+
+
+def correlate_backward(
+    grad: Volume | Flow,
+    a: Volume,
+    b: Volume,
+    radius: int,
+    measure: str,
+    padding: str,
+    sharpness: float | None,
+    need_a: bool,
+    need_b: bool,
+) -> tuple[Volume | None, Volume | None]:
+    """See `reference.correlate_backward`. Every voxel is gathered in one order.
+
+    With a sharpness the gradient to the scores is written for the time of the backward.
+    """
+    from fastreg.kernels import correlate
+
+    a, b, grad = a.contiguous(), b.contiguous(), grad.contiguous()
+    grad_a = torch.empty_like(a) if need_a else None
+    grad_b = torch.empty_like(b) if need_b else None
+    if grad.numel():
+        with _on_device(a):
+            slopes = grad
+            if sharpness is not None:
+                slopes = correlated_like(grad[:, :1], radius, None)
+                correlate.correlate_forward(a, b, slopes, radius, measure, padding, sharpness, grad)
+            for found, to_b in ((grad_a, False), (grad_b, True)):
+                if found is not None:
+                    correlate.correlate_backward(slopes, a, b, found, radius, measure, padding, to_b)
+    return grad_a, grad_b
 
 
 def mind(image: Volume, kind: str) -> tuple[torch.Tensor, torch.Tensor]:

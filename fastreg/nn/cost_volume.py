@@ -6,13 +6,12 @@ contrast does not change, and the cost of every displacement in reach, it has bu
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastreg.geometry.fields import pooled
+from fastreg.ops.correlate import correlate
 from fastreg.ops.mind import mind
 from fastreg.types import Volume
 
@@ -28,24 +27,14 @@ def costs(moving: Tensor, fixed: Tensor, radius: int) -> Tensor:
     Returns:
         [batch, (2 radius + 1)^ndim, D, H, W], the last component of d running fastest.
     """
-    size, ndim = fixed.shape[2:], fixed.ndim - 2
-    around = F.pad(moving, (radius,) * (2 * ndim), mode="replicate")
-    reach = 2 * radius + 1
-    if torch.compiler.is_exporting():
-        return _costs_in_few_steps(around, fixed, reach)
-    found = fixed.new_empty((len(fixed), reach**ndim, *size))
-    difference = torch.empty_like(fixed)
-    for k, start in enumerate(itertools.product(range(reach), repeat=ndim)):
-        window = around
-        for axis, (first, length) in enumerate(zip(start, size, strict=True)):
-            window = window.narrow(2 + axis, first, length)
-        torch.sub(fixed, window, out=difference)
-        found[:, k] = difference.square_().mean(1)
-    return found
+    if not torch.compiler.is_exporting():
+        return correlate(fixed, moving, radius, measure="ssd", padding="border")
+    around = F.pad(moving, (radius,) * (2 * (fixed.ndim - 2)), mode="replicate")
+    return _costs_in_few_steps(around, fixed, 2 * radius + 1)
 
 
 def _costs_in_few_steps(around: Tensor, fixed: Tensor, reach: int) -> Tensor:
-    """The same for a graph, which has no memory to write into and takes a second to trace every window.
+    """The same in steps that a graph may have: of the op there is none where the model runs.
 
     All displacements along the axes but the first are compared at once: [batch, channels, D, reach, H, reach, W].
     """

@@ -17,7 +17,7 @@ STUB = {
     if isinstance(node, ast.ClassDef)
 }
 STRUCTS = [name for name in STUB if name.endswith(("Args", "Form"))]
-ENUMS = ["DType", "Mode", "Padding", "Floor", "Scheme"]
+ENUMS = ["DType", "Mode", "Padding", "Floor", "Measure", "Scheme"]
 
 
 def annotations(name):
@@ -36,6 +36,7 @@ def made(name):
         "Mode": _C.Mode.linear,
         "Padding": _C.Padding.zeros,
         "Floor": _C.Floor.max,
+        "Measure": _C.Measure.ssd,
         "Scheme": _C.Scheme.least,
         "MindKind": _C.MindKind.ssc,
         "Sizes": (1, 2, 3),

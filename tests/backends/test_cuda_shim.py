@@ -275,6 +275,25 @@ def test_mind(kernels, size, dtype, kind):
     assert kernels.mind_backward(grad[:0], image[:0], floor[:0], kind).shape == image[:0].shape
 
 
+@pytest.mark.parametrize("sharpness", [None, 2.5])
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("measure", ["dot", "ssd"])
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_correlate(kernels, dtype, measure, padding, sharpness):
+    for size, radius in (((5, 6, 37), 1), ((1, 2, 3), 2), ((9, 40), 1), ((4, 3), 3), ((2, 3, 4), 0)):
+        a, b = (torch.randn(2, 3, *size).to(dtype) for _ in range(2))
+        options = radius, measure, padding, sharpness
+        out = kernels.correlate_forward(a, b, *options)
+        close(out, reference.correlate(a.double(), b.double(), *options), 2 * TOLERANCE[out.dtype], at_least=1.0)
+        slope = torch.randn_like(out)
+        truth = reference.correlate_backward(slope.double(), a.double(), b.double(), *options, True, True)
+        ours = kernels.correlate_backward(slope, a, b, *options, True, True)
+        for x, y in zip(ours, truth, strict=True):
+            close(x, y, 4 * TOLERANCE[dtype], at_least=1.0)
+        assert kernels.correlate_backward(slope, a, b, *options, True, False)[1] is None
+        assert kernels.correlate_backward(slope, a, b, *options, False, True)[0] is None
+
+
 def lncc_pair(size, dtype=torch.float32, batch=1, channels=1):
     a = torch.rand(batch, channels, *size)
     return a.to(dtype), (0.5 * a + 0.5 * torch.rand_like(a)).to(dtype)

@@ -214,6 +214,32 @@ void steps(DType dtype, int ndim) {
   }
 }
 
+void costs(DType dtype, int ndim, int radius, Padding padding) {
+  CorrelateArgs args{};
+  const int64_t depth = ndim == 3 ? 3 : 1, voxels = depth * 5 * 37, reach = 2 * radius + 1;
+  sized(args, ndim, depth, 5, 37);
+  args.channels = 2;
+  args.dtype = dtype;
+  args.radius = radius;
+  args.padding = padding;
+  args.measure = padding == Padding::border ? Measure::ssd : Measure::dot;
+  Array a = filled(dtype, 2 * voxels, 1), b = filled(dtype, 2 * voxels, 1), grad_a(a.bytes), grad_b(b.bytes);
+  Array scores = filled(dtype, voxels * reach * reach * (ndim == 3 ? reach : 1), 1);
+  Array field = filled(dtype == DType::f64 ? DType::f64 : DType::f32, ndim * voxels, 1);
+  args.a = a.address();
+  args.b = b.address();
+  args.grad_a = grad_a.address();
+  args.grad_b = grad_b.address();
+  for (args.sharpness = 0; args.sharpness < 2; ++args.sharpness) {
+    args.out = args.sharpness > 0 ? field.address() : scores.address();
+    args.grad = args.out;
+    Array scratch(cuda::correlate_scratch(args));
+    args.scratch = scratch.address();
+    cuda::correlate_forward(args);
+    cuda::correlate_backward(args);
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -234,6 +260,9 @@ int main(int count, char** arguments) {
   fields(DType::f64, 2);
   steps(DType::f32, 3);
   steps(DType::f64, 2);
+  costs(DType::f32, 3, 1, Padding::zeros);
+  costs(DType::bf16, 3, 1, Padding::border);
+  costs(DType::f64, 2, 2, Padding::border);
   correlations(DType::f32, 3, 9, false, 4, 10, 40);
   correlations(DType::f32, 3, 3, false, 30, 5, 9);
   correlations(DType::bf16, 2, 5, false, 1, 10, 132);

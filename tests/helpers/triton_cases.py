@@ -359,6 +359,26 @@ def test_mind_in_half_precision_and_of_constant_images():
     assert (out == 1).all() and triton.mind_backward(out, flat, floor, "mind").count_nonzero() == 0
 
 
+@pytest.mark.parametrize("sharpness", [None, 2.0])
+@pytest.mark.parametrize(
+    ("size", "radius", "measure", "padding", "dtype"),
+    [
+        ((2, 3, 4), 1, "dot", "zeros", torch.float32),
+        ((3, 5), 1, "ssd", "border", torch.float64),
+        ((4, 5), 1, "dot", "zeros", torch.float16),
+    ],
+)
+def test_correlate_matches_the_reference(size, radius, measure, padding, dtype, sharpness):
+    a, b = random(1, 2, *size, dtype=dtype), random(1, 2, *size, dtype=dtype)
+    options = radius, measure, padding, sharpness
+    out = triton.correlate_forward(a, b, *options)
+    assert_close(out, reference.correlate(a.double(), b.double(), *options), 2 * rounding(out.dtype))
+    slope = random(*out.shape, dtype=out.dtype)
+    truth = reference.correlate_backward(slope.double(), a.double(), b.double(), *options, True, True)
+    for got, expected in zip(triton.correlate_backward(slope, a, b, *options, True, True), truth, strict=True):
+        assert_close(got, expected, 4 * rounding(dtype))
+
+
 def test_empty_batch():
     vol, flow = random(0, 1, 3, 4), random(0, 2, 3, 4)
     assert triton.warp_forward(vol, flow, "linear", "zeros", False).shape == vol.shape
@@ -369,6 +389,8 @@ def test_empty_batch():
     assert triton.penalty(flow, None, 1.0, 1.0, flow) == 0
     triton.adam_step(flow, flow, flow, flow, 1, 0.1, 0.9, 0.999, 1e-8, 1)
     assert triton.determinant(flow, "least").shape == (0, 3, 4)
+    assert triton.correlate_forward(vol, vol, 1, "dot", "zeros", None).shape == (0, 9, 3, 4)
+    assert triton.correlate_backward(flow, vol, vol, 1, "dot", "zeros", 1.0, True, True)[1].shape == vol.shape
     assert triton.mind(vol, "ssc")[0].shape == (0, 4, 3, 4)
 
 
