@@ -22,8 +22,10 @@ import fastreg
 from fastreg.nn.losses import LNCC, Smoothness
 from fastreg.nn.registration_net import NETWORKS
 
+_DispatchMode: Any = TorchDispatchMode  # untyped
 
-class Alive(TorchDispatchMode):
+
+class Alive(_DispatchMode):  # type: ignore[misc]
     """Counts the bytes of the tensors that operations made and that are still there."""
 
     def __init__(self) -> None:

@@ -86,7 +86,12 @@ def _pushes(t: Truth, options: Options) -> float:
     around = F.pad(image, [1] * 6, mode="replicate")
     size = image.shape[2:]
     steps = [(0, 0, 0)] + [tuple(sign * (axis == k) for k in range(3)) for axis in range(3) for sign in (1, -1)]
-    places = [around[(..., *(slice(1 + s, 1 + s + n) for s, n in zip(step, size, strict=True)))] for step in steps]
+    places = []
+    for step in steps:
+        place = around
+        for axis, (s, n) in enumerate(zip(step, size, strict=True), 2):
+            place = place.narrow(axis, 1 + s, n)
+        places.append(place)
     differences = torch.stack([(places[i] - places[j]).abs() for i, j in pairs], 1)
 
     def averaged(x: Tensor) -> Tensor:

@@ -53,11 +53,12 @@ def by_convolutions(image: Tensor, kind: str) -> Tensor:
     shifts = image.new_zeros(2, len(pairs), 1, 3, 3, 3)
     for k, pair in enumerate(pairs):
         for side in (0, 1):
-            shifts[(side, k, 0, *offsets[pair[side]])] = 1
+            z, y, x = offsets[pair[side]]
+            shifts[side, k, 0, z, y, x] = 1
     around = F.pad(image.flatten(0, 1)[:, None], [1] * 6, mode="replicate")
     square = (F.conv3d(around, shifts[0]) - F.conv3d(around, shifts[1])).square()
     distances = F.avg_pool3d(F.pad(square, [1] * 6, mode="replicate"), 3, stride=1)
-    return _value(distances.unflatten(0, (batch, channels)).transpose(1, 2))
+    return _value(torch.unflatten(distances, 0, (batch, channels)).transpose(1, 2))
 
 
 def _steps(options: Options) -> Function:
