@@ -21,6 +21,7 @@ from fastreg.nn.cost_volume import Matching
 from fastreg.nn.cpu_convolution import convolve
 from fastreg.nn.pyramid import Pyramid
 from fastreg.nn.unet import ARCHITECTURES, RESAMPLINGS, UNet, convolution, widened
+from fastreg.ops.mind import mind
 from fastreg.ops.warp import warp
 from fastreg.types import RegistrationOutput, Volume
 from fastreg.utils.checks import check_choice, check_volume, shape
@@ -58,6 +59,8 @@ class NetConfig:
     """Encoder, decoder, tail_half and tail of the `Architecture`, in place of those of `name`."""
     half: bool = False
     """The network ends on the half grid; what it says is integrated there and upsampled."""
+    descriptors: bool = False
+    """The network (a pyramid) sees `fastreg.mind` of the images, which contrast does not change."""
     strided_padding: str = "tensorflow"
     """Of stride-2 convolutions: "tensorflow" (0, 1) or "symmetric" (1, 1)."""
     resampling: str = "corners"
@@ -71,11 +74,11 @@ class RegistrationNet(nn.Module):
 
     Args:
         name: "vm1" (259,675 parameters in 3-D), "vm2" (300,547), "vxm" (327,331), "match" (258,731) or "pyramid"
-            (PARAMS).
+            (414,335).
         ndim: 3 or 2.
         options: Further fields of `NetConfig`: channels, width, diffeomorphic, steps, downsize, uncertainty,
-            half, region, channels_last, amp, and those of loaded networks (`fastreg.compat`): features,
-            strided_padding, resampling.
+            half, region, descriptors, channels_last, amp, save_memory, and those of loaded networks
+            (`fastreg.compat`): features, strided_padding, resampling.
 
     Raises:
         ValueError: a name, number of axes or option that does not exist.
@@ -132,7 +135,7 @@ class RegistrationNet(nn.Module):
     def _build_pyramid(self) -> int:
         config = self.config
         self.pyramid = Pyramid(
-            config.channels,
+            config.channels * (2 * config.ndim if config.descriptors else 1),
             config.ndim,
             config.width,
             half=config.half,
@@ -237,7 +240,11 @@ class RegistrationNet(nn.Module):
         """A pyramid's output; it has no velocity, for the composition of its levels is that of none."""
         _check_pair(moving, fixed, self.config)
         size = tuple(fixed.shape[2:])
-        found = self.pyramid(*(pad_to_multiple(image, self.divisor) for image in (moving, fixed)), inverse)
+        seen = [moving, fixed]
+        if self.config.descriptors:
+            with torch.no_grad():
+                seen = [mind(image) for image in seen]
+        found = self.pyramid(*(pad_to_multiple(image, self.divisor) for image in seen), inverse)
         flow = crop(found.flow, size).contiguous()
         back = None if found.back is None else crop(found.back, size).contiguous()
         region = None
@@ -277,7 +284,7 @@ def _interpolated(image: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(image, size, mode=mode, align_corners=True)
 
 
-_UNCOMMON = ("save_memory", "uncertainty", "region", "features", "half", "strided_padding", "resampling")
+_UNCOMMON = ("descriptors", "save_memory", "uncertainty", "region", "features", "half", "strided_padding", "resampling")
 
 
 def _tuples(features: Any) -> tuple[tuple[int, ...], ...] | None:
@@ -294,6 +301,8 @@ def _check_config(config: NetConfig) -> None:
             if getattr(config, option) != default:
                 raise ValueError(f"{option} is for the U-Nets: a pyramid has a field on every level")
         return
+    if config.descriptors:
+        raise ValueError("descriptors is for the pyramid; match sees them as it is")
     if config.half and ARCHITECTURES[config.name].matching:
         raise ValueError(f"half is for the other networks: {config.name} is on the half grid as it is")
     if config.resampling == "voxelmorph2018" and not config.half:

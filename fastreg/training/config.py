@@ -84,6 +84,8 @@ class ModelConfig:
     from coarse grids to fine ones, which learns in less time than the others."""
     width: Annotated[float, Range(0, 100, above=True)] = 1.0
     """Multiplies the number of features of every layer."""
+    descriptors: bool = False
+    """The pyramid sees descriptors of the images (MIND), which contrast does not change, in place of intensities."""
     half: bool = False
     """Predict the field at half resolution and upsample it (MICCAI 2018): less than half the time."""
     diffeomorphic: bool = False

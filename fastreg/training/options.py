@@ -25,6 +25,8 @@ def resolved(config: TrainConfig) -> TrainConfig:
         raise InputError("half: not with --model match, which is on the half grid as it is")
     if model.network == "pyramid" and model.uncertainty:
         raise InputError("uncertainty: not with --model pyramid, which has a field on every level")
+    if model.descriptors and model.network != "pyramid":
+        raise InputError(f"descriptors: is for --model pyramid, not {model.network}")
     if data.voxels is not None and data.spacing is not None:
         raise InputError("voxels: says in place of --spacing how fine the working grid is; give one of them")
     if not model.passes:

@@ -38,6 +38,7 @@ def network_options(model: ModelConfig, region: bool) -> dict[str, Any]:
         "downsize": model.int_downsize,
         "uncertainty": model.uncertainty,
         "region": region,
+        "descriptors": model.descriptors,
         "channels_last": model.channels_last,
         "amp": model.amp,
         "save_memory": model.save_memory,

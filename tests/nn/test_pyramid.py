@@ -81,6 +81,16 @@ def test_low_precision_is_near():
     assert (found - flow).abs().mean() < 0.05 * flow.abs().mean()
 
 
+def test_descriptors_do_not_care_for_contrast():
+    moving, fixed = smooth_pair(20, 33, 18)
+    for descriptors, same in ((True, True), (False, False)):
+        net = make(descriptors=descriptors)
+        flow, other = net(moving, fixed).flow, net(5 - 3 * moving, fixed).flow
+        assert torch.allclose(other, flow, rtol=1e-3, atol=1e-3) is same
+    with pytest.raises(ValueError, match="descriptors is for the pyramid"):
+        RegistrationNet("vm1", descriptors=True)
+
+
 @pytest.mark.slow
 def test_it_learns_to_register():
     """A few steps on two images bring them nearer than they were, by much."""
