@@ -95,16 +95,32 @@ def test_wrong_studies_end_in_one_line(blobs, tmp_path):
 
 @pytest.mark.slow
 def test_runtime(tmp_path):
-    words = ("--size", 32, 24, "--networks", "vm1,match", "--repeats", 2, "--passes", 2, 1, "-o", tmp_path / "t.csv")
-    done = study("runtime.py", *words)
+    words = ("--size", 32, 24, "--repeats", 2, "--passes", 2, 1, "-o", tmp_path / "t.csv")
+    done = study("runtime.py", "--networks", "vm1,match,pyramid", *words)
     assert "32 x 24 voxels" in done.stdout and "s a pair, median" in done.stdout
     with (tmp_path / "t.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["network"] for row in rows[:2]] == ["vm1", "match"]
+    assert [row["network"] for row in rows[:3]] == ["vm1", "match", "pyramid"]
     assert all(0 < float(row["least"]) <= float(row["seconds"]) <= float(row["most"]) for row in rows)
     assert study("runtime.py", "--networks", "vm9", code=1).stderr == (
         "runtime: networks: expected some of vm1, vm2, vxm, match, pyramid, got vm9\n"
     )
+
+
+def test_curves(tmp_path):
+    """Minutes of the step that was validated, of runs side by side."""
+    for name, seconds in (("a", 60), ("b", 30)):
+        (tmp_path / name).mkdir()
+        steps = "".join(f"{k},{seconds * k}\n" for k in range(1, 5))
+        (tmp_path / name / "metrics.csv").write_text("step,seconds\n" + steps)
+        rows = "".join(f"{k},{0.4 + k / 100},0\n" for k in (2, 4))
+        (tmp_path / name / "validation.csv").write_text("step,dice,folds_percent\n" + rows)
+    done = study("curves.py", f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}", "-o", tmp_path / "c.png")
+    said = [line.split() for line in done.stdout.splitlines() if line.strip().startswith(("first", "second"))]
+    assert said[0] == ["first", "2.0", "2", "0.420", "0.000"] and said[3][:4] == ["second", "2.0", "4", "0.440"]
+    assert (tmp_path / "c.png").stat().st_size > 5000
+    done = study("curves.py", f"x={tmp_path}", code=1)
+    assert done.stderr.startswith(f"curves: run {tmp_path}: expected metrics.csv")
 
 
 @pytest.mark.slow
