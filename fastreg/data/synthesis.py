@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastreg.data.damage import damaged
 from fastreg.geometry.fields import compose, integrate, resize
 from fastreg.ops.warp import warp
 
@@ -49,6 +50,10 @@ class Recipe:
     """Standard deviation of the logarithm of the exponent of all intensities."""
     black_background: float = 0.5
     """Part of the images whose background is exactly 0, as after skull-stripping."""
+    damage: float = 0.0
+    """Part of the images that are spoilt as by `damage.damaged`."""
+    outside: tuple[int, ...] = ()
+    """Labels that are taken off half of the pairs, as by skull-stripping."""
     alone: float = 0.5
     """Part of the maps whose shapes fill a ball of random form, with background around it."""
 
@@ -203,10 +208,16 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             labels = random_labels(rng, self.shape, self.recipe)
         else:
             labels = self.maps(int(torch.randint(2**31, (), generator=rng)))
+        if self.recipe.outside and _uniform(rng, 0, 1) < 0.5:
+            labels = torch.where(torch.isin(labels, labels.new_tensor(self.recipe.outside)), 0, labels)
         moving, back = random_flow(rng, self.shape, self.recipe.pair_warp, self.recipe)
         fixed, _ = random_flow(rng, self.shape, self.recipe.pair_warp, self.recipe)
         item = {"moving_labels": deformed(labels, moving), "fixed_labels": deformed(labels, fixed)}
         item |= {role: random_image(rng, item[f"{role}_labels"], self.recipe) for role in ("moving", "fixed")}
+        if self.recipe.damage:
+            for role in ("moving", "fixed"):
+                if _uniform(rng, 0, 1) < self.recipe.damage:
+                    item[role] = damaged(rng, item[role])
         if self.flows:  # to the map by the fixed image's deformation, from there to the moving image
             item["flow"] = compose(back(), fixed)[0]
         return item

@@ -70,6 +70,10 @@ class DataConfig:
         40.0,
     )
     """Synthetic: smallest and largest size of the random shapes, in voxels."""
+    synth_outside: str | None = None
+    """Synthetic, with --labels: labels such as 502,503 that are taken off half of the pairs, as by skull-stripping."""
+    synth_damage: Annotated[float, Range(0, 1)] = 0.0
+    """Synthetic: part of the images that may have a field of view cut short, thick slices or lesions."""
     synth_bends: Annotated[tuple[float, float], Parameter(consume_multiple=True), Range(1, unit="voxels")] = (8.0, 32.0)
     """Synthetic: shortest and longest distance over which the velocities vary, in voxels."""
 

@@ -50,6 +50,8 @@ def _check_synthetic(data: DataConfig) -> None:
     for name in ("atlas", "pairs", "masks", "unlabelled"):
         if getattr(data, name) is not None:
             raise InputError(f"{name}: not with --images synthetic, which makes its own pairs")
+    if data.synth_outside is not None and data.labels is None:
+        raise InputError("synth_outside: needs --labels, the maps that have these labels")
     if data.shape is None and data.labels is None and data.val is None:
         raise InputError("shape: needed with --images synthetic, where nothing else says how large the images are")
     if data.shape is not None and len(data.shape) not in (2, 3):

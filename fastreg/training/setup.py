@@ -111,8 +111,13 @@ def build_pairs(
             pair_warp=data.synth_warp,
             shape_scale=data.synth_shapes,
             warp_scale=data.synth_bends,
+            damage=data.synth_damage,
         )
-        maps = LabelMaps(volumes, training.subjects, _present(volumes, subjects)) if training.subjects else None
+        maps = None
+        if training.subjects:
+            structures = _present(volumes, subjects)
+            maps = LabelMaps(volumes, training.subjects, structures)
+            recipe = replace(recipe, outside=_codes_of(data.synth_outside, structures))
         shape = volumes.grid.shape if maps or data.shape is None else data.shape
         return SyntheticPairs(shape, recipe, seed, maps, flows=bool(loss.field_weight))
     pairs, teacher = training.pairs, None
@@ -131,6 +136,17 @@ def build_pairs(
         structures=_structures(loss, volumes, subjects),
         masked=any(subject.mask is not None for subject in training.subjects),
     )
+
+
+def _codes_of(labels: str | None, structures: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """The codes that maps have for these labels, InputError if there is one that no map has."""
+    codes = {label: code for code, structure in enumerate(structures, 1) for label in structure}
+    given = read_structures(labels, "synth outside") if labels is not None else {}
+    wanted = [label for group in (given or {}).values() for label in group]
+    missing = [label for label in wanted if label not in codes]
+    if missing:
+        raise InputError(f"synth_outside: no label map holds {missing[0]}")
+    return tuple(codes[label] for label in wanted)
 
 
 def _drawn(subjects: tuple[Subject, ...], most: int, seed: int) -> tuple[tuple[Subject, Subject], ...]:
