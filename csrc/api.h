@@ -15,7 +15,7 @@ enum class Floor : int { none = 0, max = 1, add = 2 };  // of a variance: v, max
 
 enum class Measure : int { dot = 0, ssd = 1 };  // of two vectors of channels: mean product, mean squared difference
 
-enum class MindKind : int { mind = 0, ssc = 1 };          // which patches are compared
+enum class MindKind : int { mind = 0, ssc = 1 };     // which patches are compared
 enum class Scheme : int { central = 0, least = 1 };  // of differences: docs/math.md
 
 // Three axes always; a 2-D problem has ndim = 2, size[0] = grid[0] = 1 and a flow of two channels (H, W).

@@ -15,7 +15,8 @@
 namespace fastreg::cpu {
 namespace {
 
-constexpr size_t kTileBytes = 640 << 10;  // of scratch memory: with the rows that are read and written, what a cache has
+constexpr size_t kTileBytes =
+    640 << 10;  // of scratch memory: with the rows that are read and written, what a cache has
 constexpr int64_t kLeastRows = 4;
 constexpr int64_t kLeastPlanes = 8;
 

@@ -93,7 +93,7 @@ template <bool ssd, class W>
 void score_rows(const Near<W>& near, int64_t n, W scale, W* to, int64_t line) {
   in_blocks(near, [&](auto aligned, auto rows, auto span, int64_t row, int64_t first) {
     score_block<ssd, decltype(aligned)::value, decltype(rows)::value, decltype(span)::value>(near, n, row, first, scale,
-                                                                                            to, line);
+                                                                                             to, line);
   });
 }
 

@@ -327,8 +327,8 @@ class CorrelateTileSweep {
   int64_t step_;          // elements of a packed channel
   int64_t line_;          // elements of a row of scores
   Ring<W> a_, b_, slopes_;
-  W *zeros_, *sum_;      // [channels, step]
-  W *scores_, *mean_;    // [displacements, line], [ndim, line]
+  W *zeros_, *sum_;    // [channels, step]
+  W *scores_, *mean_;  // [displacements, line], [ndim, line]
   const W **near_, **slope_rows_;
   const void** raw_;
   const char** ahead_;
@@ -346,7 +346,8 @@ auto with_type(DType dtype, const Of& of) {
 }
 
 size_t scratch(const CorrelateArgs& args, int64_t rows) {
-  return with_type(args.dtype, [&](auto type) { return CorrelateTileSweep<decltype(type)>(args, rows, nullptr).bytes; });
+  return with_type(args.dtype,
+                   [&](auto type) { return CorrelateTileSweep<decltype(type)>(args, rows, nullptr).bytes; });
 }
 
 void run(const CorrelateArgs& args, const CorrelateTile& tile, char* memory) {

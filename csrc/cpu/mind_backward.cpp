@@ -113,10 +113,16 @@ template <class Pairs, class T>
 class Block {
  public:
   Block(const MindArgs& args, const Blocks& blocks)
-      : args_(args), size_(shape_of(args.size)), pitch_(mind_pitch(size_.w)), height_(blocks.rows + 4),
+      : args_(args),
+        size_(shape_of(args.size)),
+        pitch_(mind_pitch(size_.w)),
+        height_(blocks.rows + 4),
         memory_(scratch<T>((4 * Pairs::count + 3 + Pairs::planes * Pairs::count * height_) * pitch_)),
-        lines_(memory_.get() + 1), ring_(memory_.get() + Pairs::count * pitch_), nowhere_(ring_ + 3 * Pairs::count * pitch_),
-        up_(nowhere_ + pitch_ + 1), slopes_(nowhere_ + 3 * pitch_) {}
+        lines_(memory_.get() + 1),
+        ring_(memory_.get() + Pairs::count * pitch_),
+        nowhere_(ring_ + 3 * Pairs::count * pitch_),
+        up_(nowhere_ + pitch_ + 1),
+        slopes_(nowhere_ + 3 * pitch_) {}
 
   void run(int64_t image, int64_t z0, int64_t z1, int64_t y0, int64_t y1) {
     const int64_t channels = args_.channels, channel = image / channels * Pairs::count * channels + image % channels;
@@ -146,8 +152,8 @@ class Block {
       const auto sums = rows.at(y, [&](int64_t row, T* out) {
         squares_of_({place_rows<Pairs::planes>(image_, size_, z, row), lines_, out, pitch_, 3 * pitch_});
       });
-      slopes_of_({sums, floor_, grad_ + size_.at(z, y, 0), args_.channels * size_.count(), slopes(z, y, 0),
-                  height_ * pitch_});
+      slopes_of_(
+          {sums, floor_, grad_ + size_.at(z, y, 0), args_.channels * size_.count(), slopes(z, y, 0), height_ * pitch_});
     }
   }
 
@@ -156,7 +162,10 @@ class Block {
     RowRing<T> rows(ring_, pitch_, size_, first);
     for (int64_t y = first; y < last; ++y) {
       PushRow<T> push{rows.at(y, [&](int64_t row, T* out) { sum_planes(z, row, out); }),
-                      place_rows<1>(image_, size_, z, y), {}, up_, up_ + pitch_};
+                      place_rows<1>(image_, size_, z, y),
+                      {},
+                      up_,
+                      up_ + pitch_};
       for (int m = 0; m < 5; ++m) push.target[m] = target_at(push.image.row[0][m] - image_);
       push_of_(push);
     }

@@ -30,7 +30,8 @@ PlaceRows<T, planes> place_rows(const T* image, const Shape& size, int64_t z, in
 
 // The image at the places around voxel x of plane `o`; x + 1 and x - 1 are given, clamped where it is needed.
 template <class T, int planes>
-FR_HD void values_at(const PlaceRows<T, planes>& rows, int o, int64_t x, int64_t up, int64_t down, T (&value)[kPlaces]) {
+FR_HD void values_at(const PlaceRows<T, planes>& rows, int o, int64_t x, int64_t up, int64_t down,
+                     T (&value)[kPlaces]) {
   value[0] = rows.row[o][0][x];
   value[1] = rows.row[o][1][x];
   value[2] = rows.row[o][2][x];
@@ -89,8 +90,7 @@ FR_HD void squares_row(const SquaresRow<T, Pairs::planes>& given) {
   const int64_t n = row.image.n;
 #pragma omp simd
   for (int64_t x = 1; x < n - 1; ++x) squares_point<Pairs>(row, x, x + 1, x - 1);
-  for (int64_t x = 0; x < n; x += n > 1 ? n - 1 : 1)
-    squares_point<Pairs>(row, x, clamped(x + 1, n), clamped(x - 1, n));
+  for (int64_t x = 0; x < n; x += n > 1 ? n - 1 : 1) squares_point<Pairs>(row, x, clamped(x + 1, n), clamped(x - 1, n));
   for (int k = 0; k < Pairs::count; ++k) sum_along_row(n, row.lines + k * row.pitch, row.out + k * row.pair_stride);
 }
 
@@ -147,9 +147,11 @@ class RowRing {
 template <template <class, class> class Sweep, class T>
 void by_pairs(const MindArgs& args) {
   if (args.kind == MindKind::mind)
-    args.ndim == 2 ? Sweep<MindPairs<MindKind::mind, 2>, T>::run(args) : Sweep<MindPairs<MindKind::mind, 3>, T>::run(args);
+    args.ndim == 2 ? Sweep<MindPairs<MindKind::mind, 2>, T>::run(args)
+                   : Sweep<MindPairs<MindKind::mind, 3>, T>::run(args);
   else
-    args.ndim == 2 ? Sweep<MindPairs<MindKind::ssc, 2>, T>::run(args) : Sweep<MindPairs<MindKind::ssc, 3>, T>::run(args);
+    args.ndim == 2 ? Sweep<MindPairs<MindKind::ssc, 2>, T>::run(args)
+                   : Sweep<MindPairs<MindKind::ssc, 3>, T>::run(args);
 }
 template <template <class, class> class Sweep>
 void by_dtype(const MindArgs& args) {

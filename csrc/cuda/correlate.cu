@@ -37,7 +37,8 @@ struct Displacement {
 template <int kRadius, class T>
 __device__ __forceinline__ Displacement displacement(const Images<T>& images, int k) {
   const int radius = kRadius < 0 ? images.radius : kRadius, reach = 2 * radius + 1;
-  return {k / reach / reach - (kRadius < 0 ? images.radius_z : kRadius), k / reach % reach - radius, k % reach - radius};
+  return {k / reach / reach - (kRadius < 0 ? images.radius_z : kRadius), k / reach % reach - radius,
+          k % reach - radius};
 }
 
 __device__ __forceinline__ int64_t clamped(int64_t place, int64_t size) {
@@ -144,8 +145,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // The gradient to the scores, from that to the mean displacement.
 template <bool ssd, int kRadius, class T>
-__global__ void __launch_bounds__(kThreads) correlate_slopes_kernel(Images<T> images, int ndim, Compute<T> slope,
-                                                                    const Compute<T>* grad, Compute<T>* slopes) {
+__global__ void __launch_bounds__(kThreads)
+    correlate_slopes_kernel(Images<T> images, int ndim, Compute<T> slope, const Compute<T>* grad, Compute<T>* slopes) {
   using W = Compute<T>;
   const int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x, voxels = images.size.count();
   if (i >= images.count) return;
@@ -276,8 +277,8 @@ struct Sweep {
   void backward() const {
     if (args.sharpness == 0) return gradients(static_cast<const T*>(args.grad));
     W* const slopes = static_cast<W*>(args.scratch);
-    launch("correlate_slopes_kernel", correlate_slopes_kernel<ssd, kRadius, T>, blocks, kThreads, 0, args.stream, images,
-           args.ndim, slope, static_cast<const W*>(args.grad), slopes);
+    launch("correlate_slopes_kernel", correlate_slopes_kernel<ssd, kRadius, T>, blocks, kThreads, 0, args.stream,
+           images, args.ndim, slope, static_cast<const W*>(args.grad), slopes);
     gradients(static_cast<const W*>(slopes));
   }
 

@@ -69,8 +69,8 @@ __global__ void mind_forward_floor_kernel(const double* partial, int64_t images,
 }
 
 template <class Pairs, class T>
-__global__ void __launch_bounds__(kThreads) mind_forward_kernel(const T* image, const Compute<T>* floor, T* out,
-                                                                int64_t channels, int64_t count, Shape size) {
+__global__ void __launch_bounds__(kThreads)
+    mind_forward_kernel(const T* image, const Compute<T>* floor, T* out, int64_t channels, int64_t count, Shape size) {
   const int64_t voxels = size.count();
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads) {
     const int64_t one = i / voxels, channel = one / channels * Pairs::count * channels + one % channels;
@@ -82,9 +82,9 @@ __global__ void __launch_bounds__(kThreads) mind_forward_kernel(const T* image, 
 
 // Of one image: what the loss's slopes against its distances are. grad: [pairs, stride].
 template <class Pairs, class T>
-__global__ void __launch_bounds__(kThreads) mind_backward_slopes_kernel(const T* image, const Compute<T>* floor,
-                                                                        const T* grad, int64_t grad_stride,
-                                                                        Compute<T>* slope, Shape size) {
+__global__ void __launch_bounds__(kThreads)
+    mind_backward_slopes_kernel(const T* image, const Compute<T>* floor, const T* grad, int64_t grad_stride,
+                                Compute<T>* slope, Shape size) {
   const int64_t voxels = size.count();
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < voxels; i += int64_t(gridDim.x) * kThreads) {
     Compute<T> distance[Pairs::count], upstream[Pairs::count];
@@ -106,7 +106,8 @@ __global__ void __launch_bounds__(kThreads) mind_backward_weights_kernel(const T
     for (int dz = -(Pairs::planes / 2); dz <= Pairs::planes / 2; ++dz)
       for (int dy = -1; dy <= 1; ++dy)
         for (int dx = -1; dx <= 1; ++dx)
-          sum += load(from + size.at(clamped(at.z + dz, size.d), clamped(at.y + dy, size.h), clamped(at.x + dx, size.w)));
+          sum +=
+              load(from + size.at(clamped(at.z + dz, size.d), clamped(at.y + dy, size.h), clamped(at.x + dx, size.w)));
     weight[i] = sum * T(2.0 / Pairs::patch);
   }
 }
@@ -128,7 +129,8 @@ __device__ __forceinline__ Compute<T> from_place(const T* image, const Compute<T
                                                  const Voxel& at, const Compute<T> (&own)[kPlaces]) {
   if constexpr (m < kPlaces) {
     constexpr int axis = (m - 1) / 2, step = m % 2 ? 1 : -1;
-    const int64_t z = at.z - (axis == 0 ? step : 0), y = at.y - (axis == 1 ? step : 0), x = at.x - (axis == 2 ? step : 0);
+    const int64_t z = at.z - (axis == 0 ? step : 0), y = at.y - (axis == 1 ? step : 0),
+                  x = at.x - (axis == 2 ? step : 0);
     const int64_t place = (axis == 0 ? at.z : axis == 1 ? at.y : at.x), length = size[axis];
     Compute<T> sum = 0;
     if (place + step < 0 || place + step >= length) sum += own[m];
@@ -145,8 +147,7 @@ __device__ __forceinline__ Compute<T> from_place(const T* image, const Compute<T
 template <class Pairs, class T>
 __global__ void __launch_bounds__(kThreads)
     mind_backward_kernel(const T* image, const Compute<T>* weight, T* grad_image, Shape size) {
-  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < size.count();
-       i += int64_t(gridDim.x) * kThreads) {
+  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < size.count(); i += int64_t(gridDim.x) * kThreads) {
     const Voxel at(i, size);
     Compute<T> own[kPlaces];
     pushes_of<Pairs>(image, weight, size, at.z, at.y, at.x, own);
@@ -203,7 +204,8 @@ void by_direction(const MindArgs& args) {
 
 void by_pairs(const MindArgs& args) {
   if (args.kind == MindKind::mind)
-    args.ndim == 2 ? by_direction<MindPairs<MindKind::mind, 2>>(args) : by_direction<MindPairs<MindKind::mind, 3>>(args);
+    args.ndim == 2 ? by_direction<MindPairs<MindKind::mind, 2>>(args)
+                   : by_direction<MindPairs<MindKind::mind, 3>>(args);
   else
     args.ndim == 2 ? by_direction<MindPairs<MindKind::ssc, 2>>(args) : by_direction<MindPairs<MindKind::ssc, 3>>(args);
 }

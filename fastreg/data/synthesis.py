@@ -52,6 +52,8 @@ class Recipe:
     """Part of the images whose background is exactly 0, as after skull-stripping."""
     damage: float = 0.0
     """Part of the images that are spoilt as by `damage.damaged`."""
+    apart: float = 0.0
+    """Part of the pairs whose images are of two maps: labels alone say what belongs together."""
     outside: tuple[int, ...] = ()
     """Labels that are taken off half of the pairs, as by skull-stripping."""
     alone: float = 0.5
@@ -187,7 +189,8 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         seed: Chance.
         maps: Where label maps [1, *shape] come from, consecutive integers from 0 on; random shapes if None. It gets a
             number that chance drew.
-        flows: Also give "flow" [ndim, *shape], voxels: the deformation that brings the moving image onto the fixed one.
+        flows: Also give "flow" [ndim, *shape], voxels: the deformation that brings the moving image onto the fixed one,
+            and "flow_known" [1, 1, ...]: false for images of two maps, of which there is no such.
     """
 
     def __init__(
@@ -201,18 +204,24 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         self.shape, self.recipe, self.seed, self.maps = tuple(shape), recipe or Recipe(), seed, maps
         self.flows = flows
 
+    def _map(self, rng: torch.Generator) -> Tensor:
+        if self.maps is None:
+            return random_labels(rng, self.shape, self.recipe)
+        return self.maps(int(torch.randint(2**31, (), generator=rng)))
+
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         seed = int(np.random.SeedSequence([self.seed, 4, index]).generate_state(1)[0])
         rng = torch.Generator().manual_seed(seed)
-        if self.maps is None:
-            labels = random_labels(rng, self.shape, self.recipe)
-        else:
-            labels = self.maps(int(torch.randint(2**31, (), generator=rng)))
+        labels = other = self._map(rng)
+        apart = bool(self.recipe.apart) and _uniform(rng, 0, 1) < self.recipe.apart
+        if apart:
+            other = self._map(rng)
         if self.recipe.outside and _uniform(rng, 0, 1) < 0.5:
-            labels = torch.where(torch.isin(labels, labels.new_tensor(self.recipe.outside)), 0, labels)
+            gone = labels.new_tensor(self.recipe.outside)
+            labels, other = (torch.where(torch.isin(each, gone), 0, each) for each in (labels, other))
         moving, back = random_flow(rng, self.shape, self.recipe.pair_warp, self.recipe)
         fixed, _ = random_flow(rng, self.shape, self.recipe.pair_warp, self.recipe)
-        item = {"moving_labels": deformed(labels, moving), "fixed_labels": deformed(labels, fixed)}
+        item = {"moving_labels": deformed(labels, moving), "fixed_labels": deformed(other, fixed)}
         item |= {role: random_image(rng, item[f"{role}_labels"], self.recipe) for role in ("moving", "fixed")}
         if self.recipe.damage:
             for role in ("moving", "fixed"):
@@ -220,4 +229,5 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
                     item[role] = damaged(rng, item[role])
         if self.flows:  # to the map by the fixed image's deformation, from there to the moving image
             item["flow"] = compose(back(), fixed)[0]
+            item["flow_known"] = torch.full((1,) * (1 + len(self.shape)), not apart)
         return item

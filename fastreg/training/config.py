@@ -72,6 +72,9 @@ class DataConfig:
     """Synthetic: smallest and largest size of the random shapes, in voxels."""
     synth_outside: str | None = None
     """Synthetic, with --labels: labels such as 502,503 that are taken off half of the pairs, as by skull-stripping."""
+    synth_apart: Annotated[float, Range(0, 1)] = 0.0
+    """Synthetic, with --labels: part of the pairs that are made of two subjects' maps instead of one; what belongs
+    together they learn from the labels (--seg-weight)."""
     synth_damage: Annotated[float, Range(0, 1)] = 0.0
     """Synthetic: part of the images that may have a field of view cut short, thick slices or lesions."""
     synth_bends: Annotated[tuple[float, float], Parameter(consume_multiple=True), Range(1, unit="voxels")] = (8.0, 32.0)

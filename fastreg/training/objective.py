@@ -90,6 +90,8 @@ class Objective(nn.Module):
         if "flow" in batch:
             # Of the background of a label map nothing says where it went.
             where = batch["fixed_labels"] > 0 if "fixed_labels" in batch else torch.ones_like(fixed[:, :1])
+            if "flow_known" in batch:
+                where = where * batch["flow_known"]
             distance = mean_endpoint_error(found.flow, batch["flow"], where)
         assert config.seg_weight is not None and config.field_weight is not None
         total = total + config.seg_weight * overlap + config.field_weight * distance + config.region_weight * outline

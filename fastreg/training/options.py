@@ -50,8 +50,9 @@ def _check_synthetic(data: DataConfig) -> None:
     for name in ("atlas", "pairs", "masks", "unlabelled"):
         if getattr(data, name) is not None:
             raise InputError(f"{name}: not with --images synthetic, which makes its own pairs")
-    if data.synth_outside is not None and data.labels is None:
-        raise InputError("synth_outside: needs --labels, the maps that have these labels")
+    for name in ("synth_outside", "synth_apart"):
+        if getattr(data, name) and data.labels is None:
+            raise InputError(f"{name}: needs --labels, the maps that it is of")
     if data.shape is None and data.labels is None and data.val is None:
         raise InputError("shape: needed with --images synthetic, where nothing else says how large the images are")
     if data.shape is not None and len(data.shape) not in (2, 3):
@@ -76,6 +77,8 @@ def _with_loss(config: TrainConfig) -> TrainConfig:
         raise InputError("teacher: needs a --field-weight above 0, otherwise nothing is learned from it")
     if image == "none" and not seg_weight and not field_weight:
         raise InputError("loss none: needs --seg-weight, otherwise there is nothing to learn from")
+    if data.synth_apart and not seg_weight:
+        raise InputError("synth_apart: needs a --seg-weight above 0, of two maps nothing but the labels is known")
     if model.uncertainty and not (model.diffeomorphic and image == "mse"):
         raise InputError("uncertainty: needs --diffeomorphic and --loss mse, the noise model of its likelihood")
     if loss.region_weight and data.masks is None:

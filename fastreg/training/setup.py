@@ -112,6 +112,7 @@ def build_pairs(
             shape_scale=data.synth_shapes,
             warp_scale=data.synth_bends,
             damage=data.synth_damage,
+            apart=data.synth_apart,
         )
         maps = None
         if training.subjects:

@@ -69,3 +69,17 @@ def test_pairs_with_damage_and_without_what_lies_outside():
     assert all(1 in plain[k]["fixed_labels"] for k in range(4))
     again = SyntheticPairs(shape, Recipe(outside=(1,), damage=1.0), 3, maps=lambda number: maps, flows=True)
     assert all(torch.equal(stripped[5][name], again[5][name]) for name in stripped[5])
+
+
+def test_pairs_of_two_maps_have_no_known_field():
+    shape = (16, 18, 20)
+    maps = {0: torch.ones(1, *shape, dtype=torch.int32), 1: torch.full((1, *shape), 2, dtype=torch.int32)}
+    pairs = SyntheticPairs(shape, Recipe(apart=0.5), 1, maps=lambda number: maps[number % 2], flows=True)
+    seen = []
+    for k in range(24):
+        item = pairs[k]
+        same = torch.equal(item["moving_labels"].unique(), item["fixed_labels"].unique())
+        assert item["flow_known"].shape == (1, 1, 1, 1) and item["flow_known"].dtype == torch.bool
+        assert same or not item["flow_known"]
+        seen.append(bool(item["flow_known"]))
+    assert 5 < sum(seen) < 19

@@ -244,6 +244,7 @@ def test_validates_on_real_images_and_learns_from_real_maps(config, blobs):
         ({"voxels": 9, "spacing": 2.0}, "voxels: says in place of --spacing"),
         ({"passes": (2, 0)}, "passes: expected a number of at least 1, got 2 0"),
         ({"synth_outside": "3"}, "synth_outside: needs --labels"),
+        ({"synth_apart": 0.5}, "synth_apart: needs --labels"),
         ({"field_weight": -1.0}, "field_weight: expected a number of at least 0, got -1"),
         ({"images": "x*", "field_weight": 1.0}, "field_weight: needs --images synthetic"),
         ({"images": "x*", "loss": "none"}, "loss none: needs --seg-weight"),
