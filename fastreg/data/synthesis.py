@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -170,9 +169,12 @@ def _blurred(image: Tensor, sd: float) -> Tensor:
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sd) ** 2)
     kernel = kernel / kernel.sum()
     for axis in range(1, image.ndim):
-        rows = image.movedim(axis, -1)
-        padded = F.pad(rows.reshape(-1, 1, rows.shape[-1]), (reach, reach), mode="replicate")
-        image = F.conv1d(padded, kernel.view(1, 1, -1)).reshape(rows.shape).movedim(-1, axis)
+        length = image.shape[axis]
+        ends = image.narrow(axis, 0, 1), image.narrow(axis, length - 1, 1)
+        longer = torch.cat([ends[0]] * reach + [image] + [ends[1]] * reach, axis)
+        image = torch.zeros_like(image)
+        for k, weight in enumerate(kernel.tolist()):  # several times faster than a convolution of one channel
+            image.add_(longer.narrow(axis, k, length), alpha=weight)
     return image
 
 

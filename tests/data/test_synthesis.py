@@ -4,11 +4,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from fastreg.data.datasets import Share, loader
 from fastreg.data.synthesis import (
     Recipe,
     SyntheticPairs,
+    _blurred,
     deformed,
     random_flow,
     random_image,
@@ -104,6 +106,14 @@ def test_images_show_the_shapes_in_a_random_contrast():
     assert (
         np.abs(np.corrcoef(means)[np.triu_indices(8, 1)]).mean() < 0.7
     )  # contrasts have nothing to do with each other
+
+
+@pytest.mark.parametrize("shape", [(20, 24), (9, 20, 5)], ids=str)
+@pytest.mark.parametrize("sd", [0.3, 1.2])
+def test_blur_is_scipys(shape, sd):
+    image = torch.rand(1, *shape, generator=chance())
+    expected = gaussian_filter(image[0].double().numpy(), sd, mode="nearest", radius=max(1, round(3 * sd)))
+    np.testing.assert_allclose(_blurred(image, sd)[0].numpy(), expected, atol=1e-6)
 
 
 def test_a_black_background_is_exactly_zero():
