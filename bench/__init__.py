@@ -14,6 +14,7 @@ and, each with its own --help:
     python -m bench gpu                   the ops and a training step on this GPU; bench/cuda/gpu.sh calls it
     python -m bench masks                 what a mask costs in the local correlation
     python -m bench interpolation         what the interpolations of files cost, beside SimpleITK and SciPy
+    python -m bench activations           the memory of a training step, counted tensor by tensor
     python -m bench motion                known motion in a real EPI, found again, beside ANTsPy
     python -m bench dropin                fastreg in place of another library's ops: equality and speed
     python -m bench dropin-tests          other libraries' own tests with fastreg's ops

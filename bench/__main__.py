@@ -16,7 +16,6 @@ COMMANDS = {
     "sass": "bench.cuda.sass",
     "masks": "bench.masks",
     "interpolation": "bench.interpolation",
-    "correlate": "bench.correlate",
     "activations": "bench.activations",
     "motion": "bench.motion",
     "dropin": "bench.dropin",

@@ -84,12 +84,17 @@ def inputs(case: Case, device: str = "cpu") -> tuple[Tensor, ...]:
     """What fastreg's op takes. A displacement or velocity of a half-precision image stays float32."""
     dtype = DTYPES[case.dtype]
     of_fields = torch.float64 if case.dtype == "float64" else torch.float32
-    if case.op == "lncc":
+    if case.op in ("lncc", "correlate"):
         return tuple(x.to(device, dtype) for x in images(case))
     if case.op == "mind":
         return (images(case)[0].to(device, dtype),)
     flow = smooth(case.size, 3, DISPLACEMENT, 3, case.batch).to(device, of_fields)
     return (images(case)[0].to(device, dtype), flow) if case.op == "warp" else (flow.to(dtype),)
+
+
+def displacements(options: Options) -> int:
+    """Scores of a voxel of the local cost volume."""
+    return (2 * options.radius + 1) ** 3
 
 
 def floor_bytes(case: Case) -> int:
@@ -112,6 +117,9 @@ def floor_bytes(case: Case) -> int:
     elif case.op == "mind":  # image -> out; grad, image -> gradient
         pairs = len(pairs_of(case.options.kind))
         per_point = c * image * (1 + pairs + (2 + pairs if case.wanted else 0))
+    elif case.op == "correlate":  # a, b -> out; grad, a, b -> gradients
+        scores = displacements(case.options)
+        per_point = image * (2 * c + scores + ((2 + len(case.wanted)) * c + scores if case.wanted else 0))
     elif case.op == "smoothness":
         per_point = 3 * image * (1 + len(case.wanted))
     else:  # each squaring reads and writes the field; its adjoint reads field and gradient and writes a gradient
@@ -124,8 +132,8 @@ def result_bytes(case: Case) -> int:
     image, of_field = DTYPES[case.dtype].itemsize, 8 if case.dtype == "float64" else 4
     points, c = case.batch * math.prod(case.size), case.channels
     described = c * image * len(pairs_of(case.options.kind))
-    out = {"warp": c * image, "lncc": 0, "mind": described, "smoothness": 0, "integrate": 3 * image}[case.op]
-    sizes = {"warp": (c * image, 3 * of_field), "lncc": (c * image,) * 2, "mind": (c * image,)}.get(
-        case.op, (3 * image,)
-    )
-    return points * (out + sum(sizes[k] for k in case.wanted))
+    out = {"warp": c * image, "lncc": 0, "mind": described, "smoothness": 0, "integrate": 3 * image}
+    out["correlate"] = displacements(case.options) * image
+    sizes = {"warp": (c * image, 3 * of_field), "lncc": (c * image,) * 2, "mind": (c * image,)}
+    sizes["correlate"] = sizes["lncc"]
+    return points * (out[case.op] + sum(sizes.get(case.op, (3 * image,))[k] for k in case.wanted))

@@ -92,12 +92,20 @@ MIND_DATA = (
     Data("half flat", lambda s: (100 + _body(s) * _noise(s, 1, 1),)),
     Data("constant", lambda s: (0 * _noise(s, 1, 1) + 3,)),
 )
+CORRELATE_DATA = (
+    Data("noise", lambda s: _pair(_noise(s, 3, 1), 1.0, 2), hard=False),
+    Data("16 channels and batch", lambda s: _pair(_noise(_half(s), 16, 1, 2), 1.0, 2), hard=False, one_image=False),
+    Data("nearly the same, 100 added", lambda s: _pair(100 + _noise(s, 3, 1), 0.1, 2)),
+    Data("unrelated, 1e4 added", lambda s: (1e4 + _noise(s, 3, 1), 1e4 + _noise(s, 3, 2))),
+    Data("one image flat", lambda s: (0.7 + 0 * _noise(s, 3, 1), _noise(s, 3, 2))),
+)
 DATA = {
     "warp": WARP_DATA,
     "lncc": LNCC_DATA,
     "integrate": INTEGRATE_DATA,
     "smoothness": SMOOTHNESS_DATA,
     "mind": MIND_DATA,
+    "correlate": CORRELATE_DATA,
 }
 
 
@@ -128,4 +136,7 @@ def options_of(op: str, small: bool = False) -> list[Options]:
         return [Options(window=window) for window in (WINDOWS[:1] if small else WINDOWS)]
     if op == "mind":
         return [Options(kind=kind) for kind in (("mind",) if small else ("mind", "ssc"))]
+    if op == "correlate":
+        every = [Options(), Options(measure="ssd", padding="border")]
+        return every[:1] if small else every
     return [Options()]

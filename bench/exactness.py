@@ -185,7 +185,7 @@ def of_peers(op: str, device: str = "cpu") -> Rows:
 def interpreted(op: str) -> Rows:
     """The Triton kernels on small arrays; only where TRITON_INTERPRET=1."""
     for options in options_of(op, small=True):
-        for data in DATA[op][:1] if op == "mind" else DATA[op]:  # 27 voxels for each: a minute for a few hundred
+        for data in DATA[op][:1] if op in ("mind", "correlate") else DATA[op]:  # 27 voxels for each: minutes else
             for dtype in ("float64", "float32") if data is DATA[op][0] else ("float32",):
                 implementation = implementations.ours(op, "triton")
                 yield from of_implementation(

@@ -39,10 +39,17 @@ def head_to_head(size: tuple[int, ...] = FULL) -> list[Case]:
         Case("all threads", op, wanted, size, peers=implementations(op, wanted), weight=COST[op])
         for op, wanted in WHOLE
     ]
-    pair = {op: (TORCH[op], ORIGINAL[op]) for op in TORCH}
+    pair = {op: (TORCH[op], ORIGINAL[op]) for op in ORIGINAL}
     return most + [
         Case("one thread", op, wanted, size, peers=pair[op], threads=1, weight=COST[op] / 2) for op, wanted in TRAINING
     ]
+
+
+def cost_volumes(size: tuple[int, ...] = FULL, group: str = "correlate") -> list[Case]:
+    """16 channels of features at half the size of the image: the scores, and with the gradients to both."""
+    half = tuple(n // 2 for n in size)
+    peers = tuple(peer.name for peer in PEERS["correlate"])
+    return [Case(group, "correlate", wanted, half, channels=16, peers=peers, weight=3.0) for wanted in ((), (0, 1))]
 
 
 def growth(sizes: tuple[int, ...] = GROWTH) -> list[Case]:
@@ -86,6 +93,7 @@ def processors(size: tuple[int, ...] = FULL) -> list[Case]:
 GROUPS = {
     "all threads": "every op and implementation, with all threads",
     "one thread": "the same with one thread, against torch and VoxelMorph",
+    "correlate": "the local cost volume of 16 channels of 80x96x112, radius 1, with all threads",
     "growth": "64^3 to 256^3: does the time per voxel stay?",
     "windows": "LNCC with windows 3 to 21",
     "batch and channels": "batches of images, images of many channels",
@@ -97,12 +105,13 @@ GROUPS = {
 
 def everything() -> list[Case]:
     """All groups at full size."""
-    return [*head_to_head(), *growth(), *windows(), *batches(), *precisions(), *processors(), *ci(every_isa=True)]
+    compared = [*head_to_head(), *cost_volumes(), *growth(), *windows(), *batches(), *precisions()]
+    return [*compared, *processors(), *ci(every_isa=True)]
 
 
 def quick(size: tuple[int, ...] = (80, 96, 112)) -> list[Case]:
     """A minute's worth: every op and implementation at half the size."""
-    return [case for case in head_to_head(size) if case.group == "all threads"]
+    return [case for case in head_to_head(size) if case.group == "all threads"] + cost_volumes(size)
 
 
 CI_SIZE = (48, 64, 80)

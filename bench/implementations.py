@@ -20,7 +20,7 @@ from fastreg.backends import cpu
 
 Function = Callable[..., Any]
 INPUTS = {"warp": ("vol", "flow"), "lncc": ("a", "b"), "integrate": ("velocity",), "smoothness": ("flow",)}
-INPUTS["mind"] = ("image",)
+INPUTS |= {"mind": ("image",), "correlate": ("a", "b")}
 """Op -> its inputs, in the order in which every implementation takes them."""
 
 
@@ -36,6 +36,8 @@ class Options:
     window: int = 9
     steps: int = 7
     kind: str = "mind"
+    radius: int = 1
+    measure: str = "dot"
 
     def named(self, op: str) -> str:
         """In words, for a row."""
@@ -45,6 +47,7 @@ class Options:
             "integrate": f"{self.steps} steps, {self.padding}",
             "smoothness": "",
             "mind": self.kind,
+            "correlate": f"radius {self.radius}, {self.measure}, {self.padding}",
         }[op]
 
 
@@ -88,6 +91,9 @@ def ours(op: str, backend: str | None = None, isa: str | None = None) -> Impleme
             "integrate": lambda v: fastreg.integrate(v, steps=options.steps, padding=options.padding, backend=backend),
             "smoothness": lambda flow: fastreg.smoothness(flow, backend=backend),
             "mind": lambda image: fastreg.mind(image, options.kind, backend),
+            "correlate": lambda a, b: fastreg.correlate(
+                a, b, options.radius, options.measure, options.padding, backend=backend
+            ),
         }
         return functions[op]
 

@@ -21,7 +21,7 @@ import torch
 
 from bench import child, thunks
 from bench.cases import Case, inputs, result_bytes
-from bench.groups import FULL, TRAINING, implementations
+from bench.groups import FULL, TRAINING, cost_volumes, implementations
 from bench.implementations import Options, ours_here, said
 from bench.peers import find
 from bench.schema import Memory
@@ -29,7 +29,8 @@ from bench.schema import Memory
 
 def cases(size: tuple[int, ...] = FULL) -> list[Case]:
     """What a training step asks of every op, by every implementation."""
-    return [Case("memory", op, wanted, size, peers=implementations(op, wanted)) for op, wanted in TRAINING]
+    found = [Case("memory", op, wanted, size, peers=implementations(op, wanted)) for op, wanted in TRAINING]
+    return found + cost_volumes(size, "memory")[-1:]
 
 
 def run(

@@ -36,12 +36,14 @@ PAGES = (
     "docs/ops/integrate.md",
     "docs/ops/smoothness.md",
     "docs/ops/mind.md",
+    "docs/ops/correlate.md",
 )
 MARK = re.compile(r"(<!-- bench: ([a-z ]+?) ?-->\n).*?(<!-- bench end -->)", re.DOTALL)
 SECTIONS: dict[str, Callable[[Record, str], str]] = {
     "machine": machine_table,
     "speed": lambda record, op: speed_table(record, op, "all threads"),
     "one thread": lambda record, op: speed_table(record, op, "one thread"),
+    "cost volume": lambda record, op: speed_table(record, op, "correlate"),
     "growth": lambda record, op: grid_table(record, op, "growth", size_of, "cubes"),
     "windows": lambda record, op: grid_table(record, op, "windows", lambda row: row.option, "96^3"),
     "batches": lambda record, op: grid_table(

@@ -23,7 +23,7 @@ class Row:
 
     kind: ClassVar[str]
     op: str
-    """warp, lncc, integrate, smoothness, mind; or the name of a whole job."""
+    """warp, lncc, integrate, smoothness, mind, correlate; or the name of a whole job."""
     work: str
     """"forward", or "forward + backward to ..."; for a row of exactness, what was compared."""
     size: list[int]

@@ -10,7 +10,7 @@ from bench.schema import Exactness, Job, Memory, Record, Row, Speed, Timing
 from bench.tolerances import REASONS
 
 NONE = "Not recorded yet: `make bench` writes it."
-OPS = ("warp", "lncc", "integrate", "smoothness", "mind")
+OPS = ("warp", "lncc", "integrate", "smoothness", "mind", "correlate")
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.cases import DTYPES
+from bench.cases import DTYPES, displacements
 from bench.implementations import INPUTS, Options
 from bench.peers.mind import pairs_of
 from bench.truth import STEP, Truth, upstream, windows
@@ -23,6 +23,7 @@ REASONS = {
     "times a window's squares over the least variance (beyond 1e4 the sums are float64)",
     "differences": "16 roundings of the largest term; the sum is float64",
     "patches": "48 roundings (two sums over a patch, an exponential) of the terms that the gradient is the sum of",
+    "scores": "16 + N roundings (N channels, for a gradient N displacements) of the largest terms, taken for positive",
     "step": "finite differences in float64, step 2^-24: rounding and curvature",
 }
 """Why a tolerance is what it is. Half precision rounds once more (LNCC: twice); float16 has subnormals."""
@@ -67,6 +68,8 @@ def _arithmetic(
         if work == "value":
             return 16 * u, "differences"
         return 48 * u * _pushes(t, options) / largest, "patches"
+    if op == "correlate":
+        return _of_scores(work, options, t) * u / largest, "scores"
     if "kappa" not in t.about:
         t.about["kappa"] = max(_condition(x, options.window) for x in t.inputs)
     kappa = t.about["kappa"]
@@ -77,6 +80,25 @@ def _arithmetic(
     terms = _terms(t.inputs[number], t.inputs[1 - number], options.window)
     roundings = 16 + 2 * math.sqrt(options.window**3)
     return exact + roundings * u * min(kappa, 1e4) * terms / largest, "derivatives"
+
+
+def _of_scores(work: str, options: Options, t: Truth) -> float:
+    """Roundings times the largest sum of terms, every one taken for positive: scores, or a gradient of them."""
+    from fastreg.backends import reference
+
+    (a, b), channels = t.inputs, t.inputs[0].shape[1]
+    how = options.radius, options.measure, options.padding, None
+    if work == "value":
+        return (16 + channels) * reference.correlate(a.abs(), b.abs(), *how).max().item()
+    weights, ones = upstream(t.value).abs(), torch.ones_like(a)
+    sums = reference.correlate_backward(weights, ones, ones, options.radius, "dot", options.padding, None, True, True)
+    number = INPUTS["correlate"].index(work.removeprefix("gradient to "))
+    factor = t.inputs[1 - number].abs().max().item()
+    if options.measure == "ssd":  # twice a difference, which is at most the root of the channels' sum
+        factor = 2 * math.sqrt(channels * t.value.max().item())
+    together = sums[number]
+    assert together is not None
+    return (16 + displacements(options)) * factor * together.max().item()
 
 
 def _pushes(t: Truth, options: Options) -> float:

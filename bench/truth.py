@@ -1,9 +1,9 @@
 """What is true: the value and gradients of every op in float64.
 
-Truth is computed from the very inputs that an implementation gets, rounded to its dtype: warp, integration and
-descriptors by the specification (fastreg/backends/reference.py) under autograd, the local correlation window by window
-about each window's own mean, in its definition. At whole coordinates, where the warp has a slope on either side, it is
-one-sided differences into the cell that docs/math.md takes the slope from.
+Truth is computed from the very inputs that an implementation gets, rounded to its dtype: warp, integration,
+descriptors and cost volume by the specification (fastreg/backends/reference.py) under autograd, the local correlation
+window by window about each window's own mean, in its definition. At whole coordinates, where the warp has a slope on
+either side, it is one-sided differences into the cell that docs/math.md takes the slope from.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ def specification(op: str, options: Options, definition: str) -> Callable[..., T
         return lambda v: reference.integrate_forward(v, options.steps, options.padding, False)[0]
     if op == "mind":
         return lambda image: reference.mind(image, options.kind)[0]
+    if op == "correlate":
+        return lambda a, b: reference.correlate(a, b, options.radius, options.measure, options.padding, None)
     return central_differences if definition == "central" else differences
 
 

@@ -61,7 +61,7 @@ def lnccs(group: str, dtype: str) -> Iterator[Case]:
 
 
 def fields(group: str) -> Iterator[Case]:
-    """Seven squarings of a velocity at half resolution, and back; the diffusion penalty."""
+    """Seven squarings of a velocity at half resolution, and back; the diffusion penalty; descriptors; a cost volume."""
     batch, _, *size = SIZES[group]
     half = tuple(n // 2 for n in size)
     for wanted in ((), (0,)):
@@ -69,6 +69,8 @@ def fields(group: str) -> Iterator[Case]:
     yield Case(group, "smoothness", (0,), tuple(size), batch, peers=(VOXELMORPH,))
     for wanted in ((), (0,)):
         yield Case(group, "mind", wanted, tuple(size), batch, peers=("torch, in steps", "torch, convolutions"))
+    for wanted in ((), (0, 1)):
+        yield Case(group, "correlate", wanted, half, batch, 16, peers=("torch, shift loop",))
 
 
 def inputs(case: Case, device: str) -> tuple[Tensor, ...]:
@@ -81,7 +83,7 @@ def inputs(case: Case, device: str) -> tuple[Tensor, ...]:
 
     if case.op == "warp":
         return torch.rand(shape, device=device).to(dtype), smooth(4)
-    if case.op == "lncc":
+    if case.op in ("lncc", "correlate"):
         a = torch.rand(shape, device=device).to(dtype)
         return a, ((a + torch.rand(shape, device=device)) / 2).to(dtype)
     if case.op == "mind":

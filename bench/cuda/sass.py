@@ -104,6 +104,8 @@ def _name(mangled: str) -> str:
     full = full.replace("fastreg::", "").replace("cuda::", "").replace("(anonymous namespace)::", "")
     for number, padding in enumerate(("zeros", "border", "reflection")):
         full = full.replace(f"(Padding){number}", padding)
+    for number, kind in enumerate(("mind", "ssc")):
+        full = full.replace(f"(MindKind){number}", kind)
     return re.sub(r"\(.*$", "", full.removeprefix("void ")).replace("unsigned long long", "fixed")
 
 
@@ -202,6 +204,7 @@ def digest(rows: list[Row]) -> str:
     """The float32 kernels that do the work, an architecture a column; of the rest the largest figures."""
     architectures = sorted({row.architecture for row in rows}, key=int)
     wanted = r"_near_kernel<float|_fast_kernel<\d, \d(, true)?>|^smoothness_forward_kernel<float"
+    wanted += r"|^mind_(forward|backward|backward_slopes)_kernel<.*3>, float>|^correlate_\w+_kernel<\w+, 1, float"
     main = [row for row in rows if re.search(wanted, row.kernel)]
     lines = [
         "Registers / bytes spilled / SASS instructions a voxel (where counted).",

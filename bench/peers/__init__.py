@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.implementations import Implementation, ours
+from bench.peers.correlate import CORRELATES
 from bench.peers.fields import INTEGRATIONS, PENALTIES
 from bench.peers.lncc import LNCCS
 from bench.peers.mind import MINDS
@@ -10,6 +11,7 @@ from bench.peers.on_gpu import ON_GPU
 from bench.peers.warp import WARPS
 
 PEERS = {"warp": WARPS, "lncc": LNCCS, "integrate": INTEGRATIONS, "smoothness": PENALTIES, "mind": MINDS}
+PEERS["correlate"] = CORRELATES
 """Op -> who else does it."""
 
 

@@ -74,5 +74,6 @@ ON_GPU = {
     "integrate": (Implementation(VOXELMORPH, _integrate, _with_grid),),
     "smoothness": (Implementation(VOXELMORPH, lambda options: differences),),
     "mind": (),
+    "correlate": (),
 }
 """Op -> who else does it there."""

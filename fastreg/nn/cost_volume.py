@@ -22,7 +22,7 @@ def costs(moving: Tensor, fixed: Tensor, radius: int) -> Tensor:
     Args:
         moving: [batch, channels, D, H, W]; beyond its border the border's values go on.
         fixed: The same shape.
-        radius: In voxels.
+        radius: In voxels, 0 to 15.
 
     Returns:
         [batch, (2 radius + 1)^ndim, D, H, W], the last component of d running fastest.

@@ -19,6 +19,7 @@ from torch import Tensor
 from fastreg.geometry import fields
 from fastreg.geometry.fill import filled, pooled_known
 from fastreg.nn.cost_volume import costs
+from fastreg.ops.correlate import MOST
 from fastreg.ops.lncc import lncc
 from fastreg.ops.mind import mind
 from fastreg.ops.warp import warp
@@ -62,7 +63,7 @@ def discrete_start(
         mask: [1, 1, D, H, W], weights of the fixed image's voxels; without weight they follow their neighbours.
         moving_mask: Likewise of the moving image's; what leads to voxels without weight costs about the mean.
         factor: Edge of the cubes over which descriptors are averaged, in voxels. It is doubled, and `radius` halved,
-            until the costs fit into about 1 GB.
+            until the costs fit into about 1 GB and `radius` is 15 at most.
         radius: Largest displacement along each axis, in voxels of the coarse grid: `factor * radius` of the image.
 
     Returns:
@@ -76,7 +77,7 @@ def discrete_start(
     check_whole("factor", factor, 1)
     check_whole("radius", radius, 1)
     size = tuple(fixed.shape[2:])
-    while radius > 1 and math.prod(math.ceil(n / factor) * (2 * radius + 1) for n in size) > LARGEST:
+    while radius > 1 and (radius > MOST or math.prod(math.ceil(n / factor) * (2 * radius + 1) for n in size) > LARGEST):
         factor, radius = 2 * factor, math.ceil(radius / 2)
     with torch.no_grad():
         ours, weight = _described(fixed, mask, factor)

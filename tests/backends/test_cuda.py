@@ -90,6 +90,37 @@ def test_fields():
         close(x, y, 1e-5)
 
 
+@pytest.mark.parametrize("kind", ["mind", "ssc"])
+@pytest.mark.parametrize("size", [(24, 33, 70), (40, 50)], ids=str)
+def test_mind(size, kind):
+    image = torch.rand(2, 2, *size, device="cuda")
+    out, floor = cuda.mind(image, kind)
+    truth, least = reference.mind(image.double(), kind)
+    close(out, truth, 1e-5)
+    close(floor, least, 1e-5)
+    grad = torch.randn_like(out)
+    slope = reference.mind_backward(grad.double(), image.double(), least, kind)
+    close(cuda.mind_backward(grad, image, floor, kind), slope, 1e-4)
+    assert torch.equal(cuda.mind(image, kind)[0], out)
+
+
+@pytest.mark.parametrize("sharpness", [None, 2.0])
+@pytest.mark.parametrize(("measure", "padding"), [("dot", "zeros"), ("ssd", "border")])
+@pytest.mark.parametrize(("size", "radius"), [((24, 33, 70), 1), ((9, 10, 37), 2), ((40, 50), 3)], ids=str)
+def test_correlate(size, radius, measure, padding, sharpness):
+    a, b = torch.randn(2, 2, 16, *size, device="cuda").unbind()
+    options = radius, measure, padding, sharpness
+    out = cuda.correlate_forward(a, b, *options)
+    close(out, reference.correlate(a.double(), b.double(), *options), 1e-5)
+    grad = torch.randn_like(out)
+    truth = reference.correlate_backward(grad.double(), a.double(), b.double(), *options, True, True)
+    ours = cuda.correlate_backward(grad, a, b, *options, True, True)
+    again = cuda.correlate_backward(grad, a, b, *options, True, True)
+    for x, y, z in zip(ours, truth, again, strict=True):
+        close(x, y, 4e-5)
+        assert torch.equal(x, z)
+
+
 def test_ops_in_a_cuda_graph_and_on_a_stream_of_their_own():
     fixed, moving = torch.rand(1, 1, 24, 32, 40, device="cuda"), torch.rand(1, 1, 24, 32, 40, device="cuda")
     flow = torch.zeros(1, 3, 24, 32, 40, device="cuda", requires_grad=True)

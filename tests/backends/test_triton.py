@@ -98,8 +98,10 @@ LNCC = {
     "NEED_B": True,
 }
 LNCC |= {"MASKED": False}
-CORRELATE = LNCC | {"WEIGHTED": True, "NEED_MAP": True, "NEED_GRAD": True}
+CORRELATED = LNCC | {"WEIGHTED": True, "NEED_MAP": True, "NEED_GRAD": True}
 MIND = {"PAIRS": (0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6), "COUNT": 6}
+SCORES = {"NDIM": 3, "RADIUS": 1, "SSD": False, "BORDER": False, "MEAN": False, "SLOPES": False}
+SLOPES = {"NDIM": 3, "RADIUS": 1, "SSD": False, "BORDER": False, "TO_B": False}
 KERNELS = [
     ("warp_kernels", "warp_forward_kernel", WARP),
     ("warp_kernels", "warp_forward_kernel", WARP | {"MODE": "nearest", "PADDING": "reflection", "CHANNELS_LAST": True}),
@@ -113,14 +115,14 @@ KERNELS = [
     (
         "lncc_forward_kernels",
         "lncc_forward_correlate_kernel",
-        CORRELATE | {"FORM": lncc_form("fastreg", [9] * 3, 1e-5)},
+        CORRELATED | {"FORM": lncc_form("fastreg", [9] * 3, 1e-5)},
     ),
     ("lncc_forward_kernels", "lncc_forward_merge_kernel", LNCC | {"MASKED": True, "FIRST": True, "AXIS": 0}),
-    ("lncc_forward_kernels", "lncc_forward_correlate_kernel", CORRELATE | {"FORM": lncc_form("ants", [9] * 3, 1e-5)}),
+    ("lncc_forward_kernels", "lncc_forward_correlate_kernel", CORRELATED | {"FORM": lncc_form("ants", [9] * 3, 1e-5)}),
     (
         "lncc_forward_kernels",
         "lncc_forward_correlate_kernel",
-        CORRELATE | {"FORM": lncc_form("fastreg", [9] * 3, 1e-5), "MASKED": True},
+        CORRELATED | {"FORM": lncc_form("fastreg", [9] * 3, 1e-5), "MASKED": True},
     ),
     ("lncc_backward_kernels", "lncc_backward_spread_kernel", LNCC),
     ("lncc_backward_kernels", "lncc_backward_gradient_kernel", LNCC | {"AXIS": 0}),
@@ -136,6 +138,12 @@ KERNELS = [
     ("mind_kernels", "mind_backward_slopes_kernel", MIND | {"PLANES": 3}),
     ("mind_kernels", "mind_backward_weights_kernel", {"PLANES": 3}),
     ("mind_kernels", "mind_backward_kernel", MIND | {"PLANES": 3}),
+    ("correlate_kernels", "correlate_forward_kernel", SCORES),
+    ("correlate_kernels", "correlate_forward_kernel", SCORES | {"SSD": True, "BORDER": True, "MEAN": True}),
+    ("correlate_kernels", "correlate_forward_kernel", SCORES | {"SLOPES": True}),
+    ("correlate_kernels", "correlate_backward_kernel", SLOPES),
+    ("correlate_kernels", "correlate_backward_kernel", SLOPES | {"TO_B": True}),
+    ("correlate_kernels", "correlate_backward_kernel", SLOPES | {"TO_B": True, "SSD": True, "BORDER": True}),
     ("determinant_kernels", "determinant_kernel", {"NDIM": 3, "LEAST": False}),
     ("determinant_kernels", "determinant_kernel", {"NDIM": 3, "LEAST": True}),
 ]
@@ -161,6 +169,7 @@ def compiled_for(target, module, name, options):
         "weights": "*fp64",
         "rates": "*fp64",
         "grad_vol": "*i64" if counted else "*fp32",
+        **({"slope": "*fp64"} if module == "correlate_kernels" else {}),
     }
     signature, constants = {}, {}
     for position, argument in enumerate(kernel.arg_names):

@@ -140,5 +140,7 @@ def test_bytes_are_those_of_the_pages():
     assert per_voxel("smoothness", (0,)) == (24, 12)
     assert per_voxel("mind", ()) == (28, 24)
     assert per_voxel("mind", (0,), options=Options(kind="ssc")) == (52 + 56, 52)
+    assert per_voxel("correlate", (), channels=16) == (236, 108)
+    assert per_voxel("correlate", (0, 1), channels=16) == (236 + 364, 108 + 128)
     assert per_voxel("warp", (), channels=16, dtype="bfloat16")[0] == 16 * 4 + 12
     assert [x.shape[1] for x in inputs(Case("growth", "warp", (), (24, 24, 24), channels=4))] == [4, 3]

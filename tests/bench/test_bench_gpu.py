@@ -12,12 +12,12 @@ from bench.schema import Speed, read
 
 def test_the_first_size_comes_first_and_every_size_has_the_same_ops():
     everything = list(cases.everything(quick=False))
-    assert everything[:33] == list(cases.everything(quick=True))
+    assert everything[:37] == list(cases.everything(quick=True))
     assert [one.name for one in everything if isinstance(one, Network)] == [
         f"vm2, {work}, {dtype}" for work in ("training step", "inference") for dtype in ("float32", "bfloat16")
     ]
     ops = [one for one in everything if isinstance(one, Case)]
-    assert len(ops) == 4 * 29 and {case.group for case in ops} == set(cases.SIZES)
+    assert len(ops) == 4 * 33 and {case.group for case in ops} == set(cases.SIZES)
     assert all(("fused-lncc" in case.peers) == (len(case.wanted) < 2) for case in ops if case.op == "lncc")
     assert {case.name for case in ops if case.deterministic} >= {
         "warp, backward to vol and flow, deterministic, zeros, 2x16x128x128x128, bfloat16"

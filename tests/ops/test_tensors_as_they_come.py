@@ -48,6 +48,8 @@ def test_every_op_keeps_the_subclass(ndim):
         "bending": lambda a, b, u: fastreg.smoothness(u, penalty="bending"),
         "determinant": lambda a, b, u: fastreg.jacobian_determinant(u),
         "mind": lambda a, b, u: fastreg.mind(a),
+        "correlate": lambda a, b, u: fastreg.correlate(a, b),
+        "correlate mean": lambda a, b, u: fastreg.correlate(u, u.flip(-1), measure="ssd", sharpness=2.0),
         "LNCC": lambda a, b, u: losses.LNCC(5)(a, b),
         "MSE": lambda a, b, u: losses.MSE()(a, b),
         "MI": lambda a, b, u: losses.MI()(a, b),

@@ -135,6 +135,13 @@ def test_any_size(size, factor):
     assert isinstance(worth_it(fixed, moving, start), bool)
 
 
+def test_a_wide_search_gets_a_coarser_grid():
+    """The reach stays; a cost volume has a radius of 15 at most."""
+    fixed, moving, _ = shifted((40, 44), (12, -10))
+    expected = discrete_start(fixed, moving, factor=4, radius=8)
+    torch.testing.assert_close(discrete_start(fixed, moving, factor=2, radius=16), expected, rtol=0, atol=0)
+
+
 def test_large_images_get_a_coarser_grid(monkeypatch):
     """The reach stays, the costs fit."""
     fixed, moving, truth = shifted(SIZES[0], (12, -10, 6))
