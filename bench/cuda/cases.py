@@ -64,12 +64,14 @@ def fields(group: str) -> Iterator[Case]:
     """Seven squarings of a velocity at half resolution, and back; the diffusion penalty; descriptors; a cost volume."""
     batch, _, *size = SIZES[group]
     half = tuple(n // 2 for n in size)
-    for wanted in ((), (0,)):
+    to_one: tuple[tuple[int, ...], ...] = ((), (0,))
+    for wanted in to_one:
         yield Case(group, "integrate", wanted, half, batch, peers=(VOXELMORPH,))
     yield Case(group, "smoothness", (0,), tuple(size), batch, peers=(VOXELMORPH,))
-    for wanted in ((), (0,)):
+    for wanted in to_one:
         yield Case(group, "mind", wanted, tuple(size), batch, peers=("torch, in steps", "torch, convolutions"))
-    for wanted in ((), (0, 1)):
+    both: tuple[tuple[int, ...], ...] = ((), (0, 1))
+    for wanted in both:
         yield Case(group, "correlate", wanted, half, batch, 16, peers=("torch, shift loop",))
 
 
