@@ -44,8 +44,8 @@ class Objective(nn.Module):
         if config.lambda_ is None:
             raise ValueError("config must be resolved: lambda is not set")
         self.config = config
-        if config.image is None or config.seg_weight is None or config.field_weight is None:
-            raise ValueError("config must be resolved: loss, seg_weight or field_weight is not set")
+        if config.image is None or config.seg_weight is None:
+            raise ValueError("config must be resolved: loss or seg_weight is not set")
         if config.image == "lncc":
             self.image: nn.Module = LNCC(config.window)
         else:
@@ -93,8 +93,10 @@ class Objective(nn.Module):
             if "flow_known" in batch:
                 where = where * batch["flow_known"]
             distance = mean_endpoint_error(found.flow, batch["flow"], where)
-        assert config.seg_weight is not None and config.field_weight is not None
-        total = total + config.seg_weight * overlap + config.field_weight * distance + config.region_weight * outline
+        assert config.seg_weight is not None
+        total = total + config.seg_weight * overlap + config.region_weight * outline
+        if config.field_weight:
+            total = total + config.field_weight * distance
         return Terms(total, image, regularity, overlap, distance, outline, image.new_zeros(()))
 
     def both_ways(self, found: RegistrationOutput, batch: dict[str, Tensor]) -> Terms:
