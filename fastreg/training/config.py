@@ -176,6 +176,8 @@ class RunConfig:
     """Adam's learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over the run: constant, or cosine decay to zero."""
+    clip: Annotated[float, Range(0)] = 0.0
+    """Above 0: scale a step's gradient so that its norm is at most this, for losses with rare but large gradients."""
     ema: Annotated[float, Range(0, 1)] = 0.0
     """Above 0, such as 0.999: the model that is validated and kept has the weights' exponential moving average."""
     device: str | None = None

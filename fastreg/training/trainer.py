@@ -169,6 +169,8 @@ class _Run:
                     torch.manual_seed(self._rng())
                 self.optimizer.zero_grad(set_to_none=True)
                 losses = [self._gradient(net, batch, last=k == many) for k, batch in enumerate(step, 1)]
+                if self.run.clip:
+                    nn.utils.clip_grad_norm_(self.net.parameters(), self.run.clip)
                 self.optimizer.step()
                 if self.average is not None:
                     self.average.update_parameters(self.net)

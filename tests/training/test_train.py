@@ -99,6 +99,19 @@ def test_accumulated_batches_are_one_larger_batch(config, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_clipped_gradient_is_short(config, tmp_path):
+    """So short that what Adam divides by, 1e-8 more than its root mean square, leaves next to nothing of a step."""
+    moved = {}
+    for clip in (0.0, 1e-12):
+        folder = tmp_path / f"clip_{clip}"
+        fit(config.changed(steps=1, output=folder / "start", lr=0.0))
+        fit(config.changed(steps=3, output=folder / "end", clip=clip))
+        start, end = weights(folder / "start/last.safetensors"), weights(folder / "end/last.safetensors")
+        moved[clip] = max(float((end[name] - start[name]).abs().max()) for name in start)
+    assert moved[0.0] > 1e-3 and moved[1e-12] < 1e-5
+
+
+@pytest.mark.slow
 def test_the_average_of_the_weights_is_kept_and_resumed(config, tmp_path):
     averaged = config.changed(ema=0.5, lr=1e-2)
     whole = weights(fit(averaged))
