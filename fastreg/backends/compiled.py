@@ -256,6 +256,17 @@ def correlate_args(
     )
 
 
+def correlate_backward_args(
+    grad: torch.Tensor, a: Volume, b: Volume, options: tuple[int, str, str, float | None], need_a: bool, need_b: bool
+) -> tuple[_C.CorrelateArgs, Volume | None, Volume | None]:
+    """The arguments, and the gradients that they are to fill; all dense. `options`: radius to sharpness."""
+    grad_a = torch.empty_like(a) if need_a else None
+    grad_b = torch.empty_like(b) if need_b else None
+    args = correlate_args(a, b, *options)
+    args.grad, args.grad_a, args.grad_b = address(grad), address(grad_a), address(grad_b)
+    return args, grad_a, grad_b
+
+
 def correlated_like(a: Volume, radius: int, sharpness: float | None) -> torch.Tensor:
     """An empty tensor for the scores or, with `sharpness`, for the field, which is not in half precision."""
     ndim, grid = a.ndim - 2, a.shape[2:]

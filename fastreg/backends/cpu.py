@@ -205,12 +205,8 @@ def correlate_backward(
 ) -> tuple[Volume | None, Volume | None]:
     """See `reference.correlate_backward`. Deterministic: every voxel is summed by one thread in one order."""
     a, b, grad = a.contiguous(), b.contiguous(), grad.contiguous()
-    grad_a = torch.empty_like(a) if need_a else None
-    grad_b = torch.empty_like(b) if need_b else None
-    args = compiled.correlate_args(a, b, radius, measure, padding, sharpness)
-    args.grad = address(grad)
-    args.grad_a = address(grad_a)
-    args.grad_b = address(grad_b)
+    options = radius, measure, padding, sharpness
+    args, grad_a, grad_b = compiled.correlate_backward_args(grad, a, b, options, need_a, need_b)
     _C.cpu.correlate_backward(args)
     return grad_a, grad_b
 

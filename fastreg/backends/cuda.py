@@ -341,12 +341,8 @@ def correlate_backward(
     With a sharpness the gradient to the scores is written for the time of the backward.
     """
     a, b, grad = a.contiguous(), b.contiguous(), grad.contiguous()
-    grad_a = torch.empty_like(a) if need_a else None
-    grad_b = torch.empty_like(b) if need_b else None
-    args = compiled.correlate_args(a, b, radius, measure, padding, sharpness)
-    args.grad = address(grad)
-    args.grad_a = address(grad_a)
-    args.grad_b = address(grad_b)
+    options = radius, measure, padding, sharpness
+    args, grad_a, grad_b = compiled.correlate_backward_args(grad, a, b, options, need_a, need_b)
     with _launching(a) as args.stream:
         scratch = _scratch(a, _C.cuda.correlate_scratch(args))
         args.scratch = address(scratch)

@@ -6,8 +6,6 @@ resumes by its step number, and every process of a parallel run finds its own sh
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fastreg.data.cohorts import Subject
 from fastreg.data.intensity import normalised
-from fastreg.data.store import load_array, save_array, stored_bytes
+from fastreg.data.store import load_array, name_of, save_array, stored_bytes
 from fastreg.geometry.grid import Grid, on_grid
 from fastreg.geometry.image import Image
 from fastreg.io.images import load_image, load_labels
@@ -95,7 +93,7 @@ class Volumes:
             raise InputError(f"image {file}: {error.strerror}") from error
         recipe = [str(file.resolve()), stat.st_size, stat.st_mtime_ns, self.grid.shape, self.grid.affine.tolist()]
         recipe += [labels, self.normalise if not labels else "", 1]
-        return self.folder / f"{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]}.volume"
+        return self.folder / f"{name_of(recipe)}.volume"
 
     def _decode(self, file: Path, labels: bool) -> np.ndarray:
         image = load_labels(file) if labels else load_image(file)

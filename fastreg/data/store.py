@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fastreg.utils.files import atomic
+
+
+def name_of(recipe: Sequence[Any]) -> str:
+    """Of what is made by a recipe of JSON's types: another name for another recipe."""
+    return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]
 
 
 def stored_bytes(shape: Sequence[int], itemsize: int = 4) -> int:

@@ -10,9 +10,8 @@ that of Dual-PRNet++ (Kang et al., Medical Image Analysis 2022) and of PWC-Net (
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +111,7 @@ class Pyramid(nn.Module):
                 flow = fields.refined(flow, tuple(ours.shape[2:]), 2)
                 back = None if back is None else fields.refined(back, tuple(ours.shape[2:]), 2)
                 theirs = warp(theirs, flow, padding="border")
-            state, said = self._saving(partial(self._decoded, level), theirs, ours)
+            state, said = recomputed(self.save_memory, partial(self._decoded, level), theirs, ours)
             step = self._integrated(said)
             flow = step if flow is None else fields.compose(flow, step)
             if inverse:
@@ -130,7 +129,7 @@ class Pyramid(nn.Module):
         with self._autocast(images.device):
             x = self._laid_out(_cubes(images))
             for level, layers in enumerate(self.encoder):
-                x = self._saving(partial(_through, layers), x if level == 0 else pool(x, 2))
+                x = recomputed(self.save_memory, partial(_through, layers), x if level == 0 else pool(x, 2))
                 found.append(x)
         return found
 
@@ -145,9 +144,6 @@ class Pyramid(nn.Module):
             state = _through(self.decoder[level - self.last], self._laid_out(torch.cat(seen, 1)))
             said = convolve(self.flow[level - self.last], state)
         return state, said.to(ours.dtype).contiguous()
-
-    def _saving(self, function: Callable[..., Any], *inputs: Tensor) -> Any:
-        return recomputed(function, *inputs) if self.save_memory and torch.is_grad_enabled() else function(*inputs)
 
     def _integrated(self, said: Tensor) -> Flow:
         return said if self.squarings is None else fields.integrate(said, steps=self.squarings)

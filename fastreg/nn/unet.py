@@ -138,11 +138,13 @@ class UNet(nn.Module):
             x = x if skip is None else _join(x, skip)
             return activated(convolve(layer, F.pad(x, pads) if pads else x))
 
-        return recomputed(run, x, skip) if self.save_memory and torch.is_grad_enabled() else run(x, skip)
+        return recomputed(self.save_memory, run, x, skip)
 
 
-def recomputed(function: Callable[..., Any], *inputs: Tensor | None) -> Any:
-    """`function(*inputs)`, of which the graph keeps the inputs alone and computes the rest anew in the backward."""
+def recomputed(saving: bool, function: Callable[..., Any], *inputs: Tensor | None) -> Any:
+    """`function(*inputs)`; `saving`: the graph keeps the inputs alone, the rest is computed anew in the backward."""
+    if not (saving and torch.is_grad_enabled()):
+        return function(*inputs)
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 

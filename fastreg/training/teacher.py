@@ -7,8 +7,6 @@ cohort and runs that are resumed read it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from fastreg.data.cohorts import Subject
 from fastreg.data.datasets import Volumes
-from fastreg.data.store import load_array, save_array
+from fastreg.data.store import load_array, name_of, save_array
 from fastreg.registration.deformable import deform
 
 
@@ -49,7 +47,7 @@ class Teacher:
         files = [(str(s.image.resolve()), s.image.stat().st_size, s.image.stat().st_mtime_ns) for s in (moving, fixed)]
         grid = self.volumes.grid
         recipe = [files, grid.shape, grid.affine.tolist(), self.volumes.normalise, VERSION]
-        return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]
+        return name_of(recipe)
 
 
 VERSION = 1
