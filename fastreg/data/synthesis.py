@@ -22,6 +22,10 @@ from fastreg.ops.warp import warp
 
 SLAB = 8_000_000
 """Values of noise that are made at once."""
+GUIDES = 2
+"""Contrasts of a guide: what borders on its like in one is seen in the other."""
+GUIDE_BLUR = 0.7
+"""Standard deviation, voxels: a guide that is warped has a gradient at the edges of its shapes."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,12 @@ class Recipe:
     """Part of the pairs whose images are of two maps: labels alone say what belongs together."""
     outside: tuple[int, ...] = ()
     """Labels that are taken off half of the pairs, as by skull-stripping."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Factor on the size of the maps' shapes, of both images of a pair."""
+    invented: float = 0.0
+    """Part of the pairs that have random shapes where there are maps."""
     alone: float = 0.5
-    """Part of the maps whose shapes fill a ball of random form, with background around it."""
+    """Part of the random maps whose shapes fill a ball of random form, with background around it."""
 
 
 def smooth_noise(rng: torch.Generator, channels: int, shape: tuple[int, ...], scale: float) -> Tensor:
@@ -141,6 +149,16 @@ def deformed(labels: Tensor, flow: Tensor) -> Tensor:
     return warp(labels[None].to(flow.dtype), flow, mode="nearest", padding="border")[0].to(torch.int32)
 
 
+def zoomed(labels: Tensor, factor: float) -> Tensor:
+    """The map [1, *shape] so many times larger, from its centre."""
+    shape = tuple(labels.shape[1:])
+    flow = torch.empty(1, len(shape), *shape)
+    for axis, length in enumerate(shape):
+        places = (torch.arange(length) - (length - 1) / 2) * (1 / factor - 1)
+        flow[0, axis] = places.view([-1 if k == axis else 1 for k in range(len(shape))])
+    return deformed(labels, flow)
+
+
 def random_image(rng: torch.Generator, labels: Tensor, recipe: Recipe) -> Tensor:
     """[1, *shape], float32, 0 to 1: one random contrast of the map [1, *shape]."""
     count = int(labels.max()) + 1
@@ -161,8 +179,15 @@ def random_image(rng: torch.Generator, labels: Tensor, recipe: Recipe) -> Tensor
     return torch.where(labels == 0, 0.0, image) if black else image
 
 
+def guide(labels: tuple[Tensor, Tensor], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """[GUIDES, *shape] of each of two maps [1, *shape]: every shape as bright in one as in the other, without noise."""
+    means = torch.rand(GUIDES, 1 + max(int(each.max()) for each in labels), generator=rng)
+    one, two = (_blurred(means[:, each[0].long()], GUIDE_BLUR) for each in labels)
+    return one, two
+
+
 def _blurred(image: Tensor, sd: float) -> Tensor:
-    """[1, *shape] under a Gaussian, axis by axis."""
+    """[channels, *shape] under a Gaussian, axis by axis."""
     if sd < 0.1:
         return image
     reach = max(1, round(3 * sd))
@@ -193,6 +218,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             number that chance drew.
         flows: Also give "flow" [ndim, *shape], voxels: the deformation that brings the moving image onto the fixed one,
             and "flow_known" [1, 1, ...]: false for images of two maps, of which there is no such.
+        guides: Also give "moving_guide" and "fixed_guide" [GUIDES, *shape]: the pair's shapes in one contrast.
     """
 
     def __init__(
@@ -202,29 +228,28 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         maps: Callable[[int], Tensor] | None = None,
         flows: bool = False,
+        guides: bool = False,
     ) -> None:
         self.shape, self.recipe, self.seed, self.maps = tuple(shape), recipe or Recipe(), seed, maps
-        self.flows = flows
-
-    def _map(self, rng: torch.Generator) -> Tensor:
-        if self.maps is None:
-            return random_labels(rng, self.shape, self.recipe)
-        return self.maps(int(torch.randint(2**31, (), generator=rng)))
+        self.flows, self.guides = flows, guides
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         seed = int(np.random.SeedSequence([self.seed, 4, index]).generate_state(1)[0])
         rng = torch.Generator().manual_seed(seed)
-        labels = other = self._map(rng)
-        apart = bool(self.recipe.apart) and _uniform(rng, 0, 1) < self.recipe.apart
-        if apart:
-            other = self._map(rng)
+        labels, other, invented, apart = self._maps(rng)
         if self.recipe.outside and _uniform(rng, 0, 1) < 0.5:
             gone = labels.new_tensor(self.recipe.outside)
             labels, other = (torch.where(torch.isin(each, gone), 0, each) for each in (labels, other))
+        if self.recipe.zoom != (1, 1) and not invented:
+            factor = _uniform(rng, *self.recipe.zoom)
+            labels, other = zoomed(labels, factor), zoomed(other, factor)
         moving, back = random_flow(rng, self.shape, self.recipe.pair_warp, self.recipe)
         fixed, _ = random_flow(rng, self.shape, self.recipe.pair_warp, self.recipe)
         item = {"moving_labels": deformed(labels, moving), "fixed_labels": deformed(other, fixed)}
         item |= {role: random_image(rng, item[f"{role}_labels"], self.recipe) for role in ("moving", "fixed")}
+        if self.guides:
+            both = guide((item["moving_labels"], item["fixed_labels"]), rng)
+            item |= {"moving_guide": both[0], "fixed_guide": both[1]}
         if self.recipe.damage:
             for role in ("moving", "fixed"):
                 if _uniform(rng, 0, 1) < self.recipe.damage:
@@ -233,3 +258,17 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             item["flow"] = compose(back(), fixed)[0]
             item["flow_known"] = torch.full((1,) * (1 + len(self.shape)), not apart)
         return item
+
+    def _maps(self, rng: torch.Generator) -> tuple[Tensor, Tensor, bool, bool]:
+        """What moving and fixed image are made of, whether that is random shapes, and whether it is two maps."""
+        if self.maps is None or (self.recipe.invented and _uniform(rng, 0, 1) < self.recipe.invented):
+            labels = random_labels(rng, self.shape, self.recipe)
+            return labels, labels, True, False
+        labels = other = self._chosen(self.maps, rng)
+        apart = bool(self.recipe.apart) and _uniform(rng, 0, 1) < self.recipe.apart
+        if apart:
+            other = self._chosen(self.maps, rng)
+        return labels, other, False, apart
+
+    def _chosen(self, maps: Callable[[int], Tensor], rng: torch.Generator) -> Tensor:
+        return maps(int(torch.randint(2**31, (), generator=rng)))

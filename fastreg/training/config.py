@@ -75,6 +75,10 @@ class DataConfig:
     synth_apart: Annotated[float, Range(0, 1)] = 0.0
     """Synthetic, with --labels: part of the pairs that are made of two subjects' maps instead of one; what belongs
     together they learn from the labels (--seg-weight)."""
+    synth_zoom: Annotated[tuple[float, float], Parameter(consume_multiple=True), Range(0.1, 10)] = (1.0, 1.0)
+    """Synthetic, with --labels: smallest and largest factor on the size of a pair's shapes."""
+    synth_invented: Annotated[float, Range(0, 1)] = 0.0
+    """Synthetic, with --labels: part of the pairs that have random shapes all the same."""
     synth_damage: Annotated[float, Range(0, 1)] = 0.0
     """Synthetic: part of the images that may have a field of view cut short, thick slices or lesions."""
     synth_bends: Annotated[tuple[float, float], Parameter(consume_multiple=True), Range(1, unit="voxels")] = (8.0, 32.0)
@@ -124,7 +128,8 @@ class LossConfig:
     """What a step minimises."""
 
     image: Annotated[Literal["lncc", "mse", "none"] | None, Parameter(name=["--loss", "--image-loss"])] = None
-    """Image loss; lncc if not given. none: train on label maps alone (--seg-weight), as --images synthetic does."""
+    """Image loss; lncc if not given. none: train on label maps alone (--seg-weight), as --images synthetic does if
+    nothing is given; otherwise it compares the shapes of such a pair in one contrast, which the network does not see."""
     window: Annotated[int, Range(1, odd=True)] = 9
     """Edge of the LNCC window in voxels, odd."""
     lambda_: Annotated[float | None, Parameter(name=["--lambda", "--smoothness"]), Range(0)] = None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastreg.geometry.fields import compose
 from fastreg.nn.label_dice import LabelDice
 from fastreg.nn.losses import LNCC, LOSSES, NoImage, Smoothness, cross_entropy, kl_divergence, mean_endpoint_error
+from fastreg.ops.warp import warp
 from fastreg.training.config import LossConfig
 from fastreg.types import Flow, RegistrationOutput, Scalar
 
@@ -57,10 +58,10 @@ class Objective(nn.Module):
 
         Args:
             found: Of the batch's pairs. With `moved_back`, images and labels are compared in both directions.
-            batch: "moving", "fixed", and, if the run has them, their "..._mask" and "..._labels", "mask_known",
-                and "flow".
+            batch: "moving", "fixed", and, if the run has them, their "..._mask", "..._labels" and "..._guide" (compared
+                in place of the images), "mask_known", and "flow".
         """
-        config, moving, fixed = self.config, batch["moving"], batch["fixed"]
+        config, fixed = self.config, batch["fixed"]
         mask = batch.get("fixed_mask")
         outline = fixed.new_zeros(())
         if found.region is not None:
@@ -68,16 +69,14 @@ class Objective(nn.Module):
             known = batch["mask_known"]
             outline = cross_entropy(found.region, mask, known)
             mask = torch.where(known, mask, torch.sigmoid(found.region.detach()))
-        image = self.image(found.moved, fixed, mask)
+        image = self._compared(found, batch, mask)
         overlap = image.new_zeros(())
         labelled = bool(config.seg_weight) and "moving_labels" in batch
         if labelled:
             overlap = self.overlap(batch["moving_labels"], batch["fixed_labels"], found.flow)
-        if found.moved_back is not None and found.inverse_flow is not None:
-            image = (image + self.image(found.moved_back, moving, batch.get("moving_mask"))) / 2
-            if labelled:
-                back = self.overlap(batch["fixed_labels"], batch["moving_labels"], found.inverse_flow)
-                overlap = (overlap + back) / 2
+        if found.inverse_flow is not None and labelled:
+            back = self.overlap(batch["fixed_labels"], batch["moving_labels"], found.inverse_flow)
+            overlap = (overlap + back) / 2
         field = found.flow if found.velocity is None else found.velocity
         if found.log_variance is not None:
             regularity = kl_divergence(field, found.log_variance, config.prior_lambda)
@@ -124,6 +123,18 @@ class Objective(nn.Module):
         inconsistency = torch.stack([field.square().sum(1).mean() for field in apart]).mean()
         total = whole.total + self.config.consistency * inconsistency
         return whole._replace(total=total, inconsistency=inconsistency)
+
+    def _compared(self, found: RegistrationOutput, batch: dict[str, Tensor], mask: Tensor | None) -> Tensor:
+        """The image term: of the images, or of the pair's guides; in both directions where both were asked for."""
+        moved, back, ends = found.moved, found.moved_back, (batch["moving"], batch["fixed"])
+        if "moving_guide" in batch:
+            ends = batch["moving_guide"], batch["fixed_guide"]
+            moved = warp(ends[0], found.flow)
+            back = None if found.inverse_flow is None else warp(ends[1], found.inverse_flow)
+        image = self.image(moved, ends[1], mask)
+        if back is not None:
+            image = (image + self.image(back, ends[0], batch.get("moving_mask"))) / 2
+        return image
 
     def _edges(self, fixed: Tensor, field: Flow) -> Tensor | None:
         """The image whose edges may bend the field, on the field's grid."""

@@ -50,24 +50,23 @@ def _check_synthetic(data: DataConfig) -> None:
     for name in ("atlas", "pairs", "masks", "unlabelled"):
         if getattr(data, name) is not None:
             raise InputError(f"{name}: not with --images synthetic, which makes its own pairs")
-    for name in ("synth_outside", "synth_apart"):
+    for name in ("synth_outside", "synth_apart", "synth_invented"):
         if getattr(data, name) and data.labels is None:
             raise InputError(f"{name}: needs --labels, the maps that it is of")
     if data.shape is None and data.labels is None and data.val is None:
         raise InputError("shape: needed with --images synthetic, where nothing else says how large the images are")
     if data.shape is not None and len(data.shape) not in (2, 3):
         raise InputError(f"shape: expected 2 or 3 numbers of voxels, got {' '.join(map(str, data.shape))}")
-    for name, (low, high) in (("synth_shapes", data.synth_shapes), ("synth_bends", data.synth_bends)):
+    for name in ("synth_shapes", "synth_bends", "synth_zoom"):
+        low, high = getattr(data, name)
         if low > high:
-            raise InputError(f"{name}: expected two numbers of voxels, from <= to, got {low:g} {high:g}")
+            raise InputError(f"{name}: expected two numbers, from <= to, got {low:g} {high:g}")
 
 
 def _with_loss(config: TrainConfig) -> TrainConfig:
     """With the image loss and the weights of label maps and smoothness filled in; InputError where they disagree."""
     data, model, loss = config.data, config.model, config.loss
     synthetic = data.images == SYNTHETIC
-    if synthetic and loss.image not in (None, "none"):
-        raise InputError(f"loss {loss.image}: --images synthetic has no image term, its contrasts differ by chance")
     image = loss.image or ("none" if synthetic else "lncc")
     seg_weight = loss.seg_weight if loss.seg_weight is not None else float(synthetic)
     field_weight = loss.field_weight if loss.field_weight is not None else 0.1 if loss.teacher else 0.0
@@ -77,8 +76,8 @@ def _with_loss(config: TrainConfig) -> TrainConfig:
         raise InputError("teacher: needs a --field-weight above 0, otherwise nothing is learned from it")
     if image == "none" and not seg_weight and not field_weight:
         raise InputError("loss none: needs --seg-weight, otherwise there is nothing to learn from")
-    if data.synth_apart and not seg_weight:
-        raise InputError("synth_apart: needs a --seg-weight above 0, of two maps nothing but the labels is known")
+    if data.synth_apart and not seg_weight and image == "none":
+        raise InputError("synth_apart: needs a --seg-weight above 0 or a --loss, of two maps nothing else is known")
     if model.uncertainty and not (model.diffeomorphic and image == "mse"):
         raise InputError("uncertainty: needs --diffeomorphic and --loss mse, the noise model of its likelihood")
     if loss.region_weight and data.masks is None:

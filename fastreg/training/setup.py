@@ -113,6 +113,8 @@ def build_pairs(
             warp_scale=data.synth_bends,
             damage=data.synth_damage,
             apart=data.synth_apart,
+            invented=data.synth_invented,
+            zoom=data.synth_zoom,
         )
         maps = None
         if training.subjects:
@@ -120,7 +122,7 @@ def build_pairs(
             maps = LabelMaps(volumes, training.subjects, structures)
             recipe = replace(recipe, outside=_codes_of(data.synth_outside, structures))
         shape = volumes.grid.shape if maps or data.shape is None else data.shape
-        return SyntheticPairs(shape, recipe, seed, maps, flows=bool(loss.field_weight))
+        return SyntheticPairs(shape, recipe, seed, maps, bool(loss.field_weight), loss.image != "none")
     pairs, teacher = training.pairs, None
     if loss.teacher is not None:
         teacher = Teacher(volumes, volumes.folder / "teacher")

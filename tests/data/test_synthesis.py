@@ -12,10 +12,12 @@ from fastreg.data.synthesis import (
     SyntheticPairs,
     _blurred,
     deformed,
+    guide,
     random_flow,
     random_image,
     random_labels,
     smooth_noise,
+    zoomed,
 )
 from fastreg.geometry.fields import compose, jacobian_determinant
 from fastreg.nn import checkpoint
@@ -154,6 +156,39 @@ def test_maps_of_ones_own():
     assert torch.equal(deformed(square, torch.zeros(1, 2, 32, 32)), square)
 
 
+def test_guides_show_every_shape_as_bright_in_either_map():
+    wide = torch.zeros(1, 40, 40, dtype=torch.int32)
+    wide[:, 10:30, 10:30] = 1
+    wide[:, 10:30, :8] = 2
+    still = guide((wide, wide), chance(1))
+    assert torch.equal(*still) and still[0].shape == (2, 40, 40)
+    one, two = guide((wide, wide.flip(2)), chance(1))
+    assert torch.equal(one, still[0])
+    for label in (1, 2):  # far from the edges of the shapes
+        there, here = (3, 20) if label == 2 else (20, 20), (36, 20) if label == 2 else (20, 20)
+        assert torch.allclose(one[:, 20, there[0]], two[:, 20, here[0]], atol=1e-5)
+    assert (one[:, 20, 20] - one[:, 0, 20]).abs().min() > 0.01
+
+
+def test_a_zoomed_map_has_its_shapes_larger():
+    square = torch.zeros(1, 60, 60, dtype=torch.int32)
+    square[:, 20:40, 20:40] = 3
+    for factor in (0.5, 1.0, 1.5):
+        assert (zoomed(square, factor) == 3).sum() == (20 * factor) ** 2
+    pairs = SyntheticPairs((60, 60), Recipe(pair_warp=0, zoom=(1.4, 1.6)), maps=lambda number: square)
+    assert 28**2 <= (pairs[0]["fixed_labels"] == 3).sum() <= 32**2
+
+
+def test_random_shapes_among_ones_own():
+    square = torch.zeros(1, 32, 32, dtype=torch.int32)
+    square[:, 8:20, 8:20] = 40
+    pairs = SyntheticPairs((32, 32), Recipe(invented=0.5, apart=0.5), maps=lambda number: square, flows=True)
+    items = [pairs[k] for k in range(24)]
+    invented = [item for item in items if 40 not in item["fixed_labels"]]
+    assert 5 < len(invented) < 19
+    assert all(item["flow_known"] and len(item["fixed_labels"].unique()) > 2 for item in invented)
+
+
 # ---------------------------------------------------------------- fastreg train --images synthetic
 
 
@@ -182,6 +217,17 @@ def test_trains_without_any_data(config):
     assert about.working.to_json() == {
         "spacing_mm": None, "orientation": "RAS", "shape": [32, 32], "normalise": "percentile", "align": True,
     }  # fmt: skip
+
+
+def test_an_image_loss_compares_the_guides(config):
+    base = config.changed(loss="mse", seg_weight=0.0, lambda_=0.2, log_every=1)
+    fit(base)
+    row = rows(config.run.output / "metrics.csv")[0]
+    items = [SyntheticPairs((32, 32), Recipe(labels=6), guides=True)[k] for k in range(2)]
+    moving, fixed = (torch.stack([item[f"{role}_guide"] for item in items]) for role in ("moving", "fixed"))
+    expected = (moving - fixed).square().mean().item()  # the first step's network says zero
+    assert float(row["image"]) == pytest.approx(expected, rel=1e-3) and expected > 1e-4
+    assert float(row["segmentation"]) == 0
 
 
 def test_field_weight_is_the_distance_from_the_known_deformation(config):
@@ -244,10 +290,11 @@ def test_validates_on_real_images_and_learns_from_real_maps(config, blobs):
     ("change", "message"),
     [
         ({"shape": None}, "shape: needed with --images synthetic"),
-        ({"loss": "mse"}, "loss mse: --images synthetic has no image term"),
         ({"atlas": "a.nii.gz"}, "atlas: not with --images synthetic"),
         ({"synth_labels": 1}, "synth_labels: expected a number of at least 2, got 1"),
-        ({"synth_shapes": (9.0, 4.0)}, "synth_shapes: expected two numbers of voxels, from <= to, got 9 4"),
+        ({"synth_shapes": (9.0, 4.0)}, "synth_shapes: expected two numbers, from <= to, got 9 4"),
+        ({"synth_invented": 0.5}, "synth_invented: needs --labels"),
+        ({"synth_zoom": (1.5, 1.0), "labels": "x*"}, "synth_zoom: expected two numbers, from <= to, got 1.5 1"),
         ({"val": "VAL", "shape": (9, 9, 9)}, "shape: expected 2 numbers for image"),
         ({"model": "match", "half": True}, "half: not with --model match"),
         ({"voxels": 0}, "voxels: expected a number of at least 1, got 0"),
