@@ -13,6 +13,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from fastreg.geometry.image import Image, check_affine, named, owned, spacing_mm
+from fastreg.io import packed
 from fastreg.io.arrays import read_image_array
 from fastreg.io.colours import check_channel, one_channel
 from fastreg.io.dicom import read_dicom
@@ -170,7 +171,7 @@ def save_image(
         if ending == ".npz":
             np.savez_compressed(partial, vol=data, affine=affine)
         elif ending in MGH_ENDINGS:
-            nibabel.save(nibabel.MGHImage(_for_mgh(data), affine), partial)
+            packed.save(nibabel.MGHImage(_for_mgh(data), affine), partial)
         elif ending in ITK_ENDINGS:
             save_itk(partial, Image(data, affine))
         else:
@@ -217,7 +218,7 @@ def save_nifti(
     if extension is not None:
         image.header.extensions.append(nibabel.nifti1.Nifti1Extension(14, extension))
     with atomic(path) as partial:
-        nibabel.save(image, partial)
+        packed.save(image, partial)
 
 
 def nifti_image(data: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:

@@ -31,6 +31,9 @@ DECODER = (16, 32, 32, 32, 32)
 """Features of the decoders, that of the images' own grid first."""
 RADIUS = 1
 """Of the correlation, voxels of the level."""
+MOST = 4.0
+"""What a level says at most, voxels of the level: without a bound one bad step can throw the images apart, where no
+gradient is left."""
 
 
 class Found(NamedTuple):
@@ -143,7 +146,7 @@ class Pyramid(nn.Module):
         with self._autocast(ours.device):
             state = _through(self.decoder[level - self.last], self._laid_out(torch.cat(seen, 1)))
             said = convolve(self.flow[level - self.last], state)
-        return state, said.to(ours.dtype).contiguous()
+        return state, MOST * torch.tanh(said.to(ours.dtype).contiguous() / MOST)
 
     def _integrated(self, said: Tensor) -> Flow:
         return said if self.squarings is None else fields.integrate(said, steps=self.squarings)

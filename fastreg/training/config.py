@@ -129,7 +129,7 @@ class LossConfig:
 
     image: Annotated[Literal["lncc", "mse", "none"] | None, Parameter(name=["--loss", "--image-loss"])] = None
     """Image loss; lncc if not given. none: train on label maps alone (--seg-weight), as --images synthetic does if
-    nothing is given; otherwise it compares the shapes of such a pair in one contrast, which the network does not see."""
+    nothing is given; otherwise the shapes of such a pair are compared in one contrast that the network does not see."""
     window: Annotated[int, Range(1, odd=True)] = 9
     """Edge of the LNCC window in voxels, odd."""
     lambda_: Annotated[float | None, Parameter(name=["--lambda", "--smoothness"]), Range(0)] = None
