@@ -5,6 +5,7 @@ A 2-D image lies in its slice k = 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,14 +98,43 @@ def orientation(affine: np.ndarray) -> str:
     return "".join(orientations.aff2axcodes(affine))
 
 
-def affine_field(matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """``matrix @ (p, 1)`` for every voxel p of a grid, float64 [*shape, rows]; the matrix is [rows, 4]."""
-    field = matrix[:, 3]
-    for axis, length in enumerate(shape):
-        ends = [1] * len(shape)
-        ends[axis] = length
-        field = field + np.outer(np.arange(length), matrix[:, axis]).reshape(*ends, len(matrix))
-    return field
+def affine_field(
+    matrix: np.ndarray,
+    shape: Sequence[int],
+    *,
+    field: np.ndarray | None = None,
+    linear: np.ndarray | None = None,
+    dtype: type[np.floating[Any]] = np.float64,
+) -> np.ndarray:
+    """``matrix @ (p, 1)`` for every voxel p of a grid, and with a field ``+ linear @ field[p]``: [*shape, rows].
+
+    Args:
+        matrix: [rows, 4].
+        shape: Of the grid.
+        field: [*shape, columns].
+        linear: [rows, columns].
+        dtype: Of the result, which is computed in float64.
+    """
+    # Component by component, in pieces that stay in the cache: several times faster than triples, or the whole at once.
+    found = np.empty((len(matrix), *shape), dtype)
+    piece = max(1, PIECE // math.prod(shape[1:]))
+    for k, row in enumerate(matrix):
+        across = row[3]
+        for axis in reversed(range(1, len(shape))):
+            across = np.add.outer(row[axis] * np.arange(shape[axis]), across)
+        along = row[0] * np.arange(shape[0])
+        for start in range(0, shape[0], piece):
+            part = slice(start, start + piece)
+            values = np.add.outer(along[part], across)
+            if field is not None and linear is not None:
+                for column in np.flatnonzero(linear[k]):
+                    values += np.multiply(field[part, ..., column], linear[k, column], dtype=np.float64)
+            found[k, part] = values
+    return np.moveaxis(found, 0, -1)
+
+
+PIECE = 65536
+"""Voxels."""
 
 
 def in_plane(affine: np.ndarray) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -120,18 +120,23 @@ def fixed_grid(transforms: Sequence[Transform], fixed: Image | None) -> tuple[np
     return (first.fixed_affine, first.fixed_shape) if isinstance(first, Warp) else None
 
 
-def encode(flow: np.ndarray, frame_fixed: np.ndarray, frame_moving: np.ndarray) -> np.ndarray:
+def encode(
+    flow: np.ndarray,
+    frame_fixed: np.ndarray,
+    frame_moving: np.ndarray,
+    dtype: type[np.floating[Any]] = np.float64,
+) -> np.ndarray:
     """``frame_moving (p + flow) - frame_fixed p``: the displacement [..., 3] in the coordinates of a format."""
-    ndim = flow.shape[-1]
-    linear = affine_field((frame_moving - frame_fixed)[:3], flow.shape[:-1])
-    return linear + flow @ frame_moving[:3, :ndim].T
+    linear, shape = frame_moving[:3, : flow.shape[-1]], flow.shape[:-1]
+    return affine_field((frame_moving - frame_fixed)[:3], shape, field=flow, linear=linear, dtype=dtype)
 
 
 def decode(displacement: np.ndarray, frame_fixed: np.ndarray, frame_moving: np.ndarray, ndim: int) -> np.ndarray:
     """The inverse of `encode`: the flow in moving voxels, float32."""
     back = np.linalg.inv(frame_moving)
-    linear = affine_field((back @ frame_fixed - np.eye(4))[:ndim], displacement.shape[:-1])
-    return (linear + displacement @ back[:ndim, : displacement.shape[-1]].T).astype(np.float32)
+    linear, shape = back[:ndim, : displacement.shape[-1]], displacement.shape[:-1]
+    start = (back @ frame_fixed - np.eye(4))[:ndim]
+    return affine_field(start, shape, field=displacement, linear=linear, dtype=np.float32)
 
 
 def _channels_first(field: np.ndarray) -> torch.Tensor:

@@ -5,7 +5,8 @@ known, correlated with the fixed image's, and a small decoder says what is left:
 network is spared what VoxelMorph's has to learn, to hold two images in one stream and bring together what lies apart.
 
 Source: the streams and the levels are those of Dual-PRNet (Hu et al., MICCAI 2019), the local correlation at each level
-that of Dual-PRNet++ (Kang et al., Medical Image Analysis 2022) and of PWC-Net (Sun et al., CVPR 2018) before it.
+that of Dual-PRNet++ (Kang et al., Medical Image Analysis 2022) and of PWC-Net (Sun et al., CVPR 2018) before it, the
+normalised features those of Jonschkowski et al., "What matters in unsupervised optical flow" (ECCV 2020).
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ class Pyramid(nn.Module):
         """The decoder's features, and what they say in the precision of `ours`."""
         seen = [ours, theirs]
         if level:
-            seen.append(correlate(ours, theirs, RADIUS))
+            even = _standardised(ours, theirs)
+            seen.append(correlate(*even, radius=RADIUS, measure="ssd", padding="border"))
         if self._low(ours.device):
             seen = [part.bfloat16() for part in seen]
         with self._autocast(ours.device):
@@ -171,6 +173,20 @@ def _cubes(images: Tensor) -> Tensor:
     ndim = len(halves)
     order = [0, 1, *range(3, 3 + 2 * ndim, 2), *range(2, 2 + 2 * ndim, 2)]
     return images.permute(order).flatten(1, 1 + ndim)
+
+
+def _standardised(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with mean 0 and variance 1, channel by channel over the voxels of the two: costs of one size on all levels.
+
+    Without it a network learns far more slowly, and its features may grow without end.
+    """
+    axes = tuple(range(2, ours.ndim))
+    parts = (torch.var_mean(part, axes, correction=0, keepdim=True) for part in (ours, theirs))
+    (our_variance, our_mean), (their_variance, their_mean) = parts
+    mean = (our_mean + their_mean) / 2
+    variance = (our_variance + their_variance) / 2 + ((our_mean - their_mean) / 2) ** 2
+    scale = torch.rsqrt(variance + 1e-5)
+    return (ours - mean) * scale, (theirs - mean) * scale
 
 
 def _through(layers: nn.Module, x: Tensor) -> Tensor:

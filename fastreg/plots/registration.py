@@ -129,9 +129,11 @@ class _View:
 
     images: Mapping[str, Grid]
     """fixed, moved, after and, where it is known, moving and before: [D, H, W] in [0, 1]."""
-    sampled: Grid
-    """[3, D, H, W]: the coordinates p + flow(p), in the original voxels; component k along the turned axis k."""
-    log_jacobian: Grid
+    flow: tuple[Grid, ...]
+    """Of each turned axis, in the original voxels."""
+    places: tuple[Grid, ...]
+    """The voxels' own coordinates along each, to which the flow is added."""
+    determinant: Grid
     folded: Grid
     labels: Grid | None
     spacing_mm: tuple[float, ...]
@@ -160,9 +162,7 @@ class _View:
         turn = Turn.of(ndim, matrix)
         flat = min(shape) < 2  # an axis of one voxel has no derivative
         determinant = np.ones(shape) if flat else jacobian_determinant(field)[0].cpu().numpy()
-        folded = ~(determinant > 0)
-        log = np.log(np.where(folded, 1, determinant))
-        index = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"))
+        index = [np.broadcast_to(part, shape) for part in np.ogrid[tuple(slice(n) for n in shape)]]
         shown = {name: turn(windowed(as_array(image))) for name, image in images.items()}
         for name, of in (("before", "moving"), ("after", "moved")):
             if of in shown:
@@ -170,18 +170,24 @@ class _View:
         return _View(
             images=shown,
             loudest=max(float(np.percentile(sample(shown.get("before", shown["after"])), 99.5)), 0.2),
-            sampled=np.stack([turn(component) for component in (field[0].cpu().numpy() + index)[list(turn.order)]]),
-            log_jacobian=turn(log),
-            folded=turn(folded),
+            flow=tuple(turn(field[0, k].cpu().numpy()) for k in turn.order),
+            places=tuple(turn(index[k]) for k in turn.order),
+            determinant=turn(determinant),
+            folded=turn(~(determinant > 0)),
             labels=None if labels is None else turn(as_array(labels)),
             spacing_mm=tuple(float(spacing_mm[k]) for k in turn.order),
             lettered=ndim == 3 and matrix is not None,
-            log_range=float(np.clip(np.percentile(np.abs(sample(log)), 99.5), 0.1, 2.0)),
+            log_range=float(np.clip(np.percentile(np.abs(_log(sample(determinant))), 99.5), 0.1, 2.0)),
         )
 
     def planes(self) -> list[Plane]:
         """Axial, coronal and sagittal through the middle of the fixed image's content; in 2-D the image itself."""
         return planes_of(self.images["fixed"], self.spacing_mm, self.lettered)
+
+
+def _log(determinant: Grid) -> Grid:
+    """0 where it folds."""
+    return np.log(np.where(determinant > 0, determinant, 1))
 
 
 def _draw(axes: Any, panel: str, view: _View, plane: Plane, step: int) -> Any:
@@ -193,7 +199,7 @@ def _draw(axes: Any, panel: str, view: _View, plane: Plane, step: int) -> Any:
 
         colours = LinearSegmentedColormap.from_list("volume", [*SHRINKS, "#16161c", *GROWS])
         limits = {"vmin": -view.log_range, "vmax": view.log_range}
-        shown = axes.imshow(plane.cut(view.log_jacobian), cmap=colours, **limits, **options)
+        shown = axes.imshow(_log(plane.cut(view.determinant)), cmap=colours, **limits, **options)
         _overlay(axes, plane.cut(view.folded), FOLD, options)
         return shown
     name = "moved" if panel == "grid" else panel
@@ -222,8 +228,8 @@ def _centres(plane: Plane) -> tuple[Grid, Grid]:
 
 def _mesh(axes: Any, view: _View, plane: Plane, step: int) -> None:
     """The moving image's voxel grid as it comes to lie on the moved image: where p + flow(p) crosses every step-th."""
-    for k, component in enumerate(view.sampled):
-        values = plane.cut(component)
+    for k, parts in enumerate(zip(view.flow, view.places, strict=True)):
+        values = np.add(*map(plane.cut, parts))
         if k == plane.axis or min(values.shape) < 2 or not np.isfinite(values).any():
             continue
         lowest, highest = np.nanmin(values), np.nanmax(values)

@@ -38,7 +38,8 @@ class Plane:
         if self.axis is None:
             return volume
         # Canonical axes run to the right, front and top: both are turned so that R, A are on the left and S, A on top.
-        return np.take(volume, self.index, self.axis).T[::-1, ::-1]
+        first = np.moveaxis(volume, self.axis, 0)[self.index]  # np.take would copy a turned volume whole
+        return first.T[::-1, ::-1]
 
     def cut_vectors(self, field: Grid) -> tuple[Grid, Grid]:
         """[rows, columns] of a canonical field [axes, D, H, W]: what points down, and what points to the right."""

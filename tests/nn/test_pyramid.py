@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 import fastreg
 from fastreg.geometry import fields
-from fastreg.nn.pyramid import DECODER, Pyramid, _cubes
+from fastreg.nn.pyramid import DECODER, MOST, Pyramid, _cubes, _standardised
 from fastreg.nn.registration_net import RegistrationNet
 
 
@@ -43,6 +43,27 @@ def test_it_starts_from_nothing_done():
     net = RegistrationNet("pyramid")
     moving, fixed = torch.rand(2, 1, 1, 32, 16, 32)
     assert net(moving, fixed).flow.abs().max() < 0.01
+
+
+def test_no_level_says_more_than_its_bound():
+    """Weights gone wild throw nothing out of sight: the levels' bounds add up to 31 times the finest one's."""
+    net = make(2)
+    for layer in net.pyramid.flow:
+        torch.nn.init.normal_(layer.weight, std=1e6)
+    flow = net(*smooth_pair(32, 48)).flow
+    assert MOST < flow.abs().max() <= 31 * MOST
+
+
+def test_features_are_compared_at_one_size():
+    torch.manual_seed(0)
+    ours, theirs = 40 + 5 * torch.randn(2, 3, 8, 9, 10), 42 + torch.randn(2, 3, 8, 9, 10)
+    found = torch.cat(_standardised(ours, theirs), 2)
+    variance, mean = torch.var_mean(found, (2, 3, 4), correction=0)
+    assert torch.allclose(variance, torch.ones(2, 3), atol=1e-4) and mean.abs().max() < 1e-4
+    again = torch.cat(_standardised(7 - 3 * ours, 7 - 3 * theirs), 2)
+    assert torch.allclose(again, -found, atol=1e-4)
+    flat = torch.cat(_standardised(*torch.ones(2, 1, 1, 4, 4)))
+    assert flat.abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("size", [(24, 40), (20, 33, 18)])
