@@ -3,7 +3,7 @@
 SynthMorph's claim is that a network which has seen random shapes alone registers images of any contrast. Real T2 or
 FLAIR scans are not asked for here: the moving T1 image is given another contrast, intensity by intensity ("T2-like" is
 its negative, "FLAIR-like" has dark fluid, bright grey and middling white matter), with noise. Beside the model stands
-`fastreg register` without one, by local correlation and by mutual information.
+`fastreg register` without one, with its defaults and by mutual information. "levels" is `--levels 2x10,1x10`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fastreg.geometry.image import Image
 from fastreg.io.images import load_image
 from fastreg.io.labels import read_structures
 from fastreg.registration.pairwise import register
+from fastreg.registration.stages import Stage
 from fastreg.utils.files import InputError, atomic
 
 DATA = Path(os.environ.get("FASTREG_DATA", "data"))
@@ -37,6 +38,7 @@ CONTRASTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None] = {
 METHODS: dict[str, dict[str, Any]] = {
     "general": {"model": "general"},
     "general, 20 iterations": {"model": "general", "refine": 20},
+    "general, levels": {"model": "general", "stages": (Stage(2, 10), Stage(1, 10))},
     "no model, LNCC": {},
     "no model, MI": {"metric": "mi"},
 }

@@ -55,6 +55,8 @@ class Recipe:
     """Part of the images whose background is exactly 0, as after skull-stripping."""
     damage: float = 0.0
     """Part of the images that are spoilt as by `damage.damaged`."""
+    alike: float = 0.0
+    """Part of the pairs whose two images have one contrast, about: what noise, bias and gamma make of it differs."""
     apart: float = 0.0
     """Part of the pairs whose images are of two maps: labels alone say what belongs together."""
     outside: tuple[int, ...] = ()
@@ -159,16 +161,39 @@ def zoomed(labels: Tensor, factor: float) -> Tensor:
     return deformed(labels, flow)
 
 
-def random_image(rng: torch.Generator, labels: Tensor, recipe: Recipe) -> Tensor:
-    """[1, *shape], float32, 0 to 1: one random contrast of the map [1, *shape]."""
-    count = int(labels.max()) + 1
+@dataclass(frozen=True)
+class Contrast:
+    """How bright each shape is, how noisy, and whether what lies outside is exactly 0."""
+
+    means: Tensor
+    deviations: Tensor
+    black: bool
+
+    def about(self, rng: torch.Generator) -> Contrast:
+        """Nearly the same."""
+        means = self.means + ALIKE * torch.randn(self.means.shape, generator=rng)
+        return Contrast(means.clamp(0, 1) * (self.means > 0), self.deviations, self.black)
+
+
+ALIKE = 0.05
+"""Standard deviation of the difference in brightness between shapes that are about as bright."""
+
+
+def random_contrast(rng: torch.Generator, count: int, recipe: Recipe) -> Contrast:
+    """Of the labels below `count`."""
     means = torch.rand(count, generator=rng)
     deviations = recipe.noise[0] + (recipe.noise[1] - recipe.noise[0]) * torch.rand(count, generator=rng)
     black = _uniform(rng, 0, 1) < recipe.black_background
     if black:
         means[0] = deviations[0] = 0
+    return Contrast(means, deviations, black)
+
+
+def random_image(rng: torch.Generator, labels: Tensor, recipe: Recipe, contrast: Contrast | None = None) -> Tensor:
+    """[1, *shape], float32, 0 to 1: the map [1, *shape] in this contrast, or in a random one."""
+    contrast = contrast or random_contrast(rng, int(labels.max()) + 1, recipe)
     index = labels.long()
-    image = means[index] + deviations[index] * torch.randn(labels.shape, generator=rng)
+    image = contrast.means[index] + contrast.deviations[index] * torch.randn(labels.shape, generator=rng)
     image = _blurred(image, _uniform(rng, 0, recipe.blur))
     scale, sd = _uniform(rng, *recipe.bias_scale), _uniform(rng, 0, recipe.bias)
     image = image.clamp_min(0) * torch.exp(sd * smooth_noise(rng, 1, tuple(labels.shape[1:]), scale))
@@ -176,7 +201,7 @@ def random_image(rng: torch.Generator, labels: Tensor, recipe: Recipe) -> Tensor
     image = (image - low) / (high - low).clamp_min(torch.finfo(image.dtype).tiny)
     exponent = float(torch.exp(recipe.gamma * torch.randn((), generator=rng)))
     image = image**exponent
-    return torch.where(labels == 0, 0.0, image) if black else image
+    return torch.where(labels == 0, 0.0, image) if contrast.black else image
 
 
 def guide(labels: tuple[Tensor, Tensor], rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -246,7 +271,13 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         moving, back = random_flow(rng, self.shape, self.recipe.pair_warp, self.recipe)
         fixed, _ = random_flow(rng, self.shape, self.recipe.pair_warp, self.recipe)
         item = {"moving_labels": deformed(labels, moving), "fixed_labels": deformed(other, fixed)}
-        item |= {role: random_image(rng, item[f"{role}_labels"], self.recipe) for role in ("moving", "fixed")}
+        contrast = None
+        if self.recipe.alike and _uniform(rng, 0, 1) < self.recipe.alike:
+            count = 1 + max(int(item[f"{role}_labels"].max()) for role in ("moving", "fixed"))
+            contrast = random_contrast(rng, count, self.recipe)
+        for role in ("moving", "fixed"):
+            own = None if contrast is None else contrast.about(rng)
+            item[role] = random_image(rng, item[f"{role}_labels"], self.recipe, own)
         if self.guides:
             both = guide((item["moving_labels"], item["fixed_labels"]), rng)
             item |= {"moving_guide": both[0], "fixed_guide": both[1]}

@@ -75,6 +75,8 @@ class DataConfig:
     synth_apart: Annotated[float, Range(0, 1)] = 0.0
     """Synthetic, with --labels: part of the pairs that are made of two subjects' maps instead of one; what belongs
     together they learn from the labels (--seg-weight)."""
+    synth_alike: Annotated[float, Range(0, 1)] = 0.0
+    """Synthetic: part of the pairs whose two images have about the same contrast."""
     synth_zoom: Annotated[tuple[float, float], Parameter(consume_multiple=True), Range(0.1, 10)] = (1.0, 1.0)
     """Synthetic, with --labels: smallest and largest factor on the size of a pair's shapes."""
     synth_invented: Annotated[float, Range(0, 1)] = 0.0

@@ -112,6 +112,7 @@ def build_pairs(
             shape_scale=data.synth_shapes,
             warp_scale=data.synth_bends,
             damage=data.synth_damage,
+            alike=data.synth_alike,
             apart=data.synth_apart,
             invented=data.synth_invented,
             zoom=data.synth_zoom,

@@ -124,6 +124,53 @@ void run_integrate() {
   grad_velocity.write();
 }
 
+void run_correlate() {
+  Array a("a"), b("b"), out("out"), grad("grad"), grad_a("grad_a"), grad_b("grad_b");
+  CorrelateArgs args{};
+  args.ndim = int(number("ndim"));
+  args.batch = number("batch");
+  args.channels = number("channels");
+  sizes("size", args.size);
+  args.dtype = DType(number("dtype"));
+  args.radius = int(number("radius"));
+  args.measure = Measure(number("measure"));
+  args.padding = Padding(number("padding"));
+  args.sharpness = real("sharpness");
+  args.threads = 1;
+  args.a = a.data();
+  args.b = b.data();
+  args.out = out.data();
+  cpu::correlate_forward(args);
+  args.grad = grad.data();  // what tells the two apart
+  args.grad_a = grad_a.data();
+  args.grad_b = grad_b.data();
+  cpu::correlate_backward(args);
+  out.write();
+  grad_a.write();
+  grad_b.write();
+}
+
+void run_mind() {
+  Array image("image"), floor("floor"), out("out"), grad_out("grad_out"), grad_image("grad_image");
+  MindArgs args{};
+  args.ndim = int(number("ndim"));
+  args.batch = number("batch");
+  args.channels = number("channels");
+  sizes("size", args.size);
+  args.dtype = DType(number("dtype"));
+  args.kind = MindKind(number("kind"));
+  args.threads = 1;
+  args.image = image.data();
+  args.floor = floor.data();
+  args.out = out.data();
+  args.grad_out = grad_out.data();
+  args.grad_image = grad_image.data();
+  cpu::mind_forward(args);
+  cpu::mind_backward(args);
+  out.write();
+  grad_image.write();
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -138,6 +185,8 @@ int main(int count, char** words) {
   }
   if (!std::strcmp(words[1], "warp")) run_warp();
   else if (!std::strcmp(words[1], "lncc")) run_lncc();
+  else if (!std::strcmp(words[1], "correlate")) run_correlate();
+  else if (!std::strcmp(words[1], "mind")) run_mind();
   else run_integrate();
   return 0;
 }

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastreg.backends import reference
+from fastreg.backends import reference, reference_correlate, reference_mind
 from fastreg.backends.lncc_form import lncc_form
-from fastreg.types import MODES, PADDINGS
+from fastreg.ops.mind import KINDS
+from fastreg.types import MEASURES, MODES, PADDINGS
 
 ROOT = Path(__file__).parents[2]
 COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
@@ -146,6 +147,46 @@ def test_integrate(run, isa, size, padding):
     close(found["flow"], flow, 1e-5)
     exact = reference.integrate_backward(grad.double(), velocity.double(), saved, steps, padding)
     close(found["grad_velocity"], exact, 2e-4)
+
+
+@pytest.mark.parametrize("isa", ["neon", "baseline"])
+@pytest.mark.parametrize(("size", "padding"), [((6, 7, 21), "zeros"), ((12, 37), "border")])
+@pytest.mark.parametrize(("measure", "sharpness"), [("dot", None), ("ssd", None), ("ssd", 1.5)])
+def test_correlate(run, isa, size, padding, measure, sharpness):
+    """Scores of all displacements, and the displacement that they make expected."""
+    ndim, radius = len(size), 2
+    a, b = torch.randn(2, 2, 5, *size)
+    grad = torch.randn(2, (2 * radius + 1) ** ndim if sharpness is None else ndim, *size)
+    form = radius, measure, padding, sharpness
+    found, _ = run(
+        *("correlate", isa),
+        **{"ndim": ndim, "batch": 2, "channels": 5, "size": triple(size), "dtype": 0, "radius": radius},
+        **{"measure": MEASURES.index(measure), "padding": PADDINGS.index(padding), "sharpness": sharpness or 0.0},
+        **{"a": a, "b": b, "out": torch.empty_like(grad), "grad": grad},
+        **{"grad_a": torch.empty_like(a), "grad_b": torch.empty_like(b)},
+    )
+    close(found["out"], reference_correlate.correlate(a.double(), b.double(), *form), 1e-5)
+    truths = reference_correlate.correlate_backward(grad.double(), a.double(), b.double(), *form, True, True)
+    for name, truth in zip(("grad_a", "grad_b"), truths, strict=True):
+        close(found[name], truth, 1e-5)
+
+
+@pytest.mark.parametrize("isa", ["neon", "baseline"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(6, 7, 21), (12, 37)])
+def test_mind(run, isa, kind, size):
+    ndim = len(size)
+    pairs = len(reference_mind.mind_pairs(kind, ndim))
+    image, grad = torch.rand(2, 2, *size), torch.randn(2, 2 * pairs, *size)
+    found, _ = run(
+        *("mind", isa),
+        **{"ndim": ndim, "batch": 2, "channels": 2, "size": triple(size), "dtype": 0, "kind": KINDS.index(kind)},
+        **{"image": image, "floor": torch.empty(2, 2), "out": torch.empty_like(grad), "grad_out": grad},
+        **{"grad_image": torch.empty_like(image)},
+    )
+    described, floor = reference_mind.mind(image.double(), kind)
+    close(found["out"], described, 1e-5)
+    close(found["grad_image"], reference_mind.mind_backward(grad.double(), image.double(), floor, kind), 1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

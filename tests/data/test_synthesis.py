@@ -13,6 +13,7 @@ from fastreg.data.synthesis import (
     _blurred,
     deformed,
     guide,
+    random_contrast,
     random_flow,
     random_image,
     random_labels,
@@ -168,6 +169,22 @@ def test_guides_show_every_shape_as_bright_in_either_map():
         there, here = (3, 20) if label == 2 else (20, 20), (36, 20) if label == 2 else (20, 20)
         assert torch.allclose(one[:, 20, there[0]], two[:, 20, here[0]], atol=1e-5)
     assert (one[:, 20, 20] - one[:, 0, 20]).abs().min() > 0.01
+
+
+def test_images_of_one_contrast():
+    """Which of two shapes is the brighter is the same in both images of such a pair, and by chance in others."""
+    halves = torch.zeros(1, 40, 40, dtype=torch.int32)
+    halves[:, :, :14], halves[:, :, 26:] = 1, 2
+    recipe = Recipe(pair_warp=0, bias=0, gamma=0, blur=0, noise=(0.0, 0.01), alike=0.5)
+    pairs = SyntheticPairs((40, 40), recipe, maps=lambda number: halves)
+    same = 0
+    for k in range(40):
+        one, two = ([pairs[k][role][..., at].mean() for at in (5, 20, 35)] for role in ("moving", "fixed"))
+        same += bool(np.corrcoef(one, two)[0, 1] > 0.9)
+    assert 20 < same < 36
+    contrast = random_contrast(chance(), 30, Recipe(black_background=1.0))
+    near = contrast.about(chance(1))
+    assert near.means[0] == 0 and 0.02 < (near.means - contrast.means).std() < 0.08
 
 
 def test_a_zoomed_map_has_its_shapes_larger():
