@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from fastreg.data.damage import damaged
 from fastreg.geometry.fields import compose, integrate, resize
+from fastreg.geometry.image import affine_field, to_flow
 from fastreg.ops.warp import warp
 
 SLAB = 8_000_000
@@ -58,7 +59,7 @@ class Recipe:
     alike: float = 0.0
     """Part of the pairs whose two images have one contrast, about: what noise, bias and gamma make of it differs."""
     apart: float = 0.0
-    """Part of the pairs whose images are of two maps: labels alone say what belongs together."""
+    """Part of the pairs whose images are of two maps: their labels, or guides, say what belongs together."""
     outside: tuple[int, ...] = ()
     """Labels that are taken off half of the pairs, as by skull-stripping."""
     zoom: tuple[float, float] = (1.0, 1.0)
@@ -154,11 +155,10 @@ def deformed(labels: Tensor, flow: Tensor) -> Tensor:
 def zoomed(labels: Tensor, factor: float) -> Tensor:
     """The map [1, *shape] so many times larger, from its centre."""
     shape = tuple(labels.shape[1:])
-    flow = torch.empty(1, len(shape), *shape)
+    matrix = np.zeros((len(shape), 4))
     for axis, length in enumerate(shape):
-        places = (torch.arange(length) - (length - 1) / 2) * (1 / factor - 1)
-        flow[0, axis] = places.view([-1 if k == axis else 1 for k in range(len(shape))])
-    return deformed(labels, flow)
+        matrix[axis, [axis, 3]] = np.array([1, (1 - length) / 2]) * (1 / factor - 1)
+    return deformed(labels, to_flow(affine_field(matrix, shape)))
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def random_image(rng: torch.Generator, labels: Tensor, recipe: Recipe, contrast:
     return torch.where(labels == 0, 0.0, image) if contrast.black else image
 
 
-def guide(labels: tuple[Tensor, Tensor], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def guide(rng: torch.Generator, labels: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """[GUIDES, *shape] of each of two maps [1, *shape]: every shape as bright in one as in the other, without noise."""
     means = torch.rand(GUIDES, 1 + max(int(each.max()) for each in labels), generator=rng)
     one, two = (_blurred(means[:, each[0].long()], GUIDE_BLUR) for each in labels)
@@ -279,7 +279,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             own = None if contrast is None else contrast.about(rng)
             item[role] = random_image(rng, item[f"{role}_labels"], self.recipe, own)
         if self.guides:
-            both = guide((item["moving_labels"], item["fixed_labels"]), rng)
+            both = guide(rng, (item["moving_labels"], item["fixed_labels"]))
             item |= {"moving_guide": both[0], "fixed_guide": both[1]}
         if self.recipe.damage:
             for role in ("moving", "fixed"):

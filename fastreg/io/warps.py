@@ -61,13 +61,12 @@ def save_warp(path: str | Path, warp: Warp, *, format: str | None = None) -> Non
         with atomic(path) as partial:
             np.savez(partial, vol=warp.flow, **arrays)
         return
-    if ending in ITK_ENDINGS:
-        vectors = (warp.displacement_mm() @ LPS[:3, :3]).astype(np.float32)
-        with atomic(path) as partial:
-            save_itk_vectors(partial, vectors, warp.fixed_affine)
-        return
     frames = frame(format, warp.fixed_affine, warp.fixed_shape), frame(format, warp.moving_affine, warp.moving_shape)
     data = encode(warp.flow, *frames, np.float32)
+    if ending in ITK_ENDINGS:
+        with atomic(path) as partial:
+            save_itk_vectors(partial, data, warp.fixed_affine)
+        return
     extension, mark = None, MARK_VOXELS if format == "learn2reg" else MARK
     if format == "itk" and warp.ndim == 2 and not (in_plane(warp.fixed_affine) and in_plane(warp.moving_affine)):
         mark = MARK_PLANE  # two components cannot say it

@@ -74,7 +74,7 @@ class DataConfig:
     """Synthetic, with --labels: labels such as 502,503 that are taken off half of the pairs, as by skull-stripping."""
     synth_apart: Annotated[float, Range(0, 1)] = 0.0
     """Synthetic, with --labels: part of the pairs that are made of two subjects' maps instead of one; what belongs
-    together they learn from the labels (--seg-weight)."""
+    together they learn from the labels (--seg-weight or --loss)."""
     synth_alike: Annotated[float, Range(0, 1)] = 0.0
     """Synthetic: part of the pairs whose two images have about the same contrast."""
     synth_zoom: Annotated[tuple[float, float], Parameter(consume_multiple=True), Range(0.1, 10)] = (1.0, 1.0)

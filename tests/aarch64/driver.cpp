@@ -45,19 +45,26 @@ void sizes(const char* name, int64_t (&to)[3]) {
   if (std::sscanf(given.at(name).c_str(), "%ldx%ldx%ld", &to[0], &to[1], &to[2]) != 3) std::abort();
 }
 
-void run_warp() {
-  Array vol("vol"), flow("flow"), out("out"), grad_out("grad_out"), grad_vol("grad_vol"), grad_flow("grad_flow");
-  WarpArgs args{};
+// What the arguments of every op begin with.
+template <class Args>
+Args described() {
+  Args args{};
   args.ndim = int(number("ndim"));
   args.batch = number("batch");
-  args.channels = number("channels");
   sizes("size", args.size);
-  sizes("grid", args.grid);
   args.dtype = DType(number("dtype"));
+  args.threads = 1;
+  return args;
+}
+
+void run_warp() {
+  Array vol("vol"), flow("flow"), out("out"), grad_out("grad_out"), grad_vol("grad_vol"), grad_flow("grad_flow");
+  auto args = described<WarpArgs>();
+  args.channels = number("channels");
+  sizes("grid", args.grid);
   args.mode = Mode(number("mode"));
   args.padding = Padding(number("padding"));
   args.channels_last = number("channels_last") != 0;
-  args.threads = 1;
   args.vol = vol.data();
   args.flow = flow.data();
   args.out = out.data();
@@ -73,12 +80,8 @@ void run_warp() {
 
 void run_lncc() {
   Array a("a"), b("b"), mask("mask"), grad_a("grad_a"), grad_b("grad_b"), map("map");
-  LnccArgs args{};
-  args.ndim = int(number("ndim"));
-  args.batch = number("batch");
+  auto args = described<LnccArgs>();
   args.channels = number("channels");
-  sizes("size", args.size);
-  args.dtype = DType(number("dtype"));
   int64_t window[3];
   sizes("window", window);
   for (int axis = 0; axis < 3; ++axis) args.form.window[axis] = int(window[axis]);
@@ -88,7 +91,6 @@ void run_lncc() {
   args.form.den_eps = real("den_eps");
   args.form.flat_eps = real("flat_eps");
   args.form.count = number("count") != 0;
-  args.threads = 1;
   args.a = a.data();
   args.b = b.data();
   args.mask = args.weight = mask.data();
@@ -105,14 +107,9 @@ void run_lncc() {
 
 void run_integrate() {
   Array velocity("velocity"), flow("flow"), saved("saved"), grad_flow("grad_flow"), grad_velocity("grad_velocity");
-  IntegrateArgs args{};
-  args.ndim = int(number("ndim"));
-  args.batch = number("batch");
-  sizes("size", args.size);
-  args.dtype = DType(number("dtype"));
+  auto args = described<IntegrateArgs>();
   args.steps = int(number("steps"));
   args.padding = Padding(number("padding"));
-  args.threads = 1;
   args.velocity = velocity.data();
   args.flow = flow.data();
   args.saved = saved.data();
@@ -126,17 +123,12 @@ void run_integrate() {
 
 void run_correlate() {
   Array a("a"), b("b"), out("out"), grad("grad"), grad_a("grad_a"), grad_b("grad_b");
-  CorrelateArgs args{};
-  args.ndim = int(number("ndim"));
-  args.batch = number("batch");
+  auto args = described<CorrelateArgs>();
   args.channels = number("channels");
-  sizes("size", args.size);
-  args.dtype = DType(number("dtype"));
   args.radius = int(number("radius"));
   args.measure = Measure(number("measure"));
   args.padding = Padding(number("padding"));
   args.sharpness = real("sharpness");
-  args.threads = 1;
   args.a = a.data();
   args.b = b.data();
   args.out = out.data();
@@ -152,14 +144,9 @@ void run_correlate() {
 
 void run_mind() {
   Array image("image"), floor("floor"), out("out"), grad_out("grad_out"), grad_image("grad_image");
-  MindArgs args{};
-  args.ndim = int(number("ndim"));
-  args.batch = number("batch");
+  auto args = described<MindArgs>();
   args.channels = number("channels");
-  sizes("size", args.size);
-  args.dtype = DType(number("dtype"));
   args.kind = MindKind(number("kind"));
-  args.threads = 1;
   args.image = image.data();
   args.floor = floor.data();
   args.out = out.data();

@@ -161,9 +161,9 @@ def test_guides_show_every_shape_as_bright_in_either_map():
     wide = torch.zeros(1, 40, 40, dtype=torch.int32)
     wide[:, 10:30, 10:30] = 1
     wide[:, 10:30, :8] = 2
-    still = guide((wide, wide), chance(1))
+    still = guide(chance(1), (wide, wide))
     assert torch.equal(*still) and still[0].shape == (2, 40, 40)
-    one, two = guide((wide, wide.flip(2)), chance(1))
+    one, two = guide(chance(1), (wide, wide.flip(2)))
     assert torch.equal(one, still[0])
     for label in (1, 2):  # far from the edges of the shapes
         there, here = (3, 20) if label == 2 else (20, 20), (36, 20) if label == 2 else (20, 20)
